@@ -1,0 +1,58 @@
+"""Flow matching in JAX as pure functions.
+
+A velocity field is any function `velocity(x, t) -> dx` of one example; time runs from noise
+at `t = 0` to data at `t = 1`. Every module is a floor of one house:
+
+* `paths`, `predictions`: the Gaussian path and what a network may predict along it
+* `divergence`: exact, in bounded memory, or Hutchinson's estimate
+* `empirical`: the exact field of a finite data set
+* `posterior`: mean and covariance of the data given a noisy state, from any velocity
+* `losses`, `couplings`, `times`, `train`: training
+* `samplers`, `likelihood`, `metrics`: using and judging the result
+* `toy`, `models`: densities and networks to start with
+
+Modules are loaded on first use, so that `import fmjax` costs no more than jax itself.
+
+Example:
+  >>> import fmjax
+  >>> path = fmjax.paths.linear()
+  >>> float(fmjax.paths.interpolate(path, 0.0, 2.0, 0.5))
+  1.0
+"""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "couplings",
+    "divergence",
+    "empirical",
+    "likelihood",
+    "losses",
+    "metrics",
+    "models",
+    "paths",
+    "posterior",
+    "predictions",
+    "samplers",
+    "times",
+    "toy",
+    "train",
+    "types",
+)
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Loads a module of the library when it is first named (PEP 562)."""
+    if name in _MODULES:
+        return importlib.import_module(f"fmjax.{name}")
+    message = f"module 'fmjax' has no attribute {name!r}; it has {', '.join(_MODULES)}"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    """Lists the modules whether they have been loaded or not."""
+    return sorted(__all__)

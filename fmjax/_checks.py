@@ -1,0 +1,72 @@
+"""The static checks at the door of every public function.
+
+Only shapes, ranks and Python numbers are looked at: they are known while jax traces, so a
+check costs nothing at run time and works the same under `jit`, `vmap` and `grad`. Values of
+arrays are never read; a docstring says what they must be.
+"""
+
+import numbers
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax.types import Array
+
+
+def time(t: Array | float, name: str = "t") -> Array:
+    """Returns `t` as a floating scalar, or says what is wrong with it.
+
+    Args:
+      t: scalar array or number. Python and NumPy numbers must lie in [0, 1]; the value of a
+        jax array is not read.
+      name: what the error message calls it.
+
+    Returns:
+      `[]`; a Python number stays weakly typed, so that it never widens the data.
+
+    Raises:
+      ValueError: if `t` is not a scalar, or is a static number outside [0, 1].
+    """
+    message = (
+        f"{name} must be a scalar, got shape {jnp.shape(t)}: fmjax functions take one example; "
+        "wrap the call in jax.vmap."
+    )
+    chex.assert_rank(jnp.asarray(t), 0, exception_type=ValueError, custom_message=message)
+    if isinstance(t, numbers.Number | np.ndarray) and not 0.0 <= float(t) <= 1.0:
+        message = (
+            f"{name} must lie in [0, 1], got {float(t)}: time runs from noise at t = 0 to data "
+            "at t = 1; rescale the times of a model that counts otherwise."
+        )
+        raise ValueError(message)
+    return jnp.asarray(t * 1.0)  # an integer becomes a float, a Python number stays weak
+
+
+def same_shape(**arrays: Array) -> None:
+    """Raises ValueError unless all arrays have one shape.
+
+    Args:
+      **arrays: the arrays, under the names that the message should use.
+    """
+    shapes = ", ".join(f"{name} {jnp.shape(array)}" for name, array in arrays.items())
+    message = (
+        f"shapes must be equal, got {shapes}: fmjax functions take one example; for a batch of "
+        "them wrap the call in jax.vmap."
+    )
+    chex.assert_equal_shape(
+        [jnp.asarray(array) for array in arrays.values()],
+        exception_type=ValueError,
+        custom_message=message,
+    )
+
+
+def bank(points: Array, x: Array) -> None:
+    """Raises ValueError unless `points` is a non-empty stack of arrays shaped like `x`."""
+    shape = jnp.shape(points)
+    if len(shape) == 0 or shape[0] == 0 or shape[1:] != jnp.shape(x):
+        message = (
+            f"the bank must have shape [n, *dims] with n >= 1 and x shape [*dims], got bank {shape} "
+            f"and x {jnp.shape(x)}: pass the data set whole and one x; for many x wrap the call in "
+            "jax.vmap."
+        )
+        raise ValueError(message)

@@ -1,0 +1,23 @@
+"""Settings for every test: strict rank promotion, eight virtual devices, a float64 switch."""
+
+import jax
+import pytest
+
+# Rank promotion "raise" catches the (B,) against (B, 1) bug, the classic of this field.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Several devices on one machine, so that sharding is tested everywhere. Set before any
+# computation: the number is fixed once the backend has started.
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def key():
+    """A fixed typed key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Runs one test in float64."""
+    with jax.enable_x64(True):
+        yield
