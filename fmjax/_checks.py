@@ -65,8 +65,8 @@ def bank(points: Array, x: Array) -> None:
     shape = jnp.shape(points)
     if len(shape) == 0 or shape[0] == 0 or shape[1:] != jnp.shape(x):
         message = (
-            f"the bank must have shape [n, *dims] with n >= 1 and x shape [*dims], got bank {shape} "
-            f"and x {jnp.shape(x)}: pass the data set whole and one x; for many x wrap the call in "
-            "jax.vmap."
+            "the bank must have shape [n, *dims] with n >= 1, and x shape [*dims]; got bank "
+            f"{shape} and x {jnp.shape(x)}: pass the data set whole and one x; for many x wrap the "
+            "call in jax.vmap."
         )
         raise ValueError(message)

@@ -1,0 +1,99 @@
+"""What a finite data set says about x1 given x_t, summed up in one pass over it.
+
+With the logits `q_i / sigma^2`, `q_i = alpha <x, b_i> - alpha^2 |b_i|^2 / 2`, each part of the
+bank is summed up by its peak logit, mass, mean and spread, and two summaries merge into one as
+Chan, Golub and LeVeque merge sample variances, which loses no digits. So the bank may be
+streamed in chunks: the result is the same, and the memory is that of one chunk.
+`fmjax.empirical` reads mean, velocity, divergence and log-density off the result.
+
+References:
+  Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, The American
+  Statistician 37(3). [chan1983algorithms]
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks
+from fmjax.paths import Path
+from fmjax.types import Array
+
+# The exact field is the reference for everything else, so no product is rounded to TF32.
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Summary(NamedTuple):
+    """What one part of the bank says about x1 given x_t.
+
+    Attributes:
+      peak: `[]`, the largest `q_i`, not yet divided by sigma^2.
+      mass: `[]`, the sum of `exp((q_i - peak) / sigma^2)`, at least 1.
+      mean: `[*dims]`, the weighted mean of the points.
+      spread: `[]`, their weighted mean square distance from it, the trace of their covariance.
+    """
+
+    peak: Array
+    mass: Array
+    mean: Array
+    spread: Array
+
+
+def scores(path: Path, bank: Array, x: Array, t: Array) -> Array:
+    """Returns the `q_i`, `[n]`."""
+    alpha = path.alpha(t)
+    flat = bank.reshape(bank.shape[0], -1)
+    products = jnp.matmul(flat, x.ravel(), precision=HIGHEST)
+    return alpha * products - 0.5 * alpha**2 * jnp.sum(flat**2, axis=1)
+
+
+def average(weights: Array, bank: Array) -> Array:
+    """Returns the weighted sum of the points of the bank, `[*dims]`."""
+    return jnp.tensordot(weights, bank, axes=1, precision=HIGHEST)
+
+
+def _summarise(path: Path, bank: Array, x: Array, t: Array) -> Summary:
+    q = scores(path, bank, x, t)
+    peak = jnp.max(q)
+    # Subtract before scaling: XLA on CPUs contracts exp(s q - max(s q)) and gets it wrong.
+    masses = jnp.exp((q - peak) / path.sigma(t) ** 2)
+    mass = masses.sum()
+    mean = average(masses / mass, bank)
+    squares = jnp.sum((bank - mean[None]).reshape(bank.shape[0], -1) ** 2, axis=1)
+    return Summary(peak, mass, mean, jnp.sum(masses / mass * squares))
+
+
+def _merge(a: Summary, b: Summary, sigma: Array) -> Summary:
+    """Returns the summary of two parts of the bank taken together."""
+    peak = jnp.maximum(a.peak, b.peak)
+    mass_a = a.mass * jnp.exp((a.peak - peak) / sigma**2)
+    mass_b = b.mass * jnp.exp((b.peak - peak) / sigma**2)
+    mass = mass_a + mass_b
+    share_a, share_b = mass_a / mass, mass_b / mass
+    gap = b.mean - a.mean
+    mean = a.mean + share_b * gap
+    spread = share_a * a.spread + share_b * b.spread + share_a * share_b * jnp.sum(gap**2)
+    return Summary(peak, mass, mean, spread)
+
+
+def summarise(path: Path, bank: Array, x: Array, t: Array, chunk_size: int | None) -> Summary:
+    """Returns the summary of the whole bank, `chunk_size` points at a time (None: all)."""
+    _checks.bank(bank, x)
+    t = _checks.time(t)
+    size = bank.shape[0] if chunk_size is None else min(chunk_size, bank.shape[0])
+    if size < 1:
+        message = f"chunk_size must be at least 1, got {chunk_size}: it counts points of the bank."
+        raise ValueError(message)
+    count, sigma = bank.shape[0] // size, path.sigma(t)
+
+    def absorb(result: Summary, part: Array) -> tuple[Summary, None]:
+        return _merge(result, _summarise(path, part, x, t), sigma), None
+
+    chunks = bank[: count * size].reshape(count, size, *bank.shape[1:])
+    result = _summarise(path, chunks[0], x, t)
+    if count > 1:
+        result, _ = jax.lax.scan(absorb, result, chunks[1:])
+    if count * size < bank.shape[0]:
+        result, _ = absorb(result, bank[count * size :])
+    return result

@@ -1,0 +1,77 @@
+"""A skewed Gaussian mixture along any path, with every quantity in closed form.
+
+The data are `sum_k w_k N(mu_k, Sigma_k)`: shifted, anisotropic, with unequal weights, so that a
+flipped sign, a reversed time or a transposed matrix shows. Along `x_t = alpha x1 + sigma x0`
+component k of the state is `N(alpha mu_k, S_k)`, `S_k = alpha^2 Sigma_k + sigma^2 I`, and
+within it `(x1, x0, x_t)` is jointly Gaussian. Everything below is written out from that, with
+no derivative by autodiff and no function of fmjax but the path's coefficients.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WEIGHTS = np.array([0.5, 0.3, 0.2])
+MEANS = np.array([[1.0, -0.5, 0.3], [-1.2, 0.8, 1.1], [0.4, 1.5, -1.6]])
+FACTORS = np.array(
+    [
+        [[0.6, 0.0, 0.0], [0.3, 0.4, 0.0], [-0.2, 0.1, 0.5]],
+        [[0.9, 0.0, 0.0], [-0.4, 0.3, 0.0], [0.1, 0.2, 0.25]],
+        [[0.35, 0.0, 0.0], [0.2, 0.7, 0.0], [0.3, -0.4, 0.45]],
+    ]
+)
+COVARIANCES = FACTORS @ FACTORS.transpose(0, 2, 1)
+
+
+class Law(NamedTuple):
+    """The exact law at one state and time; `velocity` and the rest as in `fmjax.posterior`."""
+
+    mean: jax.Array
+    covariance: jax.Array
+    score: jax.Array
+    velocity: jax.Array
+    divergence: jax.Array
+    log_density: jax.Array
+
+
+def law(coefficients, x):
+    """Returns the law of the mixture at state x, given alpha, sigma and their derivatives."""
+    alpha, sigma, alpha_dot, sigma_dot = coefficients
+    w, mu, cov = (jnp.asarray(a, x.dtype) for a in (WEIGHTS, MEANS, COVARIANCES))
+    identity = jnp.eye(3, dtype=x.dtype)
+    inverse = jnp.linalg.inv(alpha**2 * cov + sigma**2 * identity[None])
+    gap = x[None] - alpha * mu
+    pull = jnp.einsum("kij,kj->ki", inverse, gap)  # S_k^-1 (x - alpha mu_k)
+    log_joint = (
+        jnp.log(w)
+        - 0.5 * jnp.sum(gap * pull, axis=1)
+        + 0.5 * jnp.linalg.slogdet(inverse)[1]
+        - 1.5 * jnp.log(2 * jnp.pi)
+    )
+    log_density = jax.nn.logsumexp(log_joint)
+    r = jnp.exp(log_joint - log_density)
+    # Within component k: E[x1] = mu_k + alpha Sigma_k S_k^-1 (x - alpha mu_k), E[x0] = sigma ...
+    x1 = mu + alpha * jnp.einsum("kij,kj->ki", cov, pull)
+    x0 = sigma * pull
+    mean = r @ x1
+    within = cov - alpha**2 * cov @ inverse @ cov
+    offset = x1 - mean[None]
+    covariance = jnp.einsum("k,kij->ij", r, within) + jnp.einsum("k,ki,kj->ij", r, offset, offset)
+    v = alpha_dot * x1 + sigma_dot * x0
+    velocity, score = r @ v, -(r @ pull)
+    # div(sum r_k v_k) = sum r_k tr(grad v_k) + sum grad r_k . v_k, grad r_k = r_k (s_k - s).
+    slope = (alpha_dot * alpha * cov + sigma_dot * sigma * identity[None]) @ inverse
+    divergence = r @ jnp.trace(slope, axis1=1, axis2=2) + jnp.einsum(
+        "k,ki,ki->", r, -pull - score[None], v
+    )
+    return Law(mean, covariance, score, velocity, divergence, log_density)
+
+
+def sample(key, n):
+    """Returns n points of the mixture, `[n, 3]`."""
+    key_class, key_noise = jax.random.split(key)
+    k = jax.random.choice(key_class, 3, (n,), p=jnp.asarray(WEIGHTS))
+    noise = jax.random.normal(key_noise, (n, 3))
+    return jnp.asarray(MEANS)[k] + jnp.einsum("nij,nj->ni", jnp.asarray(FACTORS)[k], noise)
