@@ -87,13 +87,16 @@ def summarise(path: Path, bank: Array, x: Array, t: Array, chunk_size: int | Non
         raise ValueError(message)
     count, sigma = bank.shape[0] // size, path.sigma(t)
 
-    def absorb(result: Summary, part: Array) -> tuple[Summary, None]:
-        return _merge(result, _summarise(path, part, x, t), sigma), None
+    def absorb(result: Summary, part: Array) -> Summary:
+        return _merge(result, _summarise(path, part, x, t), sigma)
 
-    chunks = bank[: count * size].reshape(count, size, *bank.shape[1:])
-    result = _summarise(path, chunks[0], x, t)
+    def step(result: Summary, start: Array) -> tuple[Summary, None]:
+        # Sliced from the bank itself: scanning over a reshaped bank would copy all of it.
+        return absorb(result, jax.lax.dynamic_slice_in_dim(bank, start, size)), None
+
+    result = _summarise(path, bank[:size], x, t)
     if count > 1:
-        result, _ = jax.lax.scan(absorb, result, chunks[1:])
+        result, _ = jax.lax.scan(step, result, size * jnp.arange(1, count))
     if count * size < bank.shape[0]:
-        result, _ = absorb(result, bank[count * size :])
+        result = absorb(result, bank[count * size :])
     return result

@@ -155,10 +155,15 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
         s = 1.0 - t
         return beta_min * s + 0.5 * (beta_max - beta_min) * s**2
 
+    def variance(t: Array) -> Array:
+        integral = rate_integral(t)
+        # expm1 keeps sigma accurate near the data; near the noise its derivative, which jax
+        # computes as expm1 + 1, would lose the digits that exp keeps.
+        return jnp.where(integral < 1.0, -jnp.expm1(-integral), 1.0 - jnp.exp(-integral))
+
     return Path(
         alpha=lambda t: jnp.exp(-0.5 * rate_integral(t)),
-        # expm1 keeps sigma accurate where it is small, near the data.
-        sigma=lambda t: jnp.sqrt(-jnp.expm1(-rate_integral(t))),
+        sigma=lambda t: jnp.sqrt(variance(t)),
     )
 
 

@@ -39,6 +39,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmjax import _checks, divergence, paths, predictions
 from fmjax.paths import Path
@@ -52,10 +53,9 @@ def _slice(velocity: Velocity, t: Array) -> Callable[[Array], Array]:
 
 def _covariance_scale(path: Path, t: Array | float) -> Array:
     """Returns `sigma^2 / alpha^2`, the factor from the gain to the covariance."""
-    static, t = not isinstance(t, jax.Array), _checks.time(t)
-    if static:
+    if not isinstance(t, jax.Array) and np.ndim(t) == 0:
         with jax.ensure_compile_time_eval():
-            vanishes = float(path.alpha(t)) == 0.0
+            vanishes = float(path.alpha(_checks.time(t))) == 0.0
         if vanishes:
             message = (
                 f"the covariance is 0 times infinity at t = {t}, where the state says nothing "
@@ -63,6 +63,7 @@ def _covariance_scale(path: Path, t: Array | float) -> Array:
                 "t >= 0.05, or for posterior.gain, which is finite there."
             )
             raise ValueError(message)
+    t = _checks.time(t)
     return (path.sigma(t) / path.alpha(t)) ** 2
 
 

@@ -29,6 +29,7 @@ class Law(NamedTuple):
     """The exact law at one state and time; `velocity` and the rest as in `fmjax.posterior`."""
 
     mean: jax.Array
+    noise_mean: jax.Array
     covariance: jax.Array
     score: jax.Array
     velocity: jax.Array
@@ -66,7 +67,7 @@ def law(coefficients, x):
     divergence = r @ jnp.trace(slope, axis1=1, axis2=2) + jnp.einsum(
         "k,ki,ki->", r, -pull - score[None], v
     )
-    return Law(mean, covariance, score, velocity, divergence, log_density)
+    return Law(mean, r @ x0, covariance, score, velocity, divergence, log_density)
 
 
 def sample(key, n):

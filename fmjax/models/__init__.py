@@ -1,0 +1,118 @@
+"""Networks to start with, and the bridge from a flax module to a pure function.
+
+A network takes one example and its scalar times, `model(x, *times) -> dx`; `functional` splits
+it once into a pure function and a tree of parameters, and everything else of the library sees
+only the function:
+
+    apply, params = functional(MLP(2, rngs=nnx.Rngs(0)))
+    velocity = functools.partial(apply, params)              # (x, t) -> dx
+
+`nnx` is met in this sub-package alone. Nothing else needs it: any callable is a velocity, so a
+linen, equinox or hand-written network serves as well.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fmjax.models.mlp import MLP
+from fmjax.models.unet import UNet
+from fmjax.types import Array, Key, PyTree
+
+__all__ = ["MLP", "UNet", "functional"]
+
+
+def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
+    """Returns a module as a pure function, and its parameters.
+
+    The function is free of hidden state, so it works under `jit`, `vmap`, `grad`, `jvp`,
+    `jacfwd` and `linearize`, where a module closed over from outside would fail.
+
+    Args:
+      model: any `nnx.Module`, called as `model(x, *times)`. Variables that are neither
+        parameters nor random state are kept as constants.
+
+    Returns:
+      `(apply, params)`. `apply(params, x, *times, key=None)` evaluates the module: without a
+      key in evaluation mode, with a typed key in training mode, every random layer drawing
+      from its own fold of that key. `params` is a nested dict of arrays with string keys.
+
+    Raises:
+      ValueError: if the module carries running statistics, which a pure function could not
+        update; on a call, if `params` is another network's tree or `key` is not one typed key.
+
+    Example:
+      >>> apply, params = functional(MLP(2, width=8, depth=1, dropout=0.5, rngs=nnx.Rngs(0)))
+      >>> sorted(params)
+      ['blocks', 'dense_in', 'dense_out', 'embed']
+      >>> jax.vmap(apply, (None, 0, 0))(params, jnp.ones((5, 2)), jnp.linspace(0.0, 1.0, 5)).shape
+      (5, 2)
+    """
+    graphdef, state, rest = nnx.split(model, nnx.Param, ...)
+    _no_running_statistics(rest)
+    params = _with_string_keys(nnx.to_pure_dict(state))
+    # Shapes only: the function must not keep the first parameters alive.
+    variables = nnx.to_flat_state(
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+    )
+
+    def apply(params: PyTree, x: Array, *times: Array, key: Key | None = None) -> Array:
+        filled = [(path, variable.replace(_at(params, path))) for path, variable in variables]
+        # The copy belongs to this trace, so that random state can be written under jvp and vmap.
+        merged = nnx.merge(graphdef, nnx.from_flat_state(filled), rest, copy=True)
+        if key is None:
+            merged.eval()
+        else:
+            merged.train()
+            _reseed(merged, key)
+        return merged(x, *times)
+
+    return apply, params
+
+
+def _no_running_statistics(rest: nnx.State) -> None:
+    """Raises ValueError if a variable is a running statistic of batch normalisation."""
+    for path, variable in nnx.to_flat_state(rest):
+        if isinstance(variable, nnx.BatchStat):
+            message = (
+                f"the module keeps running statistics at {'.'.join(map(str, path))}, which a pure "
+                "function of one example cannot update: use group or layer normalisation."
+            )
+            raise ValueError(message)  # noqa: TRY004  (a network that does not fit)
+
+
+def _with_string_keys(tree: PyTree) -> PyTree:
+    """Returns the nested dict with every key as a string, as checkpoints give it back."""
+    if not isinstance(tree, dict):
+        return tree
+    return {str(name): _with_string_keys(branch) for name, branch in tree.items()}
+
+
+def _at(params: PyTree, path: tuple) -> Array:
+    """Returns the parameter at a path, or says that the tree is another network's."""
+    for name in path:
+        if not isinstance(params, dict) or str(name) not in params:
+            message = (
+                f"params has no entry {'.'.join(map(str, path))}: pass the tree that functional "
+                "returned for this network, or one of the same structure."
+            )
+            raise ValueError(message)
+        params = params[str(name)]
+    return params
+
+
+def _reseed(model: nnx.Module, key: Key) -> None:
+    """Gives every random stream of the module its own fold of the key."""
+    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key) or jnp.shape(key) != ():
+        message = (
+            f"key must be one typed key, got shape {jnp.shape(key)} of {jnp.asarray(key).dtype}: "
+            "use jax.random.key, and jax.vmap for a batch."
+        )
+        raise ValueError(message)
+    streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
+    for index, stream in enumerate(streams):
+        shape = stream.key.shape  # not () where flax has split a stream over stacked layers
+        stream.key.set_value(jax.random.split(jax.random.fold_in(key, index), shape))
+        stream.count.set_value(jnp.zeros(shape, jnp.uint32))

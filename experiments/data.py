@@ -1,0 +1,236 @@
+"""Images as uint8 arrays, and batches of them that can start at any step.
+
+| name                                 | images                                   | levels |
+|--------------------------------------|------------------------------------------|--------|
+| digits                               | 1,797 of 8x8, shipped with scikit-learn  | 17     |
+| mnist, fashion_mnist, cifar10        | tensorflow-datasets, official split      | 256    |
+| cifar10_subset                       | the same, from a prepared folder only    | 256    |
+| path/to/images.npz                   | your own array                           | 256    |
+
+A pixel is an integer in 0 ... levels - 1. A density needs real numbers, so uniform noise fills
+the bin of each pixel (uniform dequantisation):
+
+    x = 2 (pixel + u) / levels - 1,   u ~ U[0, 1),   x in [-1, 1]                      (1)
+
+A bin is 2 / levels wide. The mean of log p(x) over u is a lower bound of the log-probability
+of the pixels once log(2 / levels) per pixel is added.
+
+Reference:
+  Theis et al. (2016), A note on the evaluation of generative models, arXiv 1511.01844,
+  section 3.1.
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import prepared
+
+Array = jax.Array
+Key = jax.Array
+Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+"""`start_step -> iterator` over batches, endless and always the same."""
+
+NAMES = ("digits", *prepared.DOWNLOADED, *prepared.FOLDER_ONLY)
+_MIN_IMAGES = 10
+
+
+class Images(NamedTuple):
+    """A data set of images in two parts.
+
+    Attributes:
+      train: uint8 `[n, h, w, c]`.
+      held_out: uint8 `[m, h, w, c]`, not seen in training.
+      levels: number of values that a pixel can take, 0 ... levels - 1.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    levels: int
+
+
+def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed: int = 0) -> Images:
+    """Returns a data set by its name, or a user's own from an .npz file.
+
+    Args:
+      name: one of `NAMES`, or a path that ends in .npz. The file holds uint8 `[n, h, w]` or
+        `[n, h, w, c]` as "images" (or as its only array), and may hold the same as "held_out"
+        and one integer as "levels".
+      data_dir: folder with data sets prepared by tensorflow-datasets; its default folder if
+        None, where a missing data set is downloaded. No other data set reads it.
+      held_out: share of the images to hold out, in (0, 1), where no split is given.
+      seed: of the permutation before that split, not negative.
+
+    Returns:
+      The two parts and the number of levels.
+
+    Raises:
+      ValueError: if the name is unknown, or what was found is damaged or not as described.
+      OSError: if a file or folder is missing, or a download failed.
+      ModuleNotFoundError: if the data set needs a package that is not installed.
+    """
+    if not 0.0 < held_out < 1.0:
+        message = f"held_out must lie in (0, 1), got {held_out}: it is a share of the images."
+        raise ValueError(message)
+    _check_seed(seed)
+    if name == "digits":
+        sklearn = prepared.require("sklearn.datasets", "data set digits")
+        return Images(
+            *_split(np.uint8(sklearn.load_digits().images[..., None]), held_out, seed), 17
+        )
+    if name in NAMES:
+        return Images(*prepared.load(name, data_dir), 256)
+    if name.endswith(".npz"):
+        return _npz(os.path.expanduser(name), held_out, seed)
+    message = (
+        f"unknown data set {name!r}: give one of {', '.join(NAMES)}, or a path ending in .npz."
+    )
+    raise ValueError(message)
+
+
+def batches(images: np.ndarray, batch_size: int, *, seed: int) -> Batches:
+    """Returns a function that iterates over batches from any step on.
+
+    Epoch e is the permutation drawn from `[seed, e]`; images that do not fill a last batch
+    are left out of that epoch. The iterator never ends, and `batches(k)` gives what
+    `batches(0)` gives after k batches. Of several processes each gets its own slice.
+
+    Args:
+      images: `[n, *dims]`.
+      batch_size: number of images over all processes.
+      seed: of the permutations, not negative.
+
+    Returns:
+      `start_step -> iterator` of `{"x": [batch_size / processes, *dims]}`.
+
+    Raises:
+      ValueError: if the batch is larger than the data set, or no multiple of the processes.
+    """
+    _check_seed(seed)
+    if not 1 <= batch_size <= len(images):
+        message = (
+            f"batch_size must lie between 1 and the {len(images)} training images, got "
+            f"{batch_size}: give a smaller batch or more images."
+        )
+        raise ValueError(message)
+    share, rest = divmod(batch_size, jax.process_count())
+    if rest:
+        message = (
+            f"batch_size {batch_size} must be a multiple of the {jax.process_count()} processes."
+        )
+        raise ValueError(message)
+    per_epoch = len(images) // batch_size
+
+    def start(step: int) -> Iterator[dict[str, np.ndarray]]:
+        epoch, position = divmod(step, per_epoch)
+        while True:
+            order = np.random.default_rng([seed, epoch]).permutation(len(images))
+            for index in range(position, per_epoch):
+                begin = index * batch_size + jax.process_index() * share
+                yield {"x": images[order[begin : begin + share]]}
+            epoch, position = epoch + 1, 0
+
+    return start
+
+
+def dequantize(key: Key, images: Array, levels: int) -> Array:
+    """Returns pixels as real numbers in [-1, 1], spread uniformly over their bins, eq. (1)."""
+    u = jax.random.uniform(key, images.shape)
+    return 2.0 * (images.astype(u.dtype) + u) / levels - 1.0
+
+
+def quantize(x: Array, levels: int) -> Array:
+    """Returns the integer pixel, uint8, in whose bin x lies; what lies outside is clipped."""
+    return jax.numpy.clip((x + 1.0) * (levels / 2), 0, levels - 1).astype(jax.numpy.uint8)
+
+
+def bin_width(levels: int) -> float:
+    """Returns the width of a pixel's bin in the units of x, eq. (1)."""
+    return 2.0 / levels
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        message = f"seed must not be negative, got {seed}."
+        raise ValueError(message)
+
+
+def _split(images: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a random training and held-out part, neither of them empty."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    count = min(max(round(held_out * len(images)), 1), len(images) - 1)
+    return images[order[count:]], images[order[:count]]
+
+
+# A user's own array.
+
+
+def _npz(path: str, held_out: float, seed: int) -> Images:
+    arrays = _read_npz(path)
+    extra = {name: arrays.pop(name) for name in ("held_out", "levels") if name in arrays}
+    if "images" not in arrays and len(arrays) != 1:
+        message = (
+            f'{path} must hold one array named "images", got {", ".join(arrays) or "none"}: '
+            "write it with np.savez(path, images=images)."
+        )
+        raise ValueError(message)
+    images = arrays["images"] if "images" in arrays else next(iter(arrays.values()))
+    levels = _levels(path, extra.get("levels", np.array(256)))
+    images = _checked(path, "images", images, levels, _MIN_IMAGES)
+    if "held_out" not in extra:
+        return Images(*_split(images, held_out, seed), levels)
+    rest = _checked(path, "held_out", extra["held_out"], levels, 1)
+    if rest.shape[1:] != images.shape[1:]:
+        message = (
+            f'{path}: "held_out" must hold images of shape {images.shape[1:]} like "images", got '
+            f"{rest.shape[1:]}."
+        )
+        raise ValueError(message)
+    return Images(images, rest, levels)
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    if not os.path.exists(path):
+        message = f"no file {path}: expected an .npz file with uint8 images; check the path."
+        raise FileNotFoundError(message)
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        message = (
+            f"{path} cannot be read as an .npz file ({error}): write it again with "
+            "np.savez(path, images=images), images uint8."
+        )
+        raise ValueError(message) from error
+
+
+def _levels(path: str, levels: np.ndarray) -> int:
+    if levels.shape or levels.dtype.kind not in "iu" or not 2 <= levels <= 256:
+        message = f'{path}: "levels" must be one integer between 2 and 256, got {levels!r}.'
+        raise ValueError(message)
+    return int(levels)
+
+
+def _checked(path: str, name: str, images: np.ndarray, levels: int, at_least: int) -> np.ndarray:
+    """Returns images as uint8 `[n, h, w, c]`, or says what is wrong with them."""
+    if images.dtype != np.uint8:
+        convert = {
+            "f": "floats in [0, 1] become pixels by np.round(255 * images).astype(np.uint8)",
+            "b": "use images.astype(np.uint8) together with levels=2",
+        }.get(images.dtype.kind, "if all lie in 0 ... 255, use images.astype(np.uint8)")
+        wrong = f"must be uint8, got {images.dtype}: {convert}"
+    elif images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        wrong = f"must have shape [n, h, w] or [n, h, w, c], got {list(images.shape)}"
+    elif len(images) < at_least:
+        wrong = f"must hold at least {at_least} images, got {len(images)}"
+    elif images.max() >= levels:
+        wrong = f"must lie in 0 ... {levels - 1}, got {images.max()}: store a larger levels"
+    else:
+        return images if images.ndim == 4 else images[..., None]
+    message = f'{path}: "{name}" {wrong}.'
+    raise ValueError(message)

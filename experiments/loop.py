@@ -1,0 +1,280 @@
+"""The training loop of every experiment, and the folder in which it leaves its run.
+
+The loop owns what a paper does not talk about: devices, checkpoints, logs and resuming. The
+step it repeats is `fmjax.train.make_step`'s; step k draws from `fold_in(key, k)` and
+`batches(k)` starts at batch k, so a run that was stopped and resumed ends in the same bits as
+one that was not. The newest states lie under checkpoints/ in the run folder, by orbax, beside
+the files of `experiments.record`, and are restored when the same command runs again.
+
+Several hosts: `open_run` joins them when the environment names them (a TPU pod's worker list,
+a Slurm or Open MPI job, or JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID),
+so call it before anything touches a device.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import optax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from experiments import record
+from fmjax import train
+from fmjax.types import Array, Key, PyTree
+
+_KEEP = 3  # checkpoints
+write_json = record.write_json
+_norm = jax.jit(optax.tree.norm)
+
+
+def open_run(workdir: str | os.PathLike, config: Any) -> epath.Path:
+    """Joins the hosts of a multi-host run, then creates or reopens the run folder.
+
+    Args:
+      workdir: the folder, made if it is not there; may be gs://.
+      config: a dataclass, recorded in config.json.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if the folder belongs to a run with another config; nothing is changed.
+      OSError: if the folder cannot be written.
+    """
+    _join_hosts()
+    return record.open_folder(workdir, config)
+
+
+def fit(
+    loss: Callable[[PyTree, Key, PyTree], Array],
+    params: PyTree,
+    batches: Callable[[int], Iterator[PyTree]],
+    optimizer: optax.GradientTransformation,
+    evaluate: Callable[[PyTree, Key], dict[str, float]],
+    *,
+    workdir: str | os.PathLike,
+    num_steps: int,
+    seed: int,
+    ema_decay: float = 0.999,
+    log_every: int = 50,
+    eval_every: int,
+    save_every: int,
+) -> train.TrainState:
+    """Trains from the newest checkpoint of the run folder, or from the start, to the end.
+
+    Args:
+      loss: `(params, key, batch) -> scalar`, the mean over the batch.
+      params: initial parameters; they are copied.
+      batches: `start_step -> iterator` of this process's share of each batch, NumPy arrays
+        with the examples along the first axis, which must divide by the number of devices.
+      optimizer: any optax transformation.
+      evaluate: `(ema_params, key) -> floats`, for the metrics; `lambda *_: {}` for none.
+      workdir: the run folder.
+      num_steps: at which to end; a run that has ended is only restored.
+      seed: of all noise drawn in training and evaluation.
+      ema_decay: of the moving average of the parameters, per step.
+      log_every: steps between two looks at the loss.
+      eval_every: steps between two evaluations; there is always one at the end.
+      save_every: steps between two checkpoints; there is always one at the end.
+
+    Returns:
+      The state after `num_steps`, on all devices.
+
+    Raises:
+      FloatingPointError: if the loss or the gradient is not finite; that state is not saved.
+      ValueError: if the newest checkpoint is damaged, of another configuration or beyond
+        `num_steps`; if the batch does not divide; if an interval is not positive.
+    """
+    _check_intervals(
+        num_steps=num_steps, log_every=log_every, eval_every=eval_every, save_every=save_every
+    )
+    mesh = make_mesh()
+    state = jax.device_put(train.init(params, optimizer), jax.NamedSharding(mesh, jax.P()))
+    key_train, key_evaluate = jax.random.split(jax.random.key(seed))
+    step = jax.jit(train.make_step(loss, optimizer, ema_decay=ema_decay), donate_argnums=0)
+    folder = record.absolute(workdir)
+    with _open_checkpoints(folder / "checkpoints") as checkpoints:
+        state = _restore(checkpoints, state, num_steps)
+        start = int(state.step)
+        with contextlib.closing(record.Log(folder / "metrics.jsonl", start, num_steps)) as log:
+            for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
+                state, info = step(state, key_train, shard(mesh, batch))
+                log.tick()
+                every = (log_every, eval_every, save_every)
+                _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]
+                if not any(due):
+                    continue  # without waiting for the device
+                values = _finite(state, info, done, checkpoints)
+                values["steps_per_second"] = log.speed(done)
+                if evaluating:
+                    values |= evaluate(state.ema_params, jax.random.fold_in(key_evaluate, done))
+                log.write(done, values)
+                if saving:
+                    checkpoints.save(done, args=ocp.args.StandardSave(state))
+    return _ended(state, num_steps)
+
+
+def make_mesh() -> jax.sharding.Mesh:
+    """Returns all devices of all hosts along one axis, "data"."""
+    # jax's default, explicit axes, refuses vmap over a sharded batch beside freshly split keys.
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
+
+
+def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
+    """Returns the global batch, split over the devices, from this process's share of it.
+
+    Args:
+      mesh: from `make_mesh`.
+      batch: NumPy arrays `[n, *dims]`, n a multiple of the devices of this process.
+
+    Returns:
+      The same tree of jax arrays `[n * processes, *dims]`.
+
+    Raises:
+      ValueError: if n does not divide by the devices.
+    """
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    for x in jax.tree.leaves(batch):
+        if len(x) % jax.local_device_count():
+            message = (
+                f"a batch of {len(x) * jax.process_count()} does not divide by the {mesh.size} "
+                f"devices: make the batch size a multiple of {mesh.size}."
+            )
+            raise ValueError(message)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def _join_hosts() -> None:
+    """Starts jax.distributed where the environment names several hosts, else does nothing."""
+    get = os.environ.get
+    workers = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES") or ""
+    tasks = max(int(get("SLURM_STEP_NUM_TASKS", 1)), int(get("OMPI_COMM_WORLD_SIZE", 1)))
+    address = get("JAX_COORDINATOR_ADDRESS") or get("MEGASCALE_COORDINATOR_ADDRESS")
+    several = bool(address) or tasks > 1 or "," in workers
+    if several and not jax.distributed.is_initialized():
+        count, index = get("JAX_NUM_PROCESSES"), get("JAX_PROCESS_ID")
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(index) if index else None
+        )
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        message = (
+            f"this is one of {jax.process_count()} processes, but nothing tells how to join them: "
+            "set JAX_COORDINATOR_ADDRESS to host:port of process 0 in all of them."
+        )
+        raise RuntimeError(message)
+
+
+def _check_intervals(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            message = f"{name} must be at least 1, got {number}: it counts steps."
+            raise ValueError(message)
+
+
+def _open_checkpoints(folder: epath.Path) -> ocp.CheckpointManager:
+    """Opens the checkpoints; used in `with`, which waits for the last one to be written."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, create=True)
+    # With its handler named, the manager can tell what a checkpoint holds before reading it.
+    return ocp.CheckpointManager(
+        folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+    )
+
+
+def _restore(
+    checkpoints: ocp.CheckpointManager, state: train.TrainState, num_steps: int
+) -> train.TrainState:
+    """Returns the newest saved state, placed like `state`, or `state` if nothing was saved."""
+    step = checkpoints.latest_step()
+    if step is None:
+        return state
+    folder = checkpoints.directory / str(step)
+    if step > num_steps:
+        message = (
+            f"{folder} is beyond num_steps {num_steps}: train to at least {step} steps, or give "
+            "another --workdir."
+        )
+        raise ValueError(message)
+    with _damage_named(checkpoints, folder):
+        metadata = checkpoints.item_metadata(step)
+        if metadata is None:
+            raise FileNotFoundError("its description is missing")
+        stored = _leaves(metadata.tree)
+    _check_tree(folder, stored, _leaves(state))
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    with _damage_named(checkpoints, folder):
+        return checkpoints.restore(step, args=ocp.args.StandardRestore(wanted))
+
+
+@contextlib.contextmanager
+def _damage_named(checkpoints: ocp.CheckpointManager, folder: epath.Path) -> Iterator[None]:
+    """Turns whatever reading a checkpoint raises into one error that names its folder."""
+    try:
+        yield
+    except Exception as error:  # orbax, tensorstore, json and the disk have their own each
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        older = sorted(checkpoints.all_steps())[:-1]
+        message = (
+            f"the checkpoint {folder} is damaged ({reason}): move it away to continue from step "
+            f"{older[-1] if older else 0}, or give another --workdir. Nothing was changed."
+        )
+        raise ValueError(message) from error
+
+
+def _leaves(tree: PyTree) -> dict[str, str]:
+    """Returns by dotted name what each array is, such as float32[3, 2]."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_tree(folder: epath.Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
+    """Raises ValueError unless a checkpoint holds the arrays of this run's state."""
+    differing = [
+        f"{name} ({stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now)"
+        for name in {**wanted, **stored}
+        if stored.get(name) != wanted.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        message = (
+            f"the checkpoint {folder} is of another configuration: {', '.join(differing[:3])}"
+            f"{more}; give the options of that run, or another --workdir. Nothing was changed."
+        )
+        raise ValueError(message)
+
+
+def _finite(
+    state: train.TrainState, info: Any, step: int, checkpoints: ocp.CheckpointManager
+) -> dict[str, float]:
+    """Returns the step's numbers as floats, or stops the run if one is not finite."""
+    names = (*info._fields, "param_norm")
+    values = map(float, jax.device_get((*info, _norm(state.params))))
+    numbers = dict(zip(names, values, strict=True))
+    wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
+    if wrong:
+        checkpoints.wait_until_finished()
+        saved = checkpoints.latest_step()
+        last = "there is no checkpoint" if saved is None else f"the last checkpoint is step {saved}"
+        message = (
+            f"{', '.join(wrong)} at step {step}; {last}, nothing after it was saved. Try a smaller "
+            "learning rate, a longer warm-up or gradient clipping, in another --workdir."
+        )
+        raise FloatingPointError(message)
+    return {name: numbers[name] for name in info._fields}
+
+
+def _ended(state: train.TrainState, num_steps: int) -> train.TrainState:
+    if int(state.step) != num_steps:
+        message = (
+            f"the batches ended after step {int(state.step)} of {num_steps}: make them endless."
+        )
+        raise ValueError(message)
+    return state

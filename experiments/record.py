@@ -1,0 +1,199 @@
+"""The folder in which a run leaves its record, and how a run that continues stays honest.
+
+    config.json      the options of the run; another config is refused
+    metrics.jsonl    one JSON object per line: step, loss, grad_norm, steps_per_second (without
+                     compilation and evaluations), and what an evaluation returned
+
+Every file is complete or not there. Of several processes only process 0 writes.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from etils import epath
+
+_PLACES = ("workdir", "data_dir")  # where things lie: recorded, but no part of what a run is
+_QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no terminal
+
+
+def open_folder(workdir: str | os.PathLike, config: Any) -> epath.Path:
+    """Creates or reopens a run folder.
+
+    Args:
+      workdir: the folder, made if it is not there; may be gs://.
+      config: a dataclass, recorded in config.json. The fields `workdir` and `data_dir` are
+        recorded but may change from call to call.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if the folder belongs to another config; nothing in it is changed.
+      OSError: if the folder cannot be written.
+    """
+    folder, path = absolute(workdir), absolute(workdir) / "config.json"
+    if jax.process_index() != 0:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").write_text("")
+        (folder / ".writable").unlink()
+        text = path.read_bytes() if path.exists() else None
+    except OSError as error:
+        message = (
+            f"cannot write the run folder {folder} ({error.strerror or error}): give another "
+            "--workdir or change its permissions."
+        )
+        raise OSError(message) from error
+    if text is None:
+        write_json(path, dataclasses.asdict(config))
+    else:
+        _check_config(path, text, _plain(dataclasses.asdict(config)))
+    return folder
+
+
+def absolute(path: str | os.PathLike) -> epath.Path:
+    """Returns the path in full; ~ is the home folder, gs:// stays."""
+    path = epath.Path(path)
+    return path if "://" in str(path) else path.expanduser().absolute()
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes JSON as a whole or not at all, on process 0.
+
+    Args:
+      path: the file; an older one is replaced.
+      value: dicts, lists, numbers, strings, NumPy and jax arrays; a number that is not finite
+        becomes null.
+    """
+    if jax.process_index() == 0:
+        _replace(epath.Path(path), json.dumps(_plain(value), indent=2) + "\n")
+
+
+def _check_config(path: epath.Path, text: bytes, config: dict[str, Any]) -> None:
+    """Raises ValueError unless the recorded config is this one, places aside."""
+    try:
+        before = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        message = f"{path} is damaged ({error}): restore it, or give another --workdir."
+        raise ValueError(message) from error
+    names = [name for name in {**before, **config} if name not in _PLACES]
+    absent = "absent"
+    differing = ", ".join(
+        f"{name} ({json.dumps(before.get(name, absent))} there, "
+        f"{json.dumps(config.get(name, absent))} now)"
+        for name in names
+        if before.get(name, absent) != config.get(name, absent)
+    )
+    if differing:
+        message = (
+            f"{path.parent} holds a run with other options: {differing}; give another --workdir, "
+            "or the same options to continue that run. Nothing was changed."
+        )
+        raise ValueError(message)
+
+
+class Log:
+    """The metrics file and the one line of progress, both of process 0 only.
+
+    Args:
+      path: metrics.jsonl; its lines of steps after `start` are dropped.
+      start: the step from which the run goes on.
+      num_steps: the step at which it ends.
+    """
+
+    def __init__(self, path: epath.Path, start: int, num_steps: int) -> None:
+        self._path, self._num_steps, self._step = path, num_steps, start
+        self._writes = jax.process_index() == 0
+        self._shows = self._writes and start < num_steps
+        self._terminal = sys.stderr.isatty()
+        self._cold, self._clock, self._shown = True, math.nan, time.monotonic()
+        if self._writes and path.exists():
+            _drop_after(path, start)
+        self._bar = tqdm.tqdm(
+            desc="train",
+            initial=start,
+            total=num_steps,
+            unit=" steps",
+            dynamic_ncols=True,
+            disable=not (self._shows and self._terminal),
+        )
+
+    def tick(self) -> None:
+        """Counts one step; the first one compiled, so the clock starts after it."""
+        self._bar.update()
+        if self._cold:
+            self._cold, self._step, self._clock = False, self._step + 1, time.perf_counter()
+
+    def speed(self, step: int) -> float:
+        """Returns the steps per second since the last line; nan if only the first was taken."""
+        steps = step - self._step
+        return steps / (time.perf_counter() - self._clock) if steps else math.nan
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Adds a line to the metrics and the loss to the progress."""
+        if self._writes:
+            with self._path.open("a") as file:
+                file.write(json.dumps(_plain({"step": step, **values})) + "\n")
+        self._show(step, values)
+        self._step, self._clock = step, time.perf_counter()
+
+    def _show(self, step: int, values: dict[str, Any]) -> None:
+        self._bar.set_postfix_str(f"loss {values['loss']:.4g}")
+        now = time.monotonic()
+        if self._terminal or not self._shows:
+            return
+        if step == self._num_steps or now - self._shown >= _QUIET_SECONDS:
+            line = f"train: step {step}/{self._num_steps}, loss {values['loss']:.4g}"
+            if (speed := values["steps_per_second"]) > 0:
+                left = tqdm.tqdm.format_interval((self._num_steps - step) / speed)
+                line = f"{line}, {speed:.3g} steps/s, {left} left"
+            print(line, file=sys.stderr, flush=True)
+            self._shown = now
+
+    def close(self) -> None:
+        """Ends the line of progress."""
+        self._bar.close()
+
+
+def _drop_after(path: epath.Path, step: int) -> None:
+    """Drops the lines of steps after the restored one; they will be written again."""
+
+    def is_kept(line: str) -> bool:
+        try:
+            return line.endswith("\n") and json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):
+            return False  # cut off when the run was
+
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if is_kept(line)]
+    if kept != lines:
+        _replace(path, "".join(kept))
+
+
+def _replace(path: epath.Path, text: str) -> None:
+    """Writes a file beside its place and moves it there, so that it is never half written."""
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Returns what JSON can hold: arrays as lists, numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

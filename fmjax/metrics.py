@@ -1,0 +1,300 @@
+"""Distances between samples and laws, and correlations, for judging a trained flow.
+
+These functions see a batch axis: the first counts examples, which have any shape `[*dims]`.
+Matrix products ask for full precision, which accelerators do not give by default.
+"""
+
+import numbers
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fmjax.types import Array
+
+
+def total_variation(p: Array, q: Array) -> Array:
+    """Returns the total variation distance of two discrete laws, `sum |p - q| / 2`.
+
+    Args:
+      p: `[*bins]`, probabilities that sum to one over all axes.
+      q: `[*bins]`, likewise.
+
+    Returns:
+      `[]`, in [0, 1]: the largest difference in probability that any event can have.
+
+    Raises:
+      ValueError: if the shapes differ or the entries are not floating (counts, for example).
+
+    Example:
+      >>> float(total_variation(jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.5, 0.25])))
+      0.25
+    """
+    _check_floating(p=p, q=q)
+    _check_equal(p, q)
+    return 0.5 * jnp.sum(jnp.abs(p - q))
+
+
+def wasserstein2(x: Array, y: Array) -> Array:
+    """Returns the 2-Wasserstein distance of two samples of equal size, exactly.
+
+    The root of the least mean squared distance over all pairings, by the Hungarian algorithm:
+    time cubic and memory quadratic in n, meant for n up to some thousands.
+
+    Args:
+      x: `[n, *dims]`.
+      y: `[n, *dims]`.
+
+    Returns:
+      `[]`, in the units of x, not squared; the derivative is not finite where it is zero.
+
+    Raises:
+      ValueError: if the shapes differ, are empty or not floating.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (32, 2))
+      >>> round(float(wasserstein2(x, x[::-1] + jnp.array([[3.0, 4.0]]))), 4)
+      5.0
+    """
+    _check_samples(x, y)
+    _check_equal(x, y)
+    costs = jax.lax.map(lambda a: jax.vmap(partial(_squared_distance, a))(y), x)
+    # The search, a while loop, has no reverse mode; the best pairing is constant anyway.
+    rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
+    return jnp.sqrt(jnp.mean(costs[rows, columns]))
+
+
+def gaussian_kernel(bandwidth: float | Array) -> Callable[[Array, Array], Array]:
+    """Returns the kernel `(a[*dims], b[*dims]) -> exp(-|a - b|^2 / (2 bandwidth^2))`.
+
+    Args:
+      bandwidth: `[]`, positive, in the units of x; the median distance is a common choice.
+
+    Returns:
+      The kernel, for `mmd`.
+
+    Raises:
+      ValueError: if `bandwidth` is a static number that is not positive.
+
+    Example:
+      >>> round(float(gaussian_kernel(1.0)(jnp.zeros(2), jnp.ones(2))), 4)  # exp(-1)
+      0.3679
+    """
+    if isinstance(bandwidth, numbers.Number) and not bandwidth > 0.0:
+        message = f"bandwidth must be positive, got {bandwidth}: it is a length in units of x."
+        raise ValueError(message)
+    return lambda a, b: jnp.exp(-0.5 * _squared_distance(a / bandwidth, b / bandwidth))
+
+
+def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array:
+    """Returns the unbiased estimate of the squared maximum mean discrepancy.
+
+    A U-statistic: the means of k over distinct pairs within x and within y, minus twice its
+    mean across. Its mean is zero when the laws agree, so it may be negative. Time is
+    `(n + m)^2` kernels, memory one row of them at a time.
+
+    Args:
+      x: `[n, *dims]`, n >= 2.
+      y: `[m, *dims]`, m >= 2.
+      kernel: `(a[*dims], b[*dims]) -> []`, symmetric; see `gaussian_kernel`.
+
+    Returns:
+      `[]`, in the units of the kernel.
+
+    Raises:
+      ValueError: if the examples differ in shape, are fewer than two or not floating.
+
+    Example:
+      >>> x, y = jax.random.normal(jax.random.key(0), (2, 256, 2))
+      >>> kernel = gaussian_kernel(1.0)
+      >>> round(float(mmd(x, y, kernel=kernel)), 2), round(float(mmd(x, y + 1, kernel=kernel)), 2)
+      (-0.0, 0.19)
+
+    Reference:
+      Gretton et al. (2012), A Kernel Two-Sample Test, JMLR 13, eq. (3). [gretton2012kernel]
+    """
+    _check_samples(x, y, at_least=2)
+
+    def mean(a: Array, z: Array, where: Array | None = None) -> Array:
+        return jnp.mean(jax.vmap(partial(kernel, a))(z), where=where)
+
+    def within(z: Array) -> Array:
+        # Left out of the mean, not subtracted: the diagonal may outweigh all the rest.
+        places = jnp.arange(z.shape[0])
+        return jnp.mean(jax.lax.map(lambda row: mean(row[0], z, places != row[1]), (z, places)))
+
+    return within(x) + within(y) - 2.0 * jnp.mean(jax.lax.map(lambda a: mean(a, y), x))
+
+
+def frechet(features_x: Array, features_y: Array) -> Array:
+    """Returns the squared Frechet distance of Gaussians fitted to two sets of features.
+
+    `|mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)`, covariances with the
+    factor 1 / (n - 1). With the features of the customary network this is the "FID". The last
+    trace is the sum of the singular values of `R_x R_y^T`, where `C = R^T R` is the QR form of
+    the centred features: no rounding error comes under a square root, so that few samples and
+    singular covariances are no special case.
+
+    Args:
+      features_x: `[n, *dims]`, n >= 2; an example is flattened to d numbers.
+      features_y: `[m, *dims]`, m >= 2.
+
+    Returns:
+      `[]`, squared units of the features; biased upwards, so compare only equal n and m.
+
+    Raises:
+      ValueError: if the examples differ in shape, are fewer than two or not floating.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (1000, 3))
+      >>> round(float(frechet(x, 2.0 * x + 1.0)), 1)  # 3 from the means, about 3 from the spread
+      6.0
+
+    Reference:
+      Heusel et al. (2017), arXiv 1706.08500, eq. (6). [heusel2017gans]
+    """
+    _check_samples(features_x, features_y, at_least=2)
+
+    def fit(features: Array) -> tuple[Array, Array]:
+        rows = features.reshape(features.shape[0], -1)
+        mean = jnp.mean(rows, axis=0)
+        return mean, (rows - mean[None]) / (rows.shape[0] - 1) ** 0.5
+
+    (mean_x, rows_x), (mean_y, rows_y) = fit(features_x), fit(features_y)
+    factor_x, factor_y = jnp.linalg.qr(rows_x, mode="r"), jnp.linalg.qr(rows_y, mode="r")
+    overlap = jnp.matmul(factor_x, factor_y.T, precision="highest")
+    trace = jnp.sum(jnp.linalg.svd(overlap, compute_uv=False))
+    spread = jnp.sum(rows_x**2) + jnp.sum(rows_y**2) - 2.0 * trace
+    return jnp.sum((mean_x - mean_y) ** 2) + jnp.maximum(spread, 0.0)
+
+
+def nearest_neighbor(x: Array, data: Array, *, chunk: int = 256) -> tuple[Array, Array]:
+    """Returns, for each row of x, the index of the nearest row of data and its distance.
+
+    The search compares `|b|^2 / 2 - x.b`, one matrix product per chunk, and its rounding may
+    confuse neighbours whose squared distances agree to the float precision of the squared
+    norms. The distance itself is computed from the difference: that of a copy is exactly zero.
+
+    Args:
+      x: `[n, *dims]`, for example generated images.
+      data: `[m, *dims]`, for example the training set.
+      chunk: rows of x that are compared at once; memory is `chunk * m` numbers.
+
+    Returns:
+      `(index, distance)`, both `[n]`; the distance is Euclidean, over all of `[*dims]`.
+
+    Raises:
+      ValueError: if the examples differ in shape or are not floating, or `chunk` < 1.
+
+    Example:
+      >>> data = jnp.array([[0.0, 0.0], [10.0, 0.0]])
+      >>> index, distance = nearest_neighbor(jnp.array([[7.0, 4.0], [0.0, 0.0]]), data)
+      >>> index.tolist(), distance.tolist()
+      ([1, 0], [5.0, 0.0])
+    """
+    _check_samples(x, data)
+    if chunk < 1:
+        message = f"chunk must be a positive number of rows, got {chunk}."
+        raise ValueError(message)
+    x, data = (jnp.asarray(z).reshape(z.shape[0], -1) for z in (x, data))
+    half_norms = 0.5 * jnp.sum(data**2, axis=1)
+
+    def nearest(row: Array) -> tuple[Array, Array]:
+        index = jnp.argmin(half_norms - jnp.matmul(data, row, precision="highest"))
+        return index, jnp.sqrt(_squared_distance(row, data[index]))
+
+    return jax.lax.map(nearest, x, batch_size=chunk)
+
+
+def pearson(x: Array, y: Array) -> Array:
+    """Returns the linear correlation of two sequences of numbers.
+
+    Args:
+      x: `[*dims]`; all entries count as one sequence.
+      y: `[*dims]`.
+
+    Returns:
+      `[]`, in [-1, 1]; NaN if either sequence is constant.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> round(float(pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 4.0, 5.0]))), 4)
+      0.982
+    """
+    _check_equal(x, y, at_least=2)
+
+    def center(z: Array) -> Array:
+        z = z - 1.0 * jnp.ravel(z)[0]  # a constant becomes exactly zero; bytes become floats
+        z = z - jnp.mean(z)
+        return z / jnp.max(jnp.abs(z))  # so that squares neither overflow nor vanish
+
+    x, y = center(x), center(y)
+    return jnp.clip(jnp.sum(x * y) / jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2)), -1.0, 1.0)
+
+
+def spearman(x: Array, y: Array) -> Array:
+    """Returns the rank correlation of two sequences, equal values sharing their mean rank.
+
+    Args:
+      x: `[*dims]`; all entries count as one sequence.
+      y: `[*dims]`.
+
+    Returns:
+      `[]`, in [-1, 1]; NaN if either sequence is constant or holds a NaN.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> x = jnp.array([0.1, 0.2, 0.3, 4.0])
+      >>> round(float(spearman(x, jnp.exp(x))), 4)  # any increasing function of x
+      1.0
+    """
+    _check_equal(x, y, at_least=2)
+    return pearson(_ranks(x), _ranks(y))
+
+
+def _ranks(x: Array) -> Array:
+    """Returns the rank of each entry among all, ties averaged; NaN stays NaN."""
+    ordered = jnp.sort(x, axis=None)
+    below, upto = (jnp.searchsorted(ordered, x, side=side) for side in ("left", "right"))
+    # At least float32: sixteen bits cannot count far.
+    ranks = (below + upto).astype(jnp.promote_types(jnp.result_type(x, 0.0), jnp.float32))
+    return jnp.where(jnp.isnan(x), jnp.nan, 0.5 * ranks)
+
+
+def _squared_distance(a: Array, b: Array) -> Array:
+    return jnp.sum((a - b) ** 2)
+
+
+def _check_floating(**arrays: Array) -> None:
+    """Raises ValueError for integers: differences of bytes wrap around, squares overflow."""
+    for name, dtype in ((name, jnp.result_type(array)) for name, array in arrays.items()):
+        if not jnp.issubdtype(dtype, jnp.floating):
+            message = f"{name} must be floating, got {dtype}: convert it, or normalise the counts."
+            raise ValueError(message)
+
+
+def _check_samples(x: Array, y: Array, at_least: int = 1) -> None:
+    """Raises ValueError unless x and y are floating, of one example shape and large enough."""
+    _check_floating(x=x, y=y)
+    shapes = jnp.shape(x), jnp.shape(y)
+    if shapes[0][1:] != shapes[1][1:] or any(shape[:1] < (at_least,) for shape in shapes):
+        message = (
+            f"samples must be [n, *dims] and [m, *dims] with {at_least} rows or more, got "
+            f"{shapes[0]} and {shapes[1]}: the first axis counts examples, the others must agree."
+        )
+        raise ValueError(message)
+
+
+def _check_equal(x: Array, y: Array, at_least: int = 1) -> None:
+    """Raises ValueError unless x and y have one shape, with enough entries."""
+    shapes = jnp.shape(x), jnp.shape(y)
+    if shapes[0] != shapes[1] or jnp.size(x) < at_least:
+        wanted = f"one shape with {at_least} entries or more"
+        message = f"the two arrays must have {wanted}, got {shapes[0]} and {shapes[1]}: match them."
+        raise ValueError(message)

@@ -1,0 +1,311 @@
+"""The parts the networks are made of, each for one example without a batch axis.
+
+Time enters as sines and cosines of geometrically spaced frequencies,
+
+    embed(t) = [sin(w_1 t), ..., sin(w_n t), cos(w_1 t), ..., cos(w_n t)],           (1)
+
+w_1 = 1 to w_n = 100 radians per unit of time: resolved to about a hundredth of the way from
+noise to data, and smooth enough for the time derivative that MeanFlow takes. A block receives
+it as a scale and a shift of normalised features (FiLM),
+
+    h <- h + conv(silu((1 + scale) norm(h') + shift)),     h' = conv(silu(norm(h))),  (2)
+
+and its last layer starts at zero, so that every block starts as the identity. Normalisation
+is over groups of channels of one example: nothing ever looks at the rest of a batch.
+
+References:
+  Vaswani et al. (2017), Attention Is All You Need, arXiv 1706.03762 (embedding, attention).
+  Wu and He (2018), Group Normalization, arXiv 1803.08494.
+  Perez et al. (2018), FiLM, arXiv 1709.07871.
+  Dhariwal and Nichol (2021), Diffusion Models Beat GANs, arXiv 2105.05233, section 3 (block).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from fmjax import _checks
+from fmjax.types import Array
+
+_FREQUENCIES = 32  # sines and as many cosines per time
+_MAX_FREQUENCY = 100.0
+
+
+def example(x: Array, times: tuple[Array, ...], *, shape: tuple[int, ...], num_times: int) -> None:
+    """Raises ValueError unless one example and its times fit the network.
+
+    Args:
+      x: the example.
+      times: the scalar times.
+      shape: the shape the network was built for.
+      num_times: the number of times the network was built for.
+
+    Raises:
+      ValueError: if `x` has another shape, or there are more or fewer times.
+
+    Example:
+      >>> example(jnp.zeros((64, 2)), (0.5,), shape=(2,), num_times=1)
+      Traceback (most recent call last):
+      ...
+      ValueError: x must have shape (2,), the shape this network was built for, got (64, 2): \
+one example per call is expected; wrap a batch in jax.vmap.
+    """
+    if jnp.shape(x) != shape:
+        message = (
+            f"x must have shape {shape}, the shape this network was built for, got {jnp.shape(x)}: "
+            "one example per call is expected; wrap a batch in jax.vmap."
+        )
+        raise ValueError(message)
+    if len(times) != num_times:
+        message = (
+            f"the network was built for {num_times} time(s), got {len(times)}: call it as "
+            "model(x, t), or as model(x, r, t) when built with num_times=2."
+        )
+        raise ValueError(message)
+
+
+def positive(**sizes: int) -> None:
+    """Raises ValueError unless every size, given under its name, is an integer of at least one."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            message = f"{name} must be an integer of at least 1, got {size!r}."
+            raise ValueError(message)
+
+
+def divisible(channels: int, **parts: int) -> None:
+    """Raises ValueError unless every count, given under its name, divides `channels`."""
+    positive(channels=channels, **parts)
+    for name, count in parts.items():
+        if channels % count:
+            message = (
+                f"the number of channels must be divisible by {name}, got {channels} channels and "
+                f"{name}={count}: choose another of the two."
+            )
+            raise ValueError(message)
+
+
+def dropout(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
+    """Returns a dropout layer after checking its rate.
+
+    Args:
+      rate: the probability of dropping an entry, in [0, 1).
+      rngs: random streams of flax.
+
+    Returns:
+      The layer; it multiplies what it keeps by `1 / (1 - rate)`, so the mean is unchanged.
+
+    Raises:
+      ValueError: if `rate` is outside [0, 1).
+    """
+    if not 0.0 <= rate < 1.0:
+        message = f"dropout must lie in [0, 1), got {rate}: it is the probability of dropping."
+        raise ValueError(message)
+    return nnx.Dropout(rate, rngs=rngs)
+
+
+def sinusoidal(t: Array, *, num_frequencies: int = 32, max_frequency: float = 100.0) -> Array:
+    """Returns sines and cosines of one time, eq. (1).
+
+    Args:
+      t: `[]`, in [0, 1].
+      num_frequencies: how many frequencies, at least 1.
+      max_frequency: the largest frequency in radians per unit of time; the smallest is 1.
+
+    Returns:
+      `[2 * num_frequencies]`, all sines, then all cosines, in the dtype of `t`.
+
+    Raises:
+      ValueError: if `t` is batched, or a static number outside [0, 1].
+
+    Example:
+      >>> sinusoidal(0.0, num_frequencies=2).tolist()
+      [0.0, 0.0, 1.0, 1.0]
+
+    Reference:
+      Vaswani et al. (2017), arXiv 1706.03762, section 3.5. [vaswani2017attention]
+    """
+    t = _checks.time(t)
+    exponents = jnp.linspace(0.0, math.log(max_frequency), num_frequencies, dtype=t.dtype)
+    angles = jnp.exp(exponents) * t
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+
+
+def _at_every_position(vector: Array, x: Array) -> Array:
+    """Returns `[channels]` with as many leading axes of size one as `x` `[*dims, channels]` has."""
+    return jnp.expand_dims(vector, range(x.ndim - 1))
+
+
+class TimeEmbedding(nnx.Module):
+    """Embeds one or several times as one vector: eq. (1), then a dense layer and a silu.
+
+    Args:
+      num_times: how many times a call receives.
+      features: length of the vector.
+      param_dtype: dtype of the parameters, and of the result.
+      rngs: random streams of flax.
+
+    Example:
+      >>> embed = TimeEmbedding(num_times=2, features=16, rngs=nnx.Rngs(0))
+      >>> embed(0.2, 0.9).shape
+      (16,)
+    """
+
+    def __init__(self, *, num_times, features, param_dtype=jnp.float32, rngs):
+        positive(num_times=num_times)
+        self.dense = nnx.Linear(
+            2 * _FREQUENCIES * num_times, features, param_dtype=param_dtype, rngs=rngs
+        )
+
+    def __call__(self, *times: Array) -> Array:
+        """Returns the vector `[features]` of the scalar times."""
+        dtype = self.dense.kernel.dtype
+        times = [jnp.asarray(_checks.time(t), dtype) for t in times]
+        options = {"num_frequencies": _FREQUENCIES, "max_frequency": _MAX_FREQUENCY}
+        embedded = [sinusoidal(t, **options) for t in times]
+        return jax.nn.silu(self.dense(jnp.concatenate(embedded)))
+
+
+class GroupNorm(nnx.Module):
+    """Normalises one example over its positions and groups of channels, then scales and shifts.
+
+    `nnx.GroupNorm` takes the first axis of its input for the batch, so that on one example it
+    would normalise every row of an image by itself, silently. This one knows no batch axis,
+    and averages over positions before groups, which is faster on CPU.
+
+    Args:
+      channels: size of the last axis.
+      num_groups: number of groups, a divisor of `channels`.
+      epsilon: added to the variance, so that a constant group gives zero and not 0 / 0.
+      param_dtype: dtype of the parameters.
+      rngs: random streams of flax; nothing is drawn.
+
+    Example:
+      >>> image = jnp.arange(32.0).reshape(4, 4, 2)
+      >>> normal = GroupNorm(2, num_groups=1, rngs=nnx.Rngs(0))(image)
+      >>> round(abs(float(normal.mean())), 3), round(float(normal.std()), 3)
+      (0.0, 1.0)
+
+    Reference:
+      Wu and He (2018), arXiv 1803.08494, eq. (1). [wu2018group]
+    """
+
+    def __init__(self, channels, *, num_groups, epsilon=1e-6, param_dtype=jnp.float32, rngs):
+        divisible(channels, num_groups=num_groups)
+        del rngs  # taken so that every layer is built alike
+        self.num_groups = num_groups
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+
+    def _mean(self, rows: Array) -> Array:
+        """Returns `[1, channels]`, for every channel the mean of its group over all rows."""
+        groups = rows.mean(0).reshape(self.num_groups, -1)
+        return jnp.broadcast_to(groups.mean(1, keepdims=True), groups.shape).reshape(1, -1)
+
+    def __call__(self, x: Array) -> Array:
+        """Returns the normalised `[*dims, channels]` of one example."""
+        rows = x.reshape(-1, x.shape[-1])
+        # In two passes: E[x^2] - E[x]^2 cancels when the mean is large.
+        centred = rows - self._mean(rows)
+        inverse = jax.lax.rsqrt(self._mean(centred**2) + self.epsilon)
+        normal = centred * (inverse * self.scale[...][None])
+        return (normal + self.bias[...][None]).reshape(x.shape)
+
+
+class ResidualBlock(nnx.Module):
+    """Adds two convolutions of an image to it, conditioned on time, eq. (2).
+
+    Args:
+      channels_in: channels of the input.
+      channels: channels of the result; where they differ a dense layer per position adapts
+        the input.
+      time_features: length of the time embedding.
+      num_groups: groups of the normalisation, a divisor of both numbers of channels.
+      dropout_rate: probability of dropout before the last convolution, in [0, 1).
+      param_dtype: dtype of the parameters.
+      rngs: random streams of flax.
+
+    Example:
+      >>> options = {"time_features": 8, "num_groups": 4, "rngs": nnx.Rngs(0)}
+      >>> block = ResidualBlock(4, 4, **options)
+      >>> image = jnp.arange(36.0).reshape(3, 3, 4)
+      >>> bool((block(image, jnp.ones(8)) == image).all())  # starts as the identity
+      True
+
+    Reference:
+      Dhariwal and Nichol (2021), arXiv 2105.05233, section 3. [dhariwal2021diffusion]
+    """
+
+    def __init__(
+        self,
+        channels_in,
+        channels,
+        *,
+        time_features,
+        num_groups,
+        dropout_rate=0.0,
+        param_dtype=jnp.float32,
+        rngs,
+    ):
+        options = {"param_dtype": param_dtype, "rngs": rngs}
+        zeros = nnx.initializers.zeros
+        self.norm_in = GroupNorm(channels_in, num_groups=num_groups, **options)
+        self.conv_in = nnx.Conv(channels_in, channels, (3, 3), **options)
+        self.film = nnx.Linear(time_features, 2 * channels, **options)
+        self.norm_out = GroupNorm(channels, num_groups=num_groups, **options)
+        self.dropout = dropout(dropout_rate, rngs=rngs)
+        self.conv_out = nnx.Conv(channels, channels, (3, 3), kernel_init=zeros, **options)
+        if channels_in != channels:
+            self.adapt = nnx.Linear(channels_in, channels, **options)
+        else:
+            self.adapt = None
+
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        """Returns `[h, w, channels]` of one image and its time embedding."""
+        hidden = self.conv_in(jax.nn.silu(self.norm_in(x)))
+        scale, offset = jnp.split(self.film(embedding), 2)
+        normal = self.norm_out(hidden)
+        hidden = _at_every_position(1.0 + scale, x) * normal + _at_every_position(offset, x)
+        hidden = self.conv_out(self.dropout(jax.nn.silu(hidden)))
+        return hidden + (x if self.adapt is None else self.adapt(x))
+
+
+class Attention(nnx.Module):
+    """Adds self-attention over all positions of one example to it.
+
+    Args:
+      channels: size of the last axis.
+      num_heads: number of heads, a divisor of `channels`.
+      num_groups: groups of the normalisation in front, a divisor of `channels`.
+      param_dtype: dtype of the parameters.
+      rngs: random streams of flax.
+
+    Example:
+      >>> attention = Attention(4, num_heads=2, num_groups=2, rngs=nnx.Rngs(0))
+      >>> image = jnp.arange(36.0).reshape(3, 3, 4)
+      >>> bool((attention(image) == image).all())  # starts as the identity
+      True
+
+    Reference:
+      Vaswani et al. (2017), arXiv 1706.03762, eq. (1). [vaswani2017attention]
+    """
+
+    def __init__(self, channels, *, num_heads, num_groups, param_dtype=jnp.float32, rngs):
+        divisible(channels, num_heads=num_heads, num_groups=num_groups)
+        options = {"param_dtype": param_dtype, "rngs": rngs}
+        zeros = nnx.initializers.zeros
+        self.num_heads = num_heads
+        self.norm = GroupNorm(channels, num_groups=num_groups, **options)
+        self.project_in = nnx.Linear(channels, 3 * channels, **options)
+        self.project_out = nnx.Linear(channels, channels, kernel_init=zeros, **options)
+
+    def __call__(self, x: Array) -> Array:
+        """Returns `[*dims, channels]`, the input plus what its positions read of each other."""
+        size = x.shape[-1] // self.num_heads
+        tokens = self.project_in(self.norm(x)).reshape(-1, 3, self.num_heads, size)
+        query, key, value = tokens[:, 0], tokens[:, 1], tokens[:, 2]
+        scores = jnp.einsum("ihc,jhc->hij", query * size**-0.5, key)
+        read = jnp.einsum("hij,jhc->ihc", jax.nn.softmax(scores), value)
+        return x + self.project_out(read.reshape(x.shape))

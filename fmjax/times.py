@@ -1,0 +1,183 @@
+"""Laws of the training time: what `t` a flow matching loss is evaluated at.
+
+The loss is an integral over time, estimated with one t per example, so the law of t is a
+weighting of the integral and its stratification is a control of the variance. Time runs from
+noise at t = 0 to data at t = 1. Papers that put the noise at t = 1 draw `1 - t`; for a
+logit-normal law this flips the sign of the mean:
+
+    1 - sigmoid(m + s z) = sigmoid(-m - s z),  z ~ N(0, 1)                           (1)
+
+These functions see a batch axis: each takes a key and a shape, `(n,)` for one time per
+example, and returns times of the default float type.
+
+References:
+  Kingma et al. (2021), Variational Diffusion Models, arXiv 2107.00630 (stratification).
+  Esser et al. (2024), Scaling Rectified Flow Transformers, arXiv 2403.03206 (logit-normal).
+  Geng et al. (2025), Mean Flows for One-Step Generative Modeling, arXiv 2505.13447 (pairs).
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fmjax.types import Array, Key
+
+
+def uniform(key: Key, shape: tuple[int, ...], *, low: float = 0.0, high: float = 1.0) -> Array:
+    """Returns independent times, uniform on `[low, high)`.
+
+    Args:
+      key: PRNG key.
+      shape: shape of the result.
+      low: smallest time, may be attained.
+      high: upper end, never attained, not even by rounding: a path that is singular at t = 1
+        is safe with `high=1.0`.
+
+    Returns:
+      `[*shape]`, in `[low, high)`.
+
+    Raises:
+      ValueError: unless `0 <= low < high <= 1`, or if `shape` is not a tuple.
+
+    Example:
+      >>> t = uniform(jax.random.key(0), (1000,), low=0.5)
+      >>> bool(t.min() >= 0.5), bool(t.max() < 1.0), round(float(t.mean()), 1)
+      (True, True, 0.8)
+    """
+    _check_shape(shape)
+    if not 0.0 <= low < high <= 1.0:
+        message = f"uniform needs 0 <= low < high <= 1, got low {low} and high {high}."
+        raise ValueError(message)
+    t = jax.random.uniform(key, shape, minval=low, maxval=high)
+    # low + (high - low) u may round up to high.
+    low, high = jnp.asarray(low, t.dtype), jnp.asarray(high, t.dtype)
+    return jnp.minimum(t, jnp.nextafter(high, low))
+
+
+def stratified(key: Key, shape: tuple[int, ...]) -> Array:
+    """Returns equally spaced times with one random shift, in random order.
+
+    With n times, `t_k = (u + k / n) mod 1` for a single `u ~ U[0, 1)`. Each time is exactly
+    uniform on [0, 1), yet every interval of length 1/n holds one of them: the mean of t over
+    the batch has variance 1 / (12 n^2) instead of 1 / (12 n). The times are then permuted, so
+    that a time says nothing about the place in the batch, which matters when examples come
+    sorted or the batch is divided among devices. They are not independent of one another.
+
+    Args:
+      key: PRNG key.
+      shape: shape of the result; the strata run over all its entries.
+
+    Returns:
+      `[*shape]`, in [0, 1).
+
+    Raises:
+      ValueError: if `shape` is not a tuple.
+
+    Example:
+      >>> t = jnp.sort(stratified(jax.random.key(0), (5,)))
+      >>> [round(float(step), 5) for step in jnp.diff(t)]
+      [0.2, 0.2, 0.2, 0.2]
+
+    Reference:
+      Kingma et al. (2021), arXiv 2107.00630, its low-discrepancy sampler; the permutation is
+      ours. [kingma2021variational]
+    """
+    _check_shape(shape)
+    key_shift, key_order = jax.random.split(key)
+    n = math.prod(shape)
+    t = (jax.random.uniform(key_shift) + jnp.arange(n) / max(n, 1)) % 1.0
+    return jax.random.permutation(key_order, t).reshape(shape)
+
+
+def logit_normal(key: Key, shape: tuple[int, ...], *, mean: float = 0.0, std: float = 1.0) -> Array:
+    """Returns independent times `sigmoid(mean + std z)` with `z ~ N(0, 1)`.
+
+    The median is `sigmoid(mean)`: a positive mean favours the data end. A paper with noise at
+    t = 1 calls the same law by the mean of opposite sign, eq. (1).
+
+    Args:
+      key: PRNG key.
+      shape: shape of the result.
+      mean: mean of the logit of t.
+      std: standard deviation of the logit of t, positive.
+
+    Returns:
+      `[*shape]`, in the open interval (0, 1): where the sigmoid rounds to an end, the nearest
+      normal number inside is returned.
+
+    Raises:
+      ValueError: if `mean` is not finite, `std` not positive and finite, or `shape` not a tuple.
+
+    Example:
+      >>> t = logit_normal(jax.random.key(0), (10_000,), mean=0.4)
+      >>> round(float(jnp.median(t)), 1), round(float(jax.nn.sigmoid(0.4)), 1)
+      (0.6, 0.6)
+
+    Reference:
+      Esser et al. (2024), arXiv 2403.03206, section 3.1. [esser2024scaling]
+    """
+    _check_shape(shape)
+    if not (math.isfinite(mean) and 0.0 < std < math.inf):
+        message = f"logit_normal needs a finite mean and std > 0, got mean {mean} and std {std}."
+        raise ValueError(message)
+    t = jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
+    limits = jnp.finfo(t.dtype)
+    return jnp.clip(t, limits.tiny, 1.0 - limits.epsneg)
+
+
+def intervals(
+    key: Key,
+    shape: tuple[int, ...],
+    *,
+    sampler: Callable[[Key, tuple[int, ...]], Array] = uniform,
+    fraction_equal: float = 0.75,
+) -> tuple[Array, Array]:
+    """Returns pairs of times `(r, t)` with `t <= r` for MeanFlow training.
+
+    Two draws are sorted: t, where x lives, is the one nearer to the noise and r, where the
+    average velocity leads, the one nearer to the data. (The paper counts time from the data,
+    so there `r <= t`; the roles are the same.) Then r is set to t in a share of the pairs,
+    which there train the instantaneous velocity; t keeps its law, that of the smaller draw.
+
+    The share is stratified rather than tossed per pair: the number of equal pairs is within
+    one of `fraction_equal * n` in every batch and equals it on average, even for n = 1, so
+    batches do not differ in how they mix two losses of different size. Their places are random.
+
+    Args:
+      key: PRNG key.
+      shape: shape of each result.
+      sampler: `(key, shape) -> times`, the law of both draws; bind options with `partial`.
+      fraction_equal: share of the pairs with r = t, in [0, 1].
+
+    Returns:
+      `(r, t)`, each `[*shape]`, with `t <= r`.
+
+    Raises:
+      ValueError: if `fraction_equal` is outside [0, 1], or if `shape` is not a tuple.
+
+    Example:
+      >>> r, t = intervals(jax.random.key(0), (8,))
+      >>> int((r == t).sum()), bool((t <= r).all())
+      (6, True)
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, section 4. [geng2025mean]
+    """
+    _check_shape(shape)
+    if not 0.0 <= fraction_equal <= 1.0:
+        message = f"fraction_equal must lie in [0, 1], got {fraction_equal}: it is a share."
+        raise ValueError(message)
+    key_first, key_second, key_equal = jax.random.split(key, 3)
+    first, second = sampler(key_first, shape), sampler(key_second, shape)
+    t = jnp.minimum(first, second)
+    equal = stratified(key_equal, shape) < fraction_equal
+    return jnp.where(equal, t, jnp.maximum(first, second)), t
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless `shape` is a tuple or list, as a bare number is a common slip."""
+    if not isinstance(shape, tuple | list):
+        message = f"shape must be a tuple of ints, got {shape!r}: write (n,), or x1.shape[:1]."
+        raise ValueError(message)  # noqa: TRY004 (every static error of fmjax is a ValueError)

@@ -1,0 +1,287 @@
+"""One table of every public function, and what all of them must do.
+
+Per-example functions: run under `jit` and `vmap`; the vmapped result equals a Python loop, so
+no example depends on another; float32 in, float32 out; shapes (), (2,) and (4, 4, 3); traced
+once for equal shapes; finite gradients; a batched t raises the documented error. Batch
+functions run under `jit` and keep float32. A public function without a line here fails.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fmjax
+from fmjax import (
+    couplings,
+    divergence,
+    empirical,
+    likelihood,
+    losses,
+    metrics,
+    paths,
+    posterior,
+    predictions,
+    samplers,
+    times,
+    toy,
+    train,
+)
+
+PATH = paths.cosine()
+SHAPES = [(), (2,), (4, 4, 3)]
+
+
+def _field(x, t):
+    """A smooth velocity that mixes all entries of the state."""
+    return jnp.tanh(x) * (1 - t) + 0.1 * jnp.sum(x) * t
+
+
+def _average(x, r, t):
+    return _field(x, 0.5 * (r + t))
+
+
+class Case(NamedTuple):
+    """One per-example function: its arguments are made for a shape and a number of examples."""
+
+    call: Callable
+    arguments: str  # one letter each: x state, y another state, t time, b bank, k key
+    shared: str = ""  # letters that the batch has in common
+    grad: bool = True
+
+
+STATE, PAIR = ("xt", "xyt")
+PER_EXAMPLE = {
+    "paths.coefficients": Case(partial(paths.coefficients, PATH), "t"),
+    "paths.interpolate": Case(partial(paths.interpolate, PATH), PAIR),
+    **{
+        f"predictions.{kind.__name__}": Case(partial(kind, PATH), "t")
+        for kind in (
+            predictions.velocity, predictions.x1, predictions.x0, predictions.score, predictions.v
+        )
+    },
+    "predictions.target": Case(partial(predictions.target, predictions.velocity, PATH), PAIR),
+    "predictions.convert": Case(
+        partial(
+            predictions.convert, PATH, given=predictions.velocity, wanted=predictions.score
+        ),
+        PAIR,
+    ),
+    "divergence.exact": Case(lambda x, t: divergence.exact(lambda z: _field(z, t), x), STATE),
+    "divergence.chunked": Case(
+        lambda x, t: divergence.chunked(lambda z: _field(z, t), x, chunk_size=3), STATE
+    ),
+    "divergence.diagonal": Case(
+        lambda x, t: divergence.diagonal(lambda z: _field(z, t), x, chunk_size=3), STATE
+    ),
+    "divergence.hutchinson": Case(
+        lambda k, x, t: divergence.hutchinson(k, lambda z: _field(z, t), x, num_probes=2), "kxt"
+    ),
+    "empirical.weights": Case(partial(empirical.weights, PATH), "bxt", "b"),
+    "empirical.mean": Case(partial(empirical.mean, PATH, chunk_size=4), "bxt", "b"),
+    "empirical.velocity": Case(partial(empirical.velocity, PATH, chunk_size=4), "bxt", "b"),
+    "empirical.anchored_velocity": Case(
+        partial(empirical.anchored_velocity, PATH), "bxyt", "b"
+    ),
+    "empirical.covariance": Case(partial(empirical.covariance, PATH), "bxt", "b"),
+    "empirical.jacobian": Case(partial(empirical.jacobian, PATH), "bxt", "b"),
+    "empirical.divergence": Case(partial(empirical.divergence, PATH), "bxt", "b"),
+    "empirical.log_density": Case(partial(empirical.log_density, PATH), "bxt", "b"),
+    "posterior.mean": Case(partial(posterior.mean, _field, PATH), STATE),
+    "posterior.matvec": Case(
+        lambda x, y, t: posterior.matvec(_field, PATH, x, t, y), PAIR
+    ),
+    "posterior.gain": Case(partial(posterior.gain, _field, PATH), STATE),
+    "posterior.covariance": Case(partial(posterior.covariance, _field, PATH), STATE),
+    "posterior.diagonal": Case(partial(posterior.diagonal, _field, PATH), STATE),
+    "posterior.trace": Case(partial(posterior.trace, _field, PATH), STATE),
+    "losses.cfm": Case(partial(losses.cfm, _field, PATH), PAIR),
+    "samplers.fixed": Case(
+        lambda x, t: samplers.fixed(_field, x, t, 1.0, num_steps=3), STATE
+    ),
+    "samplers.adaptive": Case(lambda x, t: samplers.adaptive(_field, x, t, 1.0), STATE),
+    "samplers.trajectory": Case(
+        lambda x: samplers.trajectory(
+            _field, x, jnp.array([0.0, 0.3, 1.0]), solve=partial(samplers.fixed, num_steps=2)
+        ),
+        "x",
+    ),
+    "samplers.hybrid": Case(
+        lambda x: samplers.hybrid(
+            [_field, _field], [0.0, 0.5, 1.0], x, solve=partial(samplers.fixed, num_steps=2)
+        ),
+        "x",
+    ),
+    "samplers.few_step": Case(
+        lambda x, t: samplers.few_step(_average, x, [0.0, t, 1.0]), STATE
+    ),
+    "samplers.one_step": Case(partial(samplers.one_step, _average), "x"),
+    "likelihood.standard_normal": Case(partial(likelihood.standard_normal, scale=2.0), "x"),
+    "likelihood.log_prob": Case(
+        partial(
+            likelihood.log_prob, _field, solve=partial(samplers.fixed, num_steps=3)
+        ),
+        "x",
+    ),
+    "likelihood.bits_per_dim": Case(
+        lambda x: likelihood.bits_per_dim(x, 3, bin_width=0.5), "x"
+    ),
+    "couplings.squared_euclidean": Case(couplings.squared_euclidean, "xy"),
+    "metrics.gaussian_kernel": Case(metrics.gaussian_kernel(0.7), "xy"),
+}  # fmt: skip
+
+BATCH = {
+    "couplings.independent": lambda k, x, y: couplings.independent(k, x, y),
+    "couplings.minibatch_ot": lambda k, x, y: couplings.minibatch_ot(k, x, y),
+    "times.uniform": lambda k, x, y: times.uniform(k, (5,)),
+    "times.stratified": lambda k, x, y: times.stratified(k, (5,)),
+    "times.logit_normal": lambda k, x, y: times.logit_normal(k, (5,)),
+    "times.intervals": lambda k, x, y: times.intervals(k, (5,)),
+    "metrics.total_variation": lambda k, x, y: metrics.total_variation(x, y),
+    "metrics.wasserstein2": lambda k, x, y: metrics.wasserstein2(x, y),
+    "metrics.mmd": lambda k, x, y: metrics.mmd(x, y, kernel=metrics.gaussian_kernel(1.0)),
+    "metrics.frechet": lambda k, x, y: metrics.frechet(x, y),
+    "metrics.nearest_neighbor": lambda k, x, y: metrics.nearest_neighbor(x, y),
+    "metrics.pearson": lambda k, x, y: metrics.pearson(x[:, 0], y[:, 0]),
+    "metrics.spearman": lambda k, x, y: metrics.spearman(x[:, 0], y[:, 0]),
+}
+
+# These return paths, densities, functions or networks; their own tests take what they return
+# through jit, vmap and grad.
+MAKERS = {
+    "paths.linear",
+    "paths.cosine",
+    "paths.vp",
+    "paths.ve",
+    "toy.gaussian_mixture",
+    "toy.eight_gaussians",
+    "toy.checkerboard",
+    "toy.moons",
+    "train.init",
+    "train.make_step",
+    "models.functional",
+}
+
+
+def _arguments(case, shape, n=3):
+    """Returns n examples of every argument, stacked, but one of those that are shared."""
+    keys = dict(zip("xybk", jax.random.split(jax.random.key(1), 4), strict=True))
+    made = {
+        "x": jax.random.normal(keys["x"], (n, *shape)),
+        "y": jax.random.normal(keys["y"], (n, *shape)) + 0.5,
+        "t": jnp.linspace(0.2, 0.8, n),
+        "b": jax.random.gamma(keys["b"], 1.5, (7, *shape)),
+        "k": jax.random.split(keys["k"], n),
+    }
+    return [made[letter] for letter in case.arguments]
+
+
+def _axes(case):
+    return tuple(None if letter in case.shared else 0 for letter in case.arguments)
+
+
+def _one(case, arguments, i):
+    return [
+        a if letter in case.shared else a[i]
+        for letter, a in zip(case.arguments, arguments, strict=True)
+    ]
+
+
+def _numbers(tree):
+    return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+
+
+def test_the_table_is_complete():
+    public = set()
+    for name in fmjax._MODULES:
+        module = importlib.import_module(f"fmjax.{name}")
+        public |= {
+            f"{name}.{function}"
+            for function, value in vars(module).items()
+            if inspect.isfunction(value)
+            and value.__module__ == module.__name__
+            and not function.startswith("_")
+        }
+    assert public == {*PER_EXAMPLE, *BATCH, *MAKERS}
+
+
+@pytest.mark.parametrize("name", PER_EXAMPLE)
+def test_jit_vmap_loop_dtype_and_trace_count(name):
+    case = PER_EXAMPLE[name]
+    for shape in SHAPES:
+        arguments = _arguments(case, shape)
+        traces = []
+
+        def counted(*arguments, traces=traces):
+            traces.append(1)
+            return case.call(*arguments)
+
+        batched = jax.jit(jax.vmap(counted, in_axes=_axes(case)))
+        together = batched(*arguments)
+        batched(*arguments)
+        assert len(traces) == 1, "traced again for equal shapes"
+        one = jax.jit(case.call)
+        for i in range(3):
+            alone = one(*_one(case, arguments, i))
+            for a, b in zip(_numbers(alone), _numbers(together), strict=True):
+                assert a.dtype == jnp.float32
+                np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, case in PER_EXAMPLE.items() if "t" in case.arguments])
+def test_a_batched_time_raises_the_documented_error(name):
+    case = PER_EXAMPLE[name]
+    arguments = _one(case, _arguments(case, (2,)), 0)
+    arguments[case.arguments.index("t")] = jnp.full(3, 0.5)
+    if name.startswith("divergence."):
+        pytest.skip("takes a field of x alone; its time is the caller's")
+    with pytest.raises(ValueError, match=r"must be a scalar, got shape \(3,\).*jax\.vmap"):
+        case.call(*arguments)
+
+
+@pytest.mark.parametrize("name", PER_EXAMPLE)
+def test_gradients_are_finite(name):
+    case = PER_EXAMPLE[name]
+    arguments = _one(case, _arguments(case, (2,)), 1)
+    where = tuple(i for i, letter in enumerate(case.arguments) if letter != "k")
+
+    def total(*arguments):
+        return sum(jnp.sum(a**2) for a in _numbers(case.call(*arguments)))
+
+    grads = jax.jit(jax.grad(total, argnums=where))(*arguments)
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in grads)
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_batch_functions_run_under_jit_and_keep_float32(name):
+    x = jax.random.normal(jax.random.key(0), (6, 3))
+    y = jax.random.gamma(jax.random.key(1), 1.5, (6, 3))
+    plain = BATCH[name](jax.random.key(2), x, y)
+    jitted = jax.jit(BATCH[name])(jax.random.key(2), x, y)
+    assert all(a.dtype == jnp.float32 for a in _numbers(plain))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(jitted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "density",
+    [toy.eight_gaussians(), toy.checkerboard(), toy.moons()],
+    ids=["eight_gaussians", "checkerboard", "moons"],
+)
+def test_densities_run_under_jit_and_vmap(density):
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = jax.jit(jax.vmap(density.sample))(keys)
+    log_p = jax.jit(jax.vmap(density.log_prob))(x)
+    assert x.shape == (5, 2)
+    assert x.dtype == log_p.dtype == jnp.float32
+    np.testing.assert_allclose(density.log_prob(x[3]), log_p[3], rtol=1e-5)
+
+
+def test_importing_train_brings_its_types():
+    assert train.TrainState._fields == ("step", "params", "ema_params", "opt_state")

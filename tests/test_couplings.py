@@ -1,0 +1,178 @@
+"""Couplings against brute force, SciPy's assignment and the law of a random permutation."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from fmjax import couplings
+
+SHAPES = [(), (2,), (4, 4, 3)]
+# The search is compiled once per shape here, rather than at every call.
+minibatch_ot = jax.jit(couplings.minibatch_ot, static_argnames="cost")
+COUPLINGS = {"independent": couplings.independent, "minibatch_ot": minibatch_ot}
+both = pytest.mark.parametrize("coupling", COUPLINGS.values(), ids=COUPLINGS.keys())
+
+
+def batches(n, dims=(2,), seed=0):
+    """Noise, and data that are neither centred nor isotropic, with distinct rows."""
+    key_noise, key_data = jax.random.split(jax.random.key(seed))
+    x0 = jax.random.normal(key_noise, (n, *dims))
+    return x0, 1.5 + jnp.exp(jax.random.normal(key_data, (n, *dims)))
+
+
+def cost_matrix(x0, x1):
+    """Squared distances by NumPy, in float64, of every row of x0 with every row of x1."""
+    x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))
+    return ((x0[:, None] - x1[None]) ** 2).sum(-1)
+
+
+def total_cost(x0, x1):
+    return np.trace(cost_matrix(x0, x1))
+
+
+def rows(x):
+    """The rows as a sorted list, to compare them whatever their order."""
+    return sorted(np.asarray(x).reshape(len(x), -1).tolist())
+
+
+@both
+@pytest.mark.parametrize("dims", SHAPES, ids=str)
+def test_x0_is_permuted_and_x1_untouched(coupling, dims, key):
+    x0, x1 = batches(5, dims)
+    y0, y1 = coupling(key, x0, x1)
+    assert y0.dtype == y1.dtype == jnp.float32
+    np.testing.assert_array_equal(y1, x1)
+    assert rows(y0) == rows(x0)
+    assert not np.array_equal(y0, x0)
+
+
+def test_independent_draws_every_permutation_equally_often():
+    x = jnp.arange(3.0)
+    keys = jax.random.split(jax.random.key(0), 6000)
+    x0, _ = jax.vmap(lambda key: couplings.independent(key, x, x))(keys)
+    _, counts = np.unique(np.asarray(x0), axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(6000 * (1 / 6) * (5 / 6)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dims", SHAPES, ids=str)
+def test_ot_is_the_best_of_all_permutations(dims, seed):
+    x0, x1 = batches(5, dims, seed)
+    costs = cost_matrix(x0, x1)
+    best = min(costs[list(p), range(5)].sum() for p in itertools.permutations(range(5)))
+    y0, y1 = minibatch_ot(jax.random.key(seed), x0, x1)
+    np.testing.assert_allclose(total_cost(y0, y1), best, rtol=1e-6)
+
+
+def test_ot_agrees_with_scipy(key):
+    x0, x1 = batches(60)
+    costs = cost_matrix(x0, x1)
+    best = costs[scipy.optimize.linear_sum_assignment(costs)].sum()
+    y0, y1 = minibatch_ot(key, x0, x1)
+    np.testing.assert_allclose(total_cost(y0, y1), best, rtol=1e-6)
+    assert total_cost(y0, y1) < total_cost(*couplings.independent(key, x0, x1))
+
+
+@pytest.mark.usefixtures("x64")
+def test_ot_pairs_row_by_row_with_scipy_in_float64(key):
+    # Costs without ties have one optimal pairing.
+    x0, x1 = batches(60, ())
+    costs = cost_matrix(x0, x1)
+    noise, data = scipy.optimize.linear_sum_assignment(costs)
+    wanted = np.empty(60)
+    wanted[data] = np.asarray(x0)[noise]
+    y0, _ = minibatch_ot(key, x0, x1)
+    assert y0.dtype == jnp.float64
+    np.testing.assert_array_equal(y0, wanted)
+
+
+def test_ot_with_another_cost(key):
+    def wrapped(a, b):  # distance on a circle of length one: the order on the line is not optimal
+        distance = jnp.abs(a - b) % 1.0
+        return jnp.minimum(distance, 1.0 - distance)
+
+    x0, x1 = jax.random.uniform(key, (2, 20))
+    gap = np.abs(np.asarray(x0)[:, None] - np.asarray(x1)[None]) % 1
+    costs = np.minimum(gap, 1 - gap)
+    best = costs[scipy.optimize.linear_sum_assignment(costs)].sum()
+    y0, y1 = minibatch_ot(key, x0, x1, cost=wrapped)
+    np.testing.assert_allclose(jax.vmap(wrapped)(y0, y1).sum(), best, rtol=1e-5)
+    assert np.abs(np.sort(x0) - np.sort(x1)).sum() > 1.1 * best
+
+
+@pytest.mark.usefixtures("x64")
+def test_ot_on_the_line_sorts(key):
+    # For a convex cost of the difference the optimal pairing on the line is the monotone one.
+    # (In float32 two data points 1e-4 apart are a tie up to rounding.)
+    x0, x1 = batches(60, ())
+    y0, y1 = minibatch_ot(key, x0, x1)
+    order = jnp.argsort(y1)
+    np.testing.assert_array_equal(y0[order], jnp.sort(x0))
+
+
+def test_ties_are_broken_at_random():
+    # All data rows are equal, so every permutation is optimal and each must be as likely.
+    x0, x1 = jnp.arange(3.0), jnp.ones(3)
+    keys = jax.random.split(jax.random.key(0), 6000)
+    y0, _ = jax.vmap(lambda key: couplings.minibatch_ot(key, x0, x1))(keys)
+    _, counts = np.unique(np.asarray(y0), axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(6000 * (1 / 6) * (5 / 6)))
+
+
+def test_noise_depends_on_data_only_under_ot(key):
+    # The docstring's warning: x0 given x1 is no longer standard normal.
+    x0, x1 = batches(60, ())
+    pairings = couplings.independent(key, x0, x1), minibatch_ot(key, x0, x1)
+    correlation = [np.corrcoef(*pairing)[0, 1] for pairing in pairings]
+    assert abs(correlation[0]) < 5 / np.sqrt(60) < correlation[1]
+
+
+@both
+def test_jit_and_a_stack_of_minibatches(coupling):
+    x0, x1 = (x.reshape(3, 5, 2) for x in batches(15))
+    keys = jax.random.split(jax.random.key(1), 3)
+    y0, y1 = jax.jit(jax.vmap(coupling))(keys, x0, x1)
+    for i in range(3):
+        np.testing.assert_array_equal(y0[i], coupling(keys[i], x0[i], x1[i])[0])
+    np.testing.assert_array_equal(y1, x1)
+
+
+def test_derivative_follows_the_rows(key):
+    # d/dx0 sum(y0 * weights) is the weight of the place that each row was moved to.
+    x0, x1 = batches(5, ())
+    weights = jnp.arange(5.0)
+    y0, _ = minibatch_ot(key, x0, x1)
+    place = jnp.argsort(y0)[jnp.argsort(jnp.argsort(x0))]
+    gradient = jax.grad(lambda x: (minibatch_ot(key, x, x1)[0] * weights).sum())(x0)
+    np.testing.assert_array_equal(gradient, weights[place])
+
+
+@both
+@pytest.mark.parametrize(
+    ("shape0", "shape1"), [((4, 2), (5, 2)), ((4, 2), (4, 3)), ((4,), (4, 1)), ((), ())]
+)
+def test_unequal_batches_are_refused(coupling, shape0, shape1, key):
+    with pytest.raises(ValueError, match="must have one shape") as error:
+        coupling(key, jnp.zeros(shape0), jnp.zeros(shape1))
+    assert str(shape0) in str(error.value)
+    assert str(shape1) in str(error.value)
+
+
+def test_cost_must_be_a_scalar(key):
+    with pytest.raises(ValueError, match=r"scalar for one pair of examples, got shape \(2,\)"):
+        couplings.minibatch_ot(key, *batches(3), cost=jnp.subtract)
+
+
+def test_squared_euclidean_sums_all_entries():
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    wanted = np.linalg.norm(np.ravel(np.subtract(a, b))) ** 2
+    np.testing.assert_allclose(couplings.squared_euclidean(a, b), wanted, rtol=1e-6)
+    twice = partial(couplings.squared_euclidean, jnp.float32(3.0))
+    assert jax.grad(twice)(1.0) == -4.0  # by hand: 2 (1 - 3)

@@ -1,0 +1,81 @@
+"""Docstrings are complete and their examples run; the README's code runs; the links resolve."""
+
+import doctest
+import importlib
+import inspect
+import pathlib
+import re
+
+import pytest
+
+import fmjax
+
+ROOT = pathlib.Path(__file__).parents[1]
+MODULES = [f"fmjax.{name}" for name in fmjax._MODULES] + [
+    "fmjax._bank",
+    "fmjax._checks",
+    "fmjax.models.layers",
+    "fmjax.models.mlp",
+    "fmjax.models.unet",
+]
+
+
+def _public():
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for key, value in vars(module).items():
+            mine = getattr(value, "__module__", None) == name and not key.startswith("_")
+            if mine and (inspect.isfunction(value) or inspect.isclass(value)):
+                yield pytest.param(value, id=f"{name}.{key}")
+
+
+@pytest.mark.parametrize("name", ["fmjax", *MODULES])
+def test_examples_in_docstrings_run(name):
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("value", list(_public()))
+def test_docstrings_say_what_a_reader_needs(value):
+    text = inspect.getdoc(value)
+    assert text, "no docstring"
+    if not inspect.isfunction(value) or "._" in value.__module__ or "layers" in value.__module__:
+        return
+    arguments = [name for name in inspect.signature(value).parameters if not name.startswith("_")]
+    if arguments:
+        section = text.split("Args:")[1].split("Returns:")[0]
+        missing = [
+            name for name in arguments if not re.search(rf"^\s*\*{{0,2}}{name}:", section, re.M)
+        ]
+        assert not missing, f"arguments without a word: {missing}"
+    assert "Returns:" in text
+    assert "Example:" in text
+    # A formula has a source, at the function or at the head of its module.
+    assert "Reference" in text + inspect.getdoc(inspect.getmodule(value))
+
+
+def test_every_reference_key_is_in_the_bibliography():
+    known = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "docs" / "references.bib").read_text(), re.M))
+    cited = set()
+    for path in (ROOT / "fmjax").rglob("*.py"):
+        for keys in re.findall(
+            r"\[([a-z]+\d{4}[a-z]*(?:;\s*[a-z]+\d{4}[a-z]*)*)\]", path.read_text()
+        ):
+            cited |= set(re.split(r";\s*", keys))
+    assert cited
+    assert cited <= known, f"cited but not listed: {sorted(cited - known)}"
+
+
+def test_the_code_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_links_between_the_pages_resolve():
+    pages = [ROOT / "README.md", ROOT / "experiments" / "README.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"

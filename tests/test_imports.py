@@ -1,0 +1,118 @@
+"""The floors of the house, the public names, and what `import fmjax` may cost."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import fmjax
+
+ROOT = pathlib.Path(fmjax.__file__).parent
+
+# A module may import fmjax modules of a lower floor only.
+FLOORS = [
+    {"types"},
+    {"_checks"},
+    set("paths divergence couplings times samplers metrics toy train models".split()),
+    {"predictions", "likelihood", "_bank"},
+    {"empirical", "posterior"},
+    {"losses"},
+]
+FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+# Who may import what beside jax, numpy and the standard library.
+ALLOWED = {
+    "chex": {"_checks"},
+    "diffrax": {"samplers"},
+    "flax": {"models"},
+    "optax": {"train", "couplings", "metrics"},
+}
+EXPERIMENTS = {
+    "orbax": {"loop"},
+    "tensorflow_datasets": {"prepared"},
+}
+
+
+def _files():
+    return sorted(ROOT.rglob("*.py"))
+
+
+def _module(path):
+    """Returns `models` for every file of the sub-package, else the file's own name."""
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor"
+            if node.module == "fmjax":
+                yield from (f"fmjax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_import_lower_floors_only(path):
+    module = _module(path)
+    if module == "__init__":
+        assert not [name for name in _imports(path) if name.startswith("fmjax")]
+        return
+    for name in _imports(path):
+        top, *rest = name.split(".")
+        if top == "fmjax":
+            lower = rest[0]
+            same_package = lower == module == "models"
+            assert same_package or FLOOR[lower] < FLOOR[module], f"{module} imports {lower}"
+        elif top in ALLOWED:
+            assert module in ALLOWED[top], f"{module} imports {top}"
+        else:
+            assert top in {"jax", "numpy"} | sys.stdlib_module_names, f"{module} imports {top}"
+
+
+def test_experiments_never_import_one_another():
+    folder = ROOT.parent / "experiments"
+    shared = {"cli", "data", "loop", "prepared", "record"}
+    for path in folder.glob("*.py"):
+        for name in _imports(path):
+            if name.startswith("experiments."):
+                assert name.split(".")[1] in shared, f"{path.name} imports {name}"
+            top = name.split(".")[0]
+            if top in EXPERIMENTS and path.stem not in {"__init__"}:
+                assert path.stem in EXPERIMENTS[top], f"{path.name} imports {top}"
+
+
+def test_import_fmjax_is_light():
+    heavy = "diffrax", "flax", "orbax", "tensorflow_datasets", "optax", "matplotlib", "sklearn"
+    code = (
+        "import sys, fmjax\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+        "fmjax.paths.linear()\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert done.stdout.split() == ["[]", "[]"]
+
+
+def test_every_public_module_loads_on_first_use_and_is_listed():
+    for name in fmjax._MODULES:
+        assert getattr(fmjax, name).__name__ == f"fmjax.{name}"
+    assert set(fmjax._MODULES) <= set(dir(fmjax))
+    on_disk = {p.stem for p in ROOT.glob("*.py")} | {"models"}
+    assert set(fmjax._MODULES) == {name for name in on_disk if not name.startswith("_")}
+
+
+def test_a_wrong_module_name_is_answered_with_the_right_ones():
+    with pytest.raises(AttributeError, match=r"no attribute 'sampler'.*samplers"):
+        _ = fmjax.sampler
+
+
+def test_the_installed_version_is_the_one_in_the_code():
+    from importlib.metadata import version
+
+    assert version("fmjax") == fmjax.__version__

@@ -1,0 +1,89 @@
+"""Prediction rows and conversions; all pairs are in `tests/measurements.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmjax import paths, predictions
+
+
+def test_targets_of_a_pair_by_hand():
+    # Linear path at t = 0.25: alpha = 0.25, sigma = 0.75, derivatives 1 and -1.
+    x0, x1 = jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
+    expected = {
+        predictions.velocity: x1 - x0,
+        predictions.x1: x1,
+        predictions.x0: x0,
+        predictions.score: -x0 / 0.75,
+        predictions.v: 0.25 * x0 - 0.75 * x1,
+    }
+    for kind, truth in expected.items():
+        ours = predictions.target(kind, paths.linear(), x0, x1, 0.25)
+        np.testing.assert_allclose(ours, truth, rtol=1e-6, err_msg=kind.__name__)
+
+
+def test_velocity_target_is_the_time_derivative_of_the_path():
+    x0, x1 = jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
+    for path in (paths.linear(0.1), paths.cosine(), paths.vp(), paths.ve(0.1, 5.0)):
+        move = lambda t, path=path: paths.interpolate(path, x0, x1, t)
+        ours = predictions.target(predictions.velocity, path, x0, x1, 0.4)
+        np.testing.assert_allclose(ours, jax.jacfwd(move)(0.4), rtol=1e-5)
+
+
+def test_score_target_is_the_gradient_of_the_conditional_log_density():
+    path, x0, x1 = paths.cosine(), jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
+    log_density = lambda x: -0.5 * jnp.sum((x - path.alpha(0.4) * x1) ** 2) / path.sigma(0.4) ** 2
+    x = paths.interpolate(path, x0, x1, 0.4)
+    ours = predictions.target(predictions.score, path, x0, x1, 0.4)
+    np.testing.assert_allclose(ours, jax.grad(log_density)(x), rtol=1e-5)
+
+
+def test_a_kind_of_ones_own_is_a_function_of_two_numbers():
+    difference = lambda path, t: (jnp.ones_like(t), -jnp.ones_like(t))  # x1 - x0
+    x0, x1 = jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
+    path = paths.cosine()
+    x = paths.interpolate(path, x0, x1, 0.4)
+    made = predictions.convert(path, x1 - x0, x, 0.4, given=difference, wanted=predictions.x1)
+    np.testing.assert_allclose(made, x1, rtol=1e-5)
+
+
+def test_velocity_is_never_singular():
+    x = jnp.array([1.0, -2.0])
+    for t in (0.0, 1.0):
+        for path in (paths.linear(), paths.cosine()):
+            for wanted in (predictions.x1, predictions.x0):
+                made = predictions.convert(
+                    path, 2 * x, x, t, given=predictions.velocity, wanted=wanted
+                )
+                assert bool(jnp.all(jnp.isfinite(made)))
+
+
+def test_float32_error_of_all_pairs_is_a_few_units_in_the_last_place_times_conditioning(x64):
+    kinds = (
+        predictions.velocity, predictions.x1, predictions.x0, predictions.score, predictions.v
+    )  # fmt: skip
+    x0, x1 = jax.random.normal(jax.random.key(0), (2, 64)) + 0.5
+    worst = 0.0
+    for path in (paths.linear(), paths.cosine(), paths.vp()):
+        for t in (0.05, 0.5, 0.9):
+            x = paths.interpolate(path, x0, x1, t)
+            for given in kinds:
+                for wanted in kinds:
+                    value = predictions.target(given, path, x0, x1, t).astype(jnp.float32)
+                    made = predictions.convert(
+                        path, value, x.astype(jnp.float32), jnp.float32(t),
+                        given=given, wanted=wanted,
+                    )  # fmt: skip
+                    truth = predictions.target(wanted, path, x0, x1, t)
+                    error = jnp.linalg.norm(made - truth) / jnp.linalg.norm(truth)
+                    worst = max(worst, float(error))
+    assert worst < 1e-4, worst
+
+
+def test_shapes_that_differ_are_named():
+    with pytest.raises(ValueError, match=r"value \(3,\), x \(2,\)"):
+        predictions.convert(
+            paths.linear(), jnp.zeros(3), jnp.zeros(2), 0.5,
+            given=predictions.velocity, wanted=predictions.x1,
+        )  # fmt: skip
