@@ -122,7 +122,7 @@ def minibatch_ot(
             "it takes two arrays without the batch axis; sum over all of theirs."
         )
         raise ValueError(message)
-    # The search is a while loop, which has no reverse mode; the permutation is constant anyway.
+    # The permutation is constant almost everywhere: its search need not carry derivatives.
     rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
     order = jnp.zeros_like(rows).at[columns].set(rows)
     return x0[order], x1

@@ -61,7 +61,7 @@ def wasserstein2(x: Array, y: Array) -> Array:
     _check_samples(x, y)
     _check_equal(x, y)
     costs = jax.lax.map(lambda a: jax.vmap(partial(_squared_distance, a))(y), x)
-    # The search, a while loop, has no reverse mode; the best pairing is constant anyway.
+    # The best pairing is constant almost everywhere: its search need not carry derivatives.
     rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
     return jnp.sqrt(jnp.mean(costs[rows, columns]))
 

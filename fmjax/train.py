@@ -60,7 +60,8 @@ def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step.
 
     Every array is copied: a jitted step that donates its state needs distinct buffers, and
-    must not delete the caller's parameters.
+    must not delete the caller's parameters. Weakly typed ones, such as `jnp.array(1.0)`, get
+    their dtype for good: they would lose the mark on the way, and the step be traced again.
 
     Args:
       params: the parameters, any pytree of floating arrays.
@@ -74,8 +75,14 @@ def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
       >>> int(state.step), state.ema_params["w"].tolist()
       (0, [1.0, 2.0])
     """
+    params = jax.tree.map(_own, params)
     state = TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
-    return jax.tree.map(jnp.copy, state)
+    return jax.tree.map(_own, state)
+
+
+def _own(leaf: Array) -> Array:
+    """Returns a copy in a buffer of its own, of the same dtype and never weakly typed."""
+    return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
 
 
 def make_step(

@@ -16,6 +16,15 @@ from fmjax import models, train
 from fmjax.models import layers, mlp, unet
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly():
+    """These tests compile networks far longer than they run them."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def filled(params):
     """Parameters away from the zero initialisation, where every output would be zero.
 
@@ -178,10 +187,10 @@ def test_params_are_nested_dicts_of_arrays_with_string_keys(name):
     visit(params)
 
 
-@NETWORKS
-def test_output_starts_at_exactly_zero_and_depends_on_x_and_t_later(name):
+@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("unet", {"channels": (4, 4)})])
+def test_output_starts_at_exactly_zero_and_depends_on_x_and_t_later(name, options):
     shape, make = MAKERS[name]
-    apply, params = models.functional(make(rngs=nnx.Rngs(0)))
+    apply, params = models.functional(make(rngs=nnx.Rngs(0), **options))
     apply = jax.jit(apply)
     x = example(shape)
     assert apply(params, x, 0.3).shape == shape
@@ -194,12 +203,15 @@ def test_output_starts_at_exactly_zero_and_depends_on_x_and_t_later(name):
 @NETWORKS
 def test_function_equals_the_module(name):
     shape, make = MAKERS[name]
-    module = make(rngs=nnx.Rngs(0), dropout=0.5)
-    nnx.update(module, jax.tree.map(lambda leaf: leaf + 0.1, nnx.state(module, nnx.Param)))
+    module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0), dropout=0.5))
     apply, params = models.functional(module)
+    params = filled(params)
+    state = nnx.state(module, nnx.Param)
+    nnx.replace_by_pure_dict(state, params)
+    nnx.update(module, state)
     module.eval()
-    expected = module(example(shape), 0.3)
-    assert abs(expected).max() > 0.0
+    expected = jax.jit(lambda x, t: module(x, t))(example(shape), 0.3)
+    assert abs(expected).max() > 0.1
     value = jax.jit(apply)(params, example(shape), 0.3)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
@@ -213,34 +225,40 @@ def test_two_times(name):
     assert abs(forward - backward).max() > 1e-4
 
 
-TRAINING = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+# What training mode computes contains what evaluation does, so the U-Net is compiled once.
+TRAINING = pytest.mark.parametrize(
+    ("name", "training"),
+    [("mlp", False), ("mlp_matrix", True), ("unet", True)],
+    ids=["mlp", "mlp_matrix_training", "unet_training"],
+)
 
 
-@NETWORKS
 @TRAINING
 def test_derivatives_agree_with_one_another_and_with_differences(name, training, key, x64):
     shape, make = MAKERS[name]
     apply, params = parts(make, dropout=0.3, param_dtype=jnp.float64)
-    x, t = example(shape).astype(jnp.float64), jnp.float64(0.3)
+    x, direction = (example(shape, seed).astype(jnp.float64) for seed in (0, 3))
     options = {"key": key} if training else {}
-    field = jax.jit(lambda x: apply(params, x, t, **options))
-    value, linear = jax.linearize(field, x)
+
+    @jax.jit
+    def derivatives(params, t):
+        field = lambda x: apply(params, x, t, **options)
+        value, linear = jax.linearize(field, x)
+        columns = jax.vmap(linear)(jnp.eye(x.size).reshape(x.size, *shape))
+        return value, columns, jax.jacfwd(field)(x)
+
+    value, columns, jacobian = derivatives(params, jnp.float64(0.3))
     assert value.dtype == jnp.float64
-    columns = jax.vmap(linear)(jnp.eye(x.size).reshape(x.size, *shape))
-    jacobian = jax.jacfwd(field)(x)
-    np.testing.assert_allclose(
-        columns.reshape(x.size, -1).T, jacobian.reshape(x.size, x.size), atol=1e-12
-    )
-    np.testing.assert_allclose(jax.jacrev(field)(x), jacobian, atol=1e-12)
-    direction = example(shape, seed=3).astype(jnp.float64)
-    _, tangent = jax.jvp(field, (x,), (direction,))
-    step = 1e-5
-    difference = (field(x + step * direction) - field(x - step * direction)) / (2 * step)
+    jacobian = jacobian.reshape(x.size, x.size)
+    np.testing.assert_allclose(columns.reshape(x.size, -1).T, jacobian, atol=1e-12)
+    tangent = (jacobian @ direction.ravel()).reshape(shape)
+    run = jax.jit(lambda x: apply(params, x, 0.3, **options))
+    step = 1e-5 * direction
+    difference = (run(x + step) - run(x - step)) / 2e-5
     np.testing.assert_allclose(tangent, difference, rtol=1e-6, atol=1e-8)
     assert abs(tangent).max() > 1e-3
 
 
-@NETWORKS
 @TRAINING
 def test_batch_equals_a_loop_and_examples_do_not_see_one_another(name, training, key):
     shape, apply, params = build(name, dropout=0.3)
@@ -308,18 +326,8 @@ def test_each_call_starts_from_its_key_alone(key):
     np.testing.assert_array_equal(*calls)
 
 
-def test_gradients_are_finite_and_reach_every_parameter(key):
-    for name in MAKERS:
-        shape, apply, params = build(name, dropout=0.1)
-        x = example(shape)
-        total = jax.jit(lambda p, x=x, apply=apply: (apply(p, x, 0.3, key=key) ** 2).sum())
-        for path, gradient in jax.tree.leaves_with_path(jax.grad(total)(params)):
-            assert jnp.isfinite(gradient).all(), (name, path)
-            assert gradient.any(), (name, path)
-
-
 def test_float64_parameters_give_float64_and_the_same_values(x64):
-    for shape, make in MAKERS.values():
+    for shape, make in (MAKERS["mlp"], MAKERS["unet"]):
         apply, params = parts(make, param_dtype=jnp.float64)
         apply = jax.jit(apply)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float64")}
@@ -415,31 +423,38 @@ def test_wrong_shapes_and_times_are_named(name):
 )
 def test_wrong_options_are_named(make, message):
     with pytest.raises(ValueError, match=message):
-        make(rngs=nnx.Rngs(0))
+        nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
 
 
 # The U-Net's sizes and price.
 
 
-@pytest.mark.parametrize(
-    "shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (7, 10, 2), (1, 3, 1)], ids=str
-)
-def test_unet_takes_any_size(shape):
-    make = partial(models.UNet, shape, channels=(4, 4, 8), num_groups=2, num_heads=2)
-    apply, params = parts(make)
-    value = jax.jit(apply)(params, example(shape), 0.3)
+def tiny_unet(shape):
+    return parts(partial(models.UNet, shape, channels=(4, 4, 8), num_groups=2, num_heads=2))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (9, 33, 2)], ids=str)
+def test_unet_accepts_any_size(shape):
+    apply, params = tiny_unet(shape)
+    value = jax.eval_shape(apply, params, jnp.zeros(shape), 0.3)
     assert value.shape == shape
+    assert value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(7, 10, 2), (1, 3, 1)], ids=str)
+def test_unet_writes_every_pixel_of_an_odd_image(shape):
+    apply, params = tiny_unet(shape)
+    value = jax.jit(apply)(params, example(shape), 0.3)
+    assert jnp.isfinite(value).all()
     assert (abs(value) > 0.0).all()
 
 
-def test_unet_sees_the_whole_image_and_finely():
-    """A pixel's change reaches the far corner, and is felt most beside the pixel."""
+def test_unet_sees_the_whole_image():
+    """The change of one pixel is felt everywhere, as attention at the coarsest level makes it."""
     shape, apply, params = build("unet")
     x = example(shape)
     changed = abs(apply(params, x.at[0, 0].add(1.0), 0.3) - apply(params, x, 0.3)).sum(-1)
-    assert changed[-1, -1] > 0.0
-    assert changed[:2, :2].max() == changed.max()
-    assert changed[:2, :2].mean() > 3.0 * changed[3:, 3:].mean()
+    assert (changed > 1e-4).all()
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2])
@@ -517,24 +532,32 @@ def test_mlp_learns_the_velocity_of_a_skewed_mixture(key):
     assert distance(state.ema_params) < distance(params) / 15.0
 
 
-def test_unet_fits_one_batch(key):
-    make = partial(models.UNet, (6, 6, 1), channels=(8, 8), num_groups=2, num_heads=2)
-    apply, params = models.functional(make(rngs=nnx.Rngs(0)))
-    x = jax.random.normal(key, (8, 6, 6, 1))
+@NETWORKS
+def test_training_fits_one_batch_and_moves_every_parameter(name, key):
+    """Adam leaves a parameter where it is only if its gradient is exactly zero."""
+    shape, apply, params = build(name, dropout=0.01)
+    x = jax.random.normal(key, (8, *shape))
     target = jnp.roll(x, 1, axis=1) - 0.5 * x + 0.3
     t = jnp.linspace(0.0, 1.0, 8)
 
-    def loss(params, *_):
-        return ((jax.vmap(partial(apply, params))(x, t) - target) ** 2).mean()
+    def loss(params, key, _):
+        field = lambda x, t, key: apply(params, x, t, key=key)
+        value = jax.vmap(field)(x, t, jax.random.split(key, 8))
+        return ((value - target) ** 2).mean()
 
     optimizer = optax.adam(1e-2)
     step = jax.jit(train.make_step(loss, optimizer))
     state = train.init(params, optimizer)
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         state, info = step(state, key, None)
+        assert jnp.isfinite(info.grad_norm)
         losses.append(float(info.loss))
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < 0.2 * losses[0]
+    for (path, before), after in zip(
+        jax.tree.leaves_with_path(params), jax.tree.leaves(state.params), strict=True
+    ):
+        assert (before != after).any(), jax.tree_util.keystr(path)
 
 
 # Networks of other libraries.

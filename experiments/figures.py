@@ -1,0 +1,152 @@
+"""The pictures of the image experiments, drawn to be shown in a talk.
+
+Images come as x in [-1, 1] and are shown as grey levels from 0 (black) to 1 (white), so a
+standard deviation or an error in x is halved before it is drawn.
+"""
+
+import os
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+_GREY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
+
+
+def save_all(
+    folder: os.PathLike, arrays: dict[str, Any], results: dict[str, Any], *, dataset: str
+) -> None:
+    """Writes uncertainty.png, calibration.png and samples.png into the folder.
+
+    Args:
+      folder: where to write; it is made if need be.
+      arrays: `samples` `[n, h, w, c]`, and `by_time`, from each time to the stacked output of
+        `uncertainty_images.measure`.
+      results: the numbers of the run, with one row of `uncertainty` for each time.
+      dataset: the name that the titles give to the images.
+    """
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    style = {"font.size": 13, "axes.titlesize": 13, "figure.dpi": 110}
+    with mpl.rc_context(style):
+        pictures = {
+            "uncertainty": uncertainty(arrays["by_time"], dataset=dataset),
+            "calibration": calibration(arrays["by_time"], results["uncertainty"]),
+            "samples": samples(arrays["samples"], dataset=dataset),
+        }
+        for name, figure in pictures.items():
+            with (folder / f"{name}.png").open("wb") as file:
+                figure.savefig(file, format="png", bbox_inches="tight")
+
+
+def _grey(x: np.ndarray) -> np.ndarray:
+    """Returns `[h, w]` or `[h, w, 3]` in [0, 1] for an image in [-1, 1]."""
+    shown = np.clip((np.asarray(x) + 1.0) / 2.0, 0.0, 1.0)
+    return shown[..., 0] if shown.shape[-1] == 1 else shown
+
+
+def _over_channels(squares: np.ndarray) -> np.ndarray:
+    """Returns `[h, w]`, the root of the mean of squares over channels, in grey levels."""
+    return np.sqrt(np.maximum(squares, 0.0).mean(axis=-1)) / 2.0
+
+
+def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) -> Figure:
+    """Returns the maps of one image: a column for each time, a row for each quantity.
+
+    In each column the two lower maps share one scale, printed under it, so that the predicted
+    deviation can be held against the error that was made.
+
+    Args:
+      by_time: from each time to the stacked output of `uncertainty_images.measure`.
+      dataset: the name for the title.
+    """
+    times, which = list(by_time), _typical(by_time)
+    rows = (
+        "held-out\nimage",
+        "noised\nimage",
+        "posterior\nmean",
+        "predicted\nstd. dev.",
+        "actual\n|error|",
+    )
+    figure = Figure(figsize=(2.1 * len(times) + 1.2, 11.0), layout="constrained")
+    axes = figure.subplots(len(rows), len(times), squeeze=False)
+    for column, t in enumerate(times):
+        one = {name: values[which] for name, values in by_time[t].items()}
+        deviation = _over_channels(one["variance"])
+        error = _over_channels((one["image"] - one["mean"]) ** 2)
+        top = max(float(deviation.max()), float(error.max()))
+        for row, name in enumerate(("image", "noised", "mean")):
+            axes[row, column].imshow(_grey(one[name]), **_GREY)
+        for row, values in ((3, deviation), (4, error)):
+            drawn = axes[row, column].imshow(values, cmap="magma", vmin=0.0, vmax=top)
+        bar = figure.colorbar(drawn, ax=axes[4, column], location="bottom", shrink=0.9)
+        bar.set_ticks([0.0, top], labels=["0", f"{top:.2f}"])
+        axes[0, column].set_title(f"t = {t:g}")
+    for row, label in enumerate(rows):
+        axes[row, 0].set_ylabel(label)
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+    figure.suptitle(
+        f"Uncertainty of a held-out image ({dataset}) from the velocity's Jacobian\n"
+        "noise at t = 0, data at t = 1; maps in grey levels (0 black, 1 white)"
+    )
+    return figure
+
+
+def _typical(by_time: dict[float, dict[str, np.ndarray]]) -> int:
+    """Returns the image whose uncertainty at the middle time is the median of all."""
+    middle = list(by_time)[len(by_time) // 2]
+    return int(np.argsort(by_time[middle]["uncertainty"])[len(by_time[middle]["uncertainty"]) // 2])
+
+
+def calibration(
+    by_time: dict[float, dict[str, np.ndarray]], rows: list[dict[str, float]]
+) -> Figure:
+    """Returns U against the squared error of every image, one panel for each time.
+
+    Args:
+      by_time: from each time to the stacked output of `uncertainty_images.measure`.
+      rows: the table's row for each time, in the same order.
+    """
+    figure = Figure(figsize=(3.3 * len(rows), 4.8), layout="constrained")
+    axes = figure.subplots(1, len(rows), squeeze=False)[0]
+    for ax, (t, result), row in zip(axes, by_time.items(), rows, strict=True):
+        u, error = result["uncertainty"], result["error"]
+        ax.scatter(u, error, s=9, alpha=0.5, color="tab:purple", edgecolors="none")
+        across, up = (np.quantile(values, [0.005, 0.995]) for values in (u, error))
+        ax.set(xlim=across, ylim=(0.0, up[1]), xlabel="U = tr Cov")
+        ax.axline((u.mean(), u.mean()), slope=1.0, color="black", linewidth=1, label="error = U")
+        ax.plot(u.mean(), error.mean(), "o", color="tab:orange", markersize=9, label="means")
+        ax.set_title(
+            f"t = {t:g}\nmean error / mean U = {row['ratio']:.2f}\n"
+            f"Pearson {row['pearson']:.2f} (best {row['best_pearson']:.2f})"
+        )
+    axes[0].set_ylabel("squared error of the mean")
+    axes[0].legend(loc="lower right", fontsize=10)
+    figure.suptitle(
+        "Uncertainty against error, each held-out image a point (units of x in [-1, 1])"
+    )
+    return figure
+
+
+def samples(x: np.ndarray, *, dataset: str) -> Figure:
+    """Returns a sheet of samples.
+
+    Args:
+      x: `[n, h, w, c]`, in [-1, 1].
+      dataset: the name for the title.
+    """
+    least = int(np.ceil(np.sqrt(2 * len(x))))
+    full = [c for c in range(least, 2 * least) if len(x) % c == 0]  # no ragged last row
+    columns = full[0] if full else least
+    rows = int(np.ceil(len(x) / columns))
+    figure = Figure(figsize=(0.8 * columns, 0.8 * rows + 0.7), layout="constrained")
+    for ax in figure.subplots(rows, columns, squeeze=False).flat:
+        ax.axis("off")
+    for ax, image in zip(figure.axes, x, strict=False):
+        ax.imshow(_grey(image), **_GREY)
+    figure.suptitle(f"Samples of the flow trained on {dataset}")
+    return figure
