@@ -75,7 +75,6 @@ def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
       >>> int(state.step), state.ema_params["w"].tolist()
       (0, [1.0, 2.0])
     """
-    params = jax.tree.map(_own, params)
     state = TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
     return jax.tree.map(_own, state)
 
