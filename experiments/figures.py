@@ -56,7 +56,8 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     """Returns the maps of one image: a column for each time, a row for each quantity.
 
     In each column the two lower maps share one scale, printed under it, so that the predicted
-    deviation can be held against the error that was made.
+    deviation can be held against the error that was made; the top hundredth of the errors may
+    lie above the scale.
 
     Args:
       by_time: from each time to the stacked output of `uncertainty_images.measure`.
@@ -76,12 +77,13 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
         one = {name: values[which] for name, values in by_time[t].items()}
         deviation = _over_channels(one["variance"])
         error = _over_channels((one["image"] - one["mean"]) ** 2)
-        top = max(float(deviation.max()), float(error.max()))
+        # Single wrong pixels must not darken the rest: the scale ends at 99 % of the errors.
+        top = max(float(deviation.max()), float(np.quantile(error, 0.99)))
         for row, name in enumerate(("image", "noised", "mean")):
             axes[row, column].imshow(_grey(one[name]), **_GREY)
         for row, values in ((3, deviation), (4, error)):
             drawn = axes[row, column].imshow(values, cmap="magma", vmin=0.0, vmax=top)
-        bar = figure.colorbar(drawn, ax=axes[4, column], location="bottom", shrink=0.9)
+        bar = figure.colorbar(drawn, ax=axes[4, column], location="bottom", extend="max")
         bar.set_ticks([0.0, top], labels=["0", f"{top:.2f}"])
         axes[0, column].set_title(f"t = {t:g}")
     for row, label in enumerate(rows):

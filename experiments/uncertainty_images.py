@@ -17,18 +17,17 @@ Expect: E[error] / E[U] within 10 % of 1 on held-out digits for 0.1 <= t <= 0.9,
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 from flax import nnx
 
 import fmjax
-from experiments import cli, data, figures, loop
+from experiments import cli, data, evaluation, figures, loop
 from fmjax.types import Array, Key, PyTree, Velocity
 
 path = fmjax.paths.linear()  # section 3.1
@@ -115,6 +114,20 @@ def make_evaluate(apply: Callable[..., Array], images: data.Images) -> Callable[
     return lambda params, key: {"held_out_loss": float(held_out_loss(params))}  # noqa: ARG005
 
 
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Returns AdamW with clipping, a short warm-up and a cosine decay to a fiftieth."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=min(100, config.num_steps // 10),
+        decay_steps=config.num_steps,
+        end_value=config.learning_rate / 50,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=config.weight_decay)
+    )
+
+
 def measure(velocity: Velocity, x0: Array, x1: Array, t: Array) -> dict[str, Array]:
     """Returns the posterior of one noised image, and the error its mean makes."""
     x = fmjax.paths.interpolate(path, x0, x1, t)
@@ -130,39 +143,6 @@ def measure(velocity: Velocity, x0: Array, x1: Array, t: Array) -> dict[str, Arr
     }
 
 
-def summarise(t: float, result: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the row of the table for one time; never pooled over times, which inflates."""
-    uncertainty, error = result["uncertainty"], result["error"]
-    ratio = error.mean() / uncertainty.mean()
-    # Standard error of a ratio of means, by the delta method.
-    spread = np.std(error - ratio * uncertainty) / uncertainty.mean() / len(error) ** 0.5
-    return {
-        "t": t,
-        "mean_error": float(error.mean()),
-        "mean_uncertainty": float(uncertainty.mean()),
-        "ratio": float(ratio),
-        "ratio_standard_error": float(spread),
-        "pearson": float(fmjax.metrics.pearson(uncertainty, error)),
-        "spearman": float(fmjax.metrics.spearman(uncertainty, error)),
-        # The correlation of the exact U with the error, and the most any score can reach.
-        "best_pearson": float(uncertainty.std() / error.std()),
-        "negative_variances": float((result["variance"] < 0).mean()),
-    }
-
-
-def in_batches(batched: Callable[..., PyTree], *arrays: Array, size: int, label: str) -> PyTree:
-    """Returns a batched function of every example, a few at a time, with a progress bar."""
-    count = len(arrays[0])
-
-    def parts() -> Iterator[PyTree]:
-        for start in tqdm.tqdm(range(0, count, size), desc=label, unit="batch", leave=False):
-            # The last batch is filled up with earlier examples, so that one program serves all.
-            index = np.arange(start, start + size) % count
-            yield jax.device_get(batched(*(a[index] for a in arrays)))
-
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts())
-
-
 def log_likelihood(velocity: Velocity, config: Config, key: Key, x1: Array) -> Array:
     """Returns the log-density of one image in nats, by an adaptive solver."""
     divergence = fmjax.divergence.chunked
@@ -175,52 +155,52 @@ def log_likelihood(velocity: Velocity, config: Config, key: Key, x1: Array) -> A
 
 
 def evaluate(
-    velocity: Velocity, images: data.Images, config: Config
+    apply: Callable[..., Array], params: PyTree, images: data.Images, config: Config
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the numbers of the run, and the arrays its figures are drawn from."""
+    batched = functools.partial(evaluation.batched, apply, params)
     key_bins, key_noise, key_probe, key_sample = jax.random.split(jax.random.key(config.seed), 4)
     held_out = jnp.asarray(images.held_out[: max(config.num_uncertainty, config.num_likelihood)])
     x1 = data.dequantize(key_bins, held_out, images.levels)
     x0 = jax.random.normal(key_noise, x1.shape)
-    every = functools.partial(in_batches, size=config.eval_batch_size)
-    batched = lambda function, *bound: jax.jit(jax.vmap(functools.partial(function, *bound)))  # noqa: E731
+    every = functools.partial(evaluation.in_batches, size=config.eval_batch_size)
 
     noise = jax.random.normal(key_sample, (config.num_samples, *x1.shape[1:]))
     sample = functools.partial(fmjax.samplers.adaptive, rtol=1e-3, atol=1e-3)
-    arrays = {"samples": every(batched(sample, velocity), noise, label="samples"), "by_time": {}}
+    arrays = {"samples": every(batched(sample), noise, label="samples"), "by_time": {}}
 
     results = {"uncertainty": []}
-    measured, n = batched(measure, velocity), config.num_uncertainty
+    measured, n = batched(measure), config.num_uncertainty
     for t in config.times:
         result = every(measured, x0[:n], x1[:n], np.full(len(x1[:n]), t), label=f"t = {t}")
-        results["uncertainty"].append(summarise(t, result))
+        results["uncertainty"].append(evaluation.calibration(t, result))
         arrays["by_time"][t] = result
 
     n = config.num_likelihood
     if n:
         keys = jax.random.split(key_probe, len(x1[:n]))
-        density = batched(log_likelihood, velocity, config)
+        density = batched(log_likelihood, config)
         nats = every(density, keys, x1[:n], label="likelihood")
         width = data.bin_width(images.levels)
         bits = fmjax.likelihood.bits_per_dim(nats, x1[0].size, bin_width=width)
-        results["bits_per_dim"] = float(bits.mean())
-        results["bits_per_dim_standard_error"] = float(bits.std() / len(bits) ** 0.5)
+        probes = f"{config.likelihood_probes} Hutchinson probes for the"
+        results["likelihood"] = {
+            "bits_per_dim": float(bits.mean()),
+            "standard_error": float(bits.std() / len(bits) ** 0.5),
+            "how": f"{len(bits)} images, {probes if config.likelihood_probes else 'exact'} "
+            f"divergence, pixels of {images.levels} levels dequantised by uniform noise",
+        }
     return results, arrays
 
 
 def report(results: dict[str, Any], folder: os.PathLike) -> str:
     """Returns the summary that is printed at the end."""
-    lines = ["   t   E[error]     E[U]   E[error]/E[U]   Pearson   Spearman   best Pearson"]
-    lines += [
-        f" {row['t']:.2f}   {row['mean_error']:8.3f} {row['mean_uncertainty']:8.3f}"
-        f"    {row['ratio']:.3f} ± {row['ratio_standard_error']:.3f}  {row['pearson']:8.2f}"
-        f" {row['spearman']:10.2f} {row['best_pearson']:14.2f}"
-        for row in results["uncertainty"]
-    ]
-    if "bits_per_dim" in results:
+    lines = [evaluation.table(results["uncertainty"])]
+    if "likelihood" in results:
+        likelihood = results["likelihood"]
         lines.append(
-            f"held-out negative log-likelihood: {results['bits_per_dim']:.3f} ± "
-            f"{results['bits_per_dim_standard_error']:.3f} bits per dimension ({results['note']})"
+            f"held-out negative log-likelihood: {likelihood['bits_per_dim']:.3f} ± "
+            f"{likelihood['standard_error']:.3f} bits per dimension ({likelihood['how']})"
         )
     lines.append(f"everything is in {folder}: config.json, metrics.jsonl, results.json,")
     lines.append(
@@ -238,10 +218,13 @@ def _check(config: Config) -> None:
             "the data set's own, at 1 it is a point."
         )
         raise ValueError(message)
-    for name in ("num_uncertainty", "num_samples", "eval_batch_size"):
+    for name in ("num_steps", "num_uncertainty", "num_samples", "eval_batch_size"):
         if getattr(config, name) < 1:
             message = f"{name} must be at least 1, got {getattr(config, name)}."
             raise ValueError(message)
+    if config.tolerance <= 0:
+        message = f"tolerance must be positive, got {config.tolerance}: try 1e-3."
+        raise ValueError(message)
     for name in ("num_likelihood", "likelihood_probes"):
         if getattr(config, name) < 0:
             message = f"{name} must not be negative, got {getattr(config, name)}."
@@ -263,21 +246,11 @@ def main(config: Config) -> None:
         rngs=nnx.Rngs(config.seed),
     )
     apply, params = fmjax.models.functional(network)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0,
-        config.learning_rate,
-        min(100, config.num_steps // 10),
-        config.num_steps,
-        config.learning_rate / 50,
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=config.weight_decay)
-    )
     state = loop.fit(
         make_loss(apply, images.levels),
         params,
         data.batches(images.train, config.batch_size, seed=config.seed),
-        optimizer,
+        make_optimizer(config),
         make_evaluate(apply, images),
         workdir=folder,
         num_steps=config.num_steps,
@@ -286,13 +259,12 @@ def main(config: Config) -> None:
         eval_every=config.save_every,
         save_every=config.save_every,
     )
-    velocity = functools.partial(apply, state.ema_params)
-    results, arrays = evaluate(velocity, images, config)
-    divergence = f"{config.likelihood_probes} probes" if config.likelihood_probes else "exact"
-    results["note"] = (
-        f"{config.num_likelihood} images, {divergence} divergence, pixels of {images.levels} "
-        f"levels dequantised by uniform noise"
-    )
+    if jax.process_index() != 0:
+        return  # one process evaluates and writes
+    params = jax.device_get(state.ema_params)
+    # Near the noise the identity multiplies errors of the Jacobian: no TF32 or bfloat16 products.
+    with jax.default_matmul_precision("highest"):
+        results, arrays = evaluate(apply, params, images, config)
     loop.write_json(folder / "results.json", results)
     figures.save_all(folder / "figures", arrays, results, dataset=name)
     print(report(results, folder))

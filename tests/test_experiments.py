@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 import fmjax
-from experiments import cli, data, figures
+from experiments import cli, data, evaluation, figures
 from experiments import uncertainty_images as experiment
 from tests import oracles
 
@@ -55,7 +55,7 @@ def test_a_run_folder_holds_everything(run):
     assert all(np.isfinite(line["held_out_loss"]) for line in lines)
     results = _results(run)
     assert [row["t"] for row in results["uncertainty"]] == [0.3, 0.7]
-    assert np.isfinite(results["bits_per_dim"])
+    assert np.isfinite(results["likelihood"]["bits_per_dim"])
     for name in ("uncertainty", "calibration", "samples"):
         picture = matplotlib.image.imread(run / "figures" / f"{name}.png")
         assert min(picture.shape[:2]) > 100
@@ -148,7 +148,7 @@ def test_the_table_against_scipy_and_a_bootstrap():
     rng = np.random.default_rng(0)
     u = rng.gamma(3.0, 1.0, 4000).astype(np.float32)
     error = (u * rng.chisquare(5, 4000) / 5).astype(np.float32)  # E[error | u] = u
-    row = experiment.summarise(0.5, {"uncertainty": u, "error": error, "variance": u - 1.0})
+    row = evaluation.calibration(0.5, {"uncertainty": u, "error": error, "variance": u - 1.0})
     assert row["ratio"] == pytest.approx(error.mean() / u.mean(), rel=1e-5)
     assert row["pearson"] == pytest.approx(stats.pearsonr(u, error)[0], rel=1e-4)
     assert row["spearman"] == pytest.approx(stats.spearmanr(u, error)[0], rel=1e-4)
@@ -165,7 +165,7 @@ def test_batches_with_a_rest_give_every_example_once():
     x = jnp.arange(7.0)
     square = jax.jit(jax.vmap(lambda x: x**2))
     for size in (1, 3, 7, 10):
-        ours = experiment.in_batches(square, x, size=size, label="test")
+        ours = evaluation.in_batches(square, x, size=size, label="test")
         np.testing.assert_array_equal(ours, np.arange(7.0) ** 2)
 
 
@@ -205,7 +205,7 @@ def test_figures_take_colour_and_negative_variances(tmp_path):
     shape = (6, 5, 7, 3)
     result = {name: rng.normal(size=shape) for name in ("image", "noised", "mean", "variance")}
     result |= {name: rng.gamma(2.0, size=6) for name in ("uncertainty", "error")}
-    row = experiment.summarise(0.5, result)
+    row = evaluation.calibration(0.5, result)
     arrays = {"samples": rng.normal(size=(5, 5, 7, 3)), "by_time": {0.5: result}}
     figures.save_all(tmp_path / "figures", arrays, {"uncertainty": [row]}, dataset="noise")
     names = {path.name for path in (tmp_path / "figures").iterdir()}
@@ -226,13 +226,13 @@ def test_the_main_job_with_its_defaults(tmp_path):
     assert time.monotonic() - begin < 180
     results = _results(tmp_path / "run")
     assert all(abs(row["ratio"] - 1) < 0.1 for row in results["uncertainty"])
-    assert results["bits_per_dim"] < 2.05
+    assert results["likelihood"]["bits_per_dim"] < 2.05
 
 
 def test_every_experiment_is_in_the_table_of_the_readme():
     folder = pathlib.Path(experiment.__file__).parent
     table = (folder / "README.md").read_text()
-    shared = {"__init__", "cli", "data", "figures", "loop", "prepared", "record"}
+    shared = {"__init__", "cli", "data", "evaluation", "figures", "loop", "prepared", "record"}
     for path in folder.glob("*.py"):
         assert path.stem in shared or f"experiments.{path.stem}" in table
 

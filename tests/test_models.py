@@ -450,7 +450,7 @@ def test_unet_writes_every_pixel_of_an_odd_image(shape):
 
 
 def test_unet_sees_the_whole_image():
-    """The change of one pixel is felt everywhere, as attention at the coarsest level makes it."""
+    """The change of one pixel is felt everywhere, to the far corner."""
     shape, apply, params = build("unet")
     x = example(shape)
     changed = abs(apply(params, x.at[0, 0].add(1.0), 0.3) - apply(params, x, 0.3)).sum(-1)

@@ -30,7 +30,6 @@ from fmjax import _checks
 from fmjax.types import Array
 
 _FREQUENCIES = 32  # sines and as many cosines per time
-_MAX_FREQUENCY = 100.0
 
 
 def example(x: Array, times: tuple[Array, ...], *, shape: tuple[int, ...], num_times: int) -> None:
@@ -87,25 +86,16 @@ def divisible(channels: int, **parts: int) -> None:
 
 
 def dropout(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
-    """Returns a dropout layer after checking its rate.
-
-    Args:
-      rate: the probability of dropping an entry, in [0, 1).
-      rngs: random streams of flax.
-
-    Returns:
-      The layer; it multiplies what it keeps by `1 / (1 - rate)`, so the mean is unchanged.
-
-    Raises:
-      ValueError: if `rate` is outside [0, 1).
-    """
+    """Returns a layer that drops at `rate` in [0, 1), else ValueError, and keeps the mean."""
     if not 0.0 <= rate < 1.0:
         message = f"dropout must lie in [0, 1), got {rate}: it is the probability of dropping."
         raise ValueError(message)
     return nnx.Dropout(rate, rngs=rngs)
 
 
-def sinusoidal(t: Array, *, num_frequencies: int = 32, max_frequency: float = 100.0) -> Array:
+def sinusoidal(
+    t: Array, *, num_frequencies: int = _FREQUENCIES, max_frequency: float = 100.0
+) -> Array:
     """Returns sines and cosines of one time, eq. (1).
 
     Args:
@@ -162,9 +152,7 @@ class TimeEmbedding(nnx.Module):
         """Returns the vector `[features]` of the scalar times."""
         dtype = self.dense.kernel.dtype
         times = [jnp.asarray(_checks.time(t), dtype) for t in times]
-        options = {"num_frequencies": _FREQUENCIES, "max_frequency": _MAX_FREQUENCY}
-        embedded = [sinusoidal(t, **options) for t in times]
-        return jax.nn.silu(self.dense(jnp.concatenate(embedded)))
+        return jax.nn.silu(self.dense(jnp.concatenate([sinusoidal(t) for t in times])))
 
 
 class GroupNorm(nnx.Module):
@@ -257,10 +245,8 @@ class ResidualBlock(nnx.Module):
         self.norm_out = GroupNorm(channels, num_groups=num_groups, **options)
         self.dropout = dropout(dropout_rate, rngs=rngs)
         self.conv_out = nnx.Conv(channels, channels, (3, 3), kernel_init=zeros, **options)
-        if channels_in != channels:
-            self.adapt = nnx.Linear(channels_in, channels, **options)
-        else:
-            self.adapt = None
+        same = channels_in == channels
+        self.adapt = None if same else nnx.Linear(channels_in, channels, **options)
 
     def __call__(self, x: Array, embedding: Array) -> Array:
         """Returns `[h, w, channels]` of one image and its time embedding."""
@@ -295,11 +281,11 @@ class Attention(nnx.Module):
     def __init__(self, channels, *, num_heads, num_groups, param_dtype=jnp.float32, rngs):
         divisible(channels, num_heads=num_heads, num_groups=num_groups)
         options = {"param_dtype": param_dtype, "rngs": rngs}
-        zeros = nnx.initializers.zeros
         self.num_heads = num_heads
         self.norm = GroupNorm(channels, num_groups=num_groups, **options)
         self.project_in = nnx.Linear(channels, 3 * channels, **options)
-        self.project_out = nnx.Linear(channels, channels, kernel_init=zeros, **options)
+        options["kernel_init"] = nnx.initializers.zeros
+        self.project_out = nnx.Linear(channels, channels, **options)
 
     def __call__(self, x: Array) -> Array:
         """Returns `[*dims, channels]`, the input plus what its positions read of each other."""
