@@ -9,6 +9,10 @@ only the function:
 
 `nnx` is met in this sub-package alone. Nothing else needs it: any callable is a velocity, so a
 linen, equinox or hand-written network serves as well.
+
+Reference:
+  Heek et al. (2024), Flax: A neural network library and ecosystem for JAX,
+  github.com/google/flax.
 """
 
 from collections.abc import Callable
