@@ -149,14 +149,27 @@ def quantize(x: Array, levels: int) -> Array:
     return jax.numpy.clip((x + 1.0) * (levels / 2), 0, levels - 1).astype(jax.numpy.uint8)
 
 
+def shuffle(images: np.ndarray, *, seed: int) -> np.ndarray:
+    """Returns the images in random order: the first of a test set are often the easier ones."""
+    return images[np.random.default_rng([seed, len(images)]).permutation(len(images))]
+
+
+def fingerprint(images: Images) -> str:
+    """Returns a short text that changes with any pixel of the data set."""
+    parts = (images.train, images.held_out)
+    sums = (f"{zlib.crc32(np.ascontiguousarray(part).tobytes()):08x}" for part in parts)
+    sizes = f"{len(images.train)} + {len(images.held_out)} of {list(images.train.shape[1:])}"
+    return f"{sizes}, {images.levels} levels, crc32 {' '.join(sums)}"
+
+
 def bin_width(levels: int) -> float:
     """Returns the width of a pixel's bin in the units of x, eq. (1)."""
     return 2.0 / levels
 
 
 def _check_seed(seed: int) -> None:
-    if seed < 0:
-        message = f"seed must not be negative, got {seed}."
+    if not 0 <= seed < 2**32:
+        message = f"seed must be an integer from 0 to 2**32 - 1, got {seed}."
         raise ValueError(message)
 
 
@@ -226,6 +239,11 @@ def _checked(path: str, name: str, images: np.ndarray, levels: int, at_least: in
         wrong = f"must be uint8, got {images.dtype}: {convert}"
     elif images.ndim not in (3, 4) or 0 in images.shape[1:]:
         wrong = f"must have shape [n, h, w] or [n, h, w, c], got {list(images.shape)}"
+    elif images.ndim == 4 and images.shape[-1] not in (1, 3):
+        wrong = (
+            f"must have 1 or 3 channels in the last axis, got {list(images.shape)}: channels in "
+            "front move there by images.transpose(0, 2, 3, 1)"
+        )
     elif len(images) < at_least:
         wrong = f"must hold at least {at_least} images, got {len(images)}"
     elif images.max() >= levels:

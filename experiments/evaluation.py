@@ -9,7 +9,9 @@ U = tr Cov[x1 | x_t] as its conditional mean, whatever the state. So at each t
 
 which is also the best correlation that any function of the state can have with the error. Far
 from 1 in (1) the model is over- or underconfident; a correlation below (2) says that its U is
-wrong from state to state; and (2) above 1 can only come from a U that is mostly noise.
+wrong from state to state; above it, that U varies too little (or that few images were used: it
+is computed from the model's own U, so it is the ceiling of the exact U only as far as the model
+has learned it); and (2) above 1 can only come from a U that is mostly noise.
 Correlations are never pooled over t: error and U both fall with t, and pooling measures that.
 
 References:
@@ -17,7 +19,10 @@ References:
 """
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,15 +64,28 @@ def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label
     Returns:
       The tree of NumPy arrays `[n, ...]`.
     """
-    count = len(arrays[0])
+    count, options = len(arrays[0]), {"desc": label, "unit": "batch", "leave": False}
+    if not sys.stderr.isatty():
+        print(f"{label}: {count} images", file=sys.stderr, flush=True)
 
     def parts() -> Iterator[PyTree]:
-        for start in tqdm.tqdm(range(0, count, size), desc=label, unit="batch", leave=False):
+        # disable=None: no bar where stderr is no terminal.
+        for start in tqdm.tqdm(range(0, count, size), disable=None, **options):
             # The last batch is filled up with earlier examples, so that one program serves all.
             index = np.arange(start, start + size) % count
             yield jax.device_get(function(*(a[index] for a in arrays)))
 
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts())
+    try:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts())
+    except RuntimeError as error:
+        if "solver steps" not in str(error):
+            raise
+        message = (
+            f"{label}: the adaptive solver used up its steps, so the learned velocity is too rough "
+            "or not finite: train longer, or with a smaller learning rate, in another --workdir. "
+            "The checkpoints are kept."
+        )
+        raise ArithmeticError(message) from error
 
 
 def calibration(t: float, result: dict[str, np.ndarray]) -> dict[str, float]:
@@ -84,13 +102,14 @@ def calibration(t: float, result: dict[str, np.ndarray]) -> dict[str, float]:
     uncertainty, error = result["uncertainty"], result["error"]
     ratio = error.mean() / uncertainty.mean()
     # Standard error of a ratio of means, by the delta method.
-    spread = np.std(error - ratio * uncertainty) / uncertainty.mean() / len(error) ** 0.5
+    residual = np.std(error - ratio * uncertainty, ddof=1)
     return {
         "t": t,
+        "num_images": len(error),
         "mean_error": float(error.mean()),
         "mean_uncertainty": float(uncertainty.mean()),
         "ratio": float(ratio),
-        "ratio_standard_error": float(spread),
+        "ratio_standard_error": float(residual / uncertainty.mean() / len(error) ** 0.5),
         "pearson": float(fmjax.metrics.pearson(uncertainty, error)),
         "spearman": float(fmjax.metrics.spearman(uncertainty, error)),
         "best_pearson": float(uncertainty.std() / error.std()),
@@ -107,4 +126,27 @@ def table(rows: list[dict[str, float]]) -> str:
         f" {row['spearman']:10.2f} {row['best_pearson']:14.2f}"
         for row in rows
     ]
+    return "\n".join(lines)
+
+
+def report(results: dict[str, Any], folder: os.PathLike) -> str:
+    """Returns the summary that is printed at the end of a run.
+
+    Args:
+      results: rows of `calibration` as "uncertainty", and perhaps a "likelihood".
+      folder: the run folder.
+    """
+    count = results["uncertainty"][0]["num_images"]
+    lines = [f"uncertainty U of {count} held-out images against the error of the posterior mean"]
+    lines.append(table(results["uncertainty"]))
+    if "likelihood" in results:
+        likelihood = results["likelihood"]
+        lines.append(
+            f"held-out negative log-likelihood: {likelihood['bits_per_dim']:.3f} ± "
+            f"{likelihood['standard_error']:.3f} bits per dimension ({likelihood['how']})"
+        )
+    lines.append(f"everything is in {folder}: config.json, metrics.jsonl, results.json,")
+    lines.append(
+        "figures/uncertainty.png, figures/calibration.png, figures/samples.png, checkpoints/"
+    )
     return "\n".join(lines)

@@ -71,7 +71,7 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
         "predicted\nstd. dev.",
         "actual\n|error|",
     )
-    figure = Figure(figsize=(2.1 * len(times) + 1.2, 11.0), layout="constrained")
+    figure = Figure(figsize=(max(2.1 * len(times) + 1.2, 8.5), 11.0), layout="constrained")
     axes = figure.subplots(len(rows), len(times), squeeze=False)
     for column, t in enumerate(times):
         one = {name: values[which] for name, values in by_time[t].items()}
@@ -91,9 +91,11 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])
+    colours = by_time[times[0]]["image"].shape[-1]
+    unit = "grey levels" if colours == 1 else "colour levels, root mean square over channels"
     figure.suptitle(
         f"Uncertainty of a held-out image ({dataset}) from the velocity's Jacobian\n"
-        "noise at t = 0, data at t = 1; maps in grey levels (0 black, 1 white)"
+        f"noise at t = 0, data at t = 1; maps in {unit}, from 0 to 1"
     )
     return figure
 
@@ -113,13 +115,12 @@ def calibration(
       by_time: from each time to the stacked output of `uncertainty_images.measure`.
       rows: the table's row for each time, in the same order.
     """
-    figure = Figure(figsize=(3.3 * len(rows), 4.8), layout="constrained")
+    figure = Figure(figsize=(max(3.3 * len(rows), 9.0), 4.8), layout="constrained")
     axes = figure.subplots(1, len(rows), squeeze=False)[0]
     for ax, (t, result), row in zip(axes, by_time.items(), rows, strict=True):
         u, error = result["uncertainty"], result["error"]
         ax.scatter(u, error, s=9, alpha=0.5, color="tab:purple", edgecolors="none")
-        across, up = (np.quantile(values, [0.005, 0.995]) for values in (u, error))
-        ax.set(xlim=across, ylim=(0.0, up[1]), xlabel="U = tr Cov")
+        ax.set(xlabel="U = tr Cov", ylim=(0.0, 1.05 * error.max()))
         ax.axline((u.mean(), u.mean()), slope=1.0, color="black", linewidth=1, label="error = U")
         ax.plot(u.mean(), error.mean(), "o", color="tab:orange", markersize=9, label="means")
         ax.set_title(
@@ -145,7 +146,8 @@ def samples(x: np.ndarray, *, dataset: str) -> Figure:
     full = [c for c in range(least, 2 * least) if len(x) % c == 0]  # no ragged last row
     columns = full[0] if full else least
     rows = int(np.ceil(len(x) / columns))
-    figure = Figure(figsize=(0.8 * columns, 0.8 * rows + 0.7), layout="constrained")
+    size = max(0.8, 7.0 / columns)  # inches of one sample
+    figure = Figure(figsize=(size * columns, size * rows + 0.7), layout="constrained")
     for ax in figure.subplots(rows, columns, squeeze=False).flat:
         ax.axis("off")
     for ax, image in zip(figure.axes, x, strict=False):

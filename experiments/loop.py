@@ -14,6 +14,7 @@ so call it before anything touches a device.
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,31 +23,33 @@ import optax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from experiments import record
+from experiments import devices, record
 from fmjax import train
 from fmjax.types import Array, Key, PyTree
 
 _KEEP = 3  # checkpoints
 write_json = record.write_json
+make_mesh, shard = devices.make_mesh, devices.shard
 _norm = jax.jit(optax.tree.norm)
 
 
-def open_run(workdir: str | os.PathLike, config: Any) -> epath.Path:
+def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
     """Joins the hosts of a multi-host run, then creates or reopens the run folder.
 
     Args:
       workdir: the folder, made if it is not there; may be gs://.
       config: a dataclass, recorded in config.json.
+      **facts: what else makes the run what it is, such as the data; recorded and compared too.
 
     Returns:
       The folder.
 
     Raises:
-      ValueError: if the folder belongs to a run with another config; nothing is changed.
+      ValueError: if the folder holds another run; nothing is changed.
       OSError: if the folder cannot be written.
     """
-    _join_hosts()
-    return record.open_folder(workdir, config)
+    devices.join_hosts()
+    return record.open_folder(workdir, config, **facts)
 
 
 def fit(
@@ -100,6 +103,7 @@ def fit(
     with _open_checkpoints(folder / "checkpoints") as checkpoints:
         state = _restore(checkpoints, state, num_steps)
         start = int(state.step)
+        _announce(start, num_steps, folder)
         with contextlib.closing(record.Log(folder / "metrics.jsonl", start, num_steps)) as log:
             for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
                 state, info = step(state, key_train, shard(mesh, batch))
@@ -114,59 +118,18 @@ def fit(
                     values |= evaluate(state.ema_params, jax.random.fold_in(key_evaluate, done))
                 log.write(done, values)
                 if saving:
-                    checkpoints.save(done, args=ocp.args.StandardSave(state))
+                    with _failure_named(checkpoints):
+                        checkpoints.save(done, args=ocp.args.StandardSave(state))
+        with _failure_named(checkpoints):
+            checkpoints.wait_until_finished()
     return _ended(state, num_steps)
 
 
-def make_mesh() -> jax.sharding.Mesh:
-    """Returns all devices of all hosts along one axis, "data"."""
-    # jax's default, explicit axes, refuses vmap over a sharded batch beside freshly split keys.
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
-
-
-def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
-    """Returns the global batch, split over the devices, from this process's share of it.
-
-    Args:
-      mesh: from `make_mesh`.
-      batch: NumPy arrays `[n, *dims]`, n a multiple of the devices of this process.
-
-    Returns:
-      The same tree of jax arrays `[n * processes, *dims]`.
-
-    Raises:
-      ValueError: if n does not divide by the devices.
-    """
-    sharding = jax.NamedSharding(mesh, jax.P("data"))
-    for x in jax.tree.leaves(batch):
-        if len(x) % jax.local_device_count():
-            message = (
-                f"a batch of {len(x) * jax.process_count()} does not divide by the {mesh.size} "
-                f"devices: make the batch size a multiple of {mesh.size}."
-            )
-            raise ValueError(message)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
-
-
-def _join_hosts() -> None:
-    """Starts jax.distributed where the environment names several hosts, else does nothing."""
-    get = os.environ.get
-    workers = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES") or ""
-    tasks = max(int(get("SLURM_STEP_NUM_TASKS", 1)), int(get("OMPI_COMM_WORLD_SIZE", 1)))
-    address = get("JAX_COORDINATOR_ADDRESS") or get("MEGASCALE_COORDINATOR_ADDRESS")
-    several = bool(address) or tasks > 1 or "," in workers
-    if several and not jax.distributed.is_initialized():
-        count, index = get("JAX_NUM_PROCESSES"), get("JAX_PROCESS_ID")
-        jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(index) if index else None
-        )
-    if jax.process_count() > 1 and not jax.distributed.is_initialized():
-        message = (
-            f"this is one of {jax.process_count()} processes, but nothing tells how to join them: "
-            "set JAX_COORDINATOR_ADDRESS to host:port of process 0 in all of them."
-        )
-        raise RuntimeError(message)
+def _announce(start: int, num_steps: int, folder: epath.Path) -> None:
+    """Says on stderr where a run that was interrupted, or has ended, goes on."""
+    if start and jax.process_index() == 0:
+        what = "already trained" if start == num_steps else "continuing"
+        print(f"{what}: step {start} of {num_steps}, from {folder}", file=sys.stderr, flush=True)
 
 
 def _check_intervals(**numbers: int) -> None:
@@ -209,7 +172,11 @@ def _restore(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
     with _damage_named(checkpoints, folder):
-        return checkpoints.restore(step, args=ocp.args.StandardRestore(wanted))
+        state = checkpoints.restore(step, args=ocp.args.StandardRestore(wanted))
+        # The arrays carry no checksum; a flipped byte mostly shows in one of these.
+        if int(state.step) != step or not math.isfinite(float(_norm(state.params))):
+            raise FileNotFoundError("its numbers are not those that were saved")
+        return state
 
 
 @contextlib.contextmanager
@@ -225,6 +192,21 @@ def _damage_named(checkpoints: ocp.CheckpointManager, folder: epath.Path) -> Ite
             f"{older[-1] if older else 0}, or give another --workdir. Nothing was changed."
         )
         raise ValueError(message) from error
+
+
+@contextlib.contextmanager
+def _failure_named(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
+    """Turns whatever saving a checkpoint raises into one error that says what is left."""
+    try:
+        yield
+    except Exception as error:  # a full disk, permissions, a bucket out of reach
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        message = (
+            f"could not save a checkpoint in {checkpoints.directory} ({reason}): make room or "
+            "change its permissions, then run again; the saved steps are "
+            f"{checkpoints.all_steps() or 'none'}."
+        )
+        raise OSError(message) from error
 
 
 def _leaves(tree: PyTree) -> dict[str, str]:

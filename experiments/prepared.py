@@ -58,7 +58,7 @@ def require(module: str, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         message = (
             f"{what} needs {error.name}, which is not installed: "
-            'pip install "fmjax[experiments]" (in a checkout: pip install -e ".[experiments]").'
+            'in the checkout, pip install -e ".[experiments]".'
         )
         raise ModuleNotFoundError(message, name=error.name) from error
 
@@ -87,7 +87,7 @@ def _prepare(tfds: ModuleType, name: str, root: Any) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         message = (
             f"{missing}, and preparing a download needs TensorFlow: "
-            'pip install "fmjax[prepare]" (in a checkout: pip install -e ".[prepare]"), give '
+            'in the checkout, pip install -e ".[prepare]", give '
             f"--data-dir, a folder where {name} is prepared, {_OTHERWISE}."
         )
         raise ModuleNotFoundError(message, name="tensorflow")

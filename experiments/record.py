@@ -24,19 +24,21 @@ _PLACES = ("workdir", "data_dir")  # where things lie: recorded, but no part of 
 _QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no terminal
 
 
-def open_folder(workdir: str | os.PathLike, config: Any) -> epath.Path:
+def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
     """Creates or reopens a run folder.
 
     Args:
       workdir: the folder, made if it is not there; may be gs://.
       config: a dataclass, recorded in config.json. The fields `workdir` and `data_dir` are
         recorded but may change from call to call.
+      **facts: what else makes the run what it is, recorded and compared like the options.
 
     Returns:
       The folder.
 
     Raises:
-      ValueError: if the folder belongs to another config; nothing in it is changed.
+      ValueError: if the folder holds a run of another config, or one whose config.json is
+        missing; nothing in it is changed.
       OSError: if the folder cannot be written.
     """
     folder, path = absolute(workdir), absolute(workdir) / "config.json"
@@ -53,11 +55,31 @@ def open_folder(workdir: str | os.PathLike, config: Any) -> epath.Path:
             "--workdir or change its permissions."
         )
         raise OSError(message) from error
-    if text is None:
-        write_json(path, dataclasses.asdict(config))
-    else:
-        _check_config(path, text, _plain(dataclasses.asdict(config)))
+    options, holds_a_run = dataclasses.asdict(config) | facts, _holds_a_run(folder)
+    if text is None and holds_a_run:
+        message = (
+            f"{folder} holds a run but no config.json: restore it, or give another --workdir. "
+            "Nothing was changed."
+        )
+        raise ValueError(message)
+    differing = "" if text is None else _differences(path, text, _plain(options))
+    if differing and holds_a_run:
+        message = (
+            f"{folder} holds a run with other options: {differing}; give another --workdir, or the "
+            "same options to continue that run. Nothing was changed."
+        )
+        raise ValueError(message)
+    if text is None or differing:
+        # A run that failed before it recorded anything may start again with other options.
+        write_json(path, options)
     return folder
+
+
+def _holds_a_run(folder: epath.Path) -> bool:
+    """Returns whether anything was recorded or saved in the folder."""
+    checkpoints = folder / "checkpoints"
+    saved = checkpoints.is_dir() and any(True for _ in checkpoints.iterdir())
+    return saved or any((folder / name).exists() for name in ("metrics.jsonl", "results.json"))
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
@@ -78,8 +100,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         _replace(epath.Path(path), json.dumps(_plain(value), indent=2) + "\n")
 
 
-def _check_config(path: epath.Path, text: bytes, config: dict[str, Any]) -> None:
-    """Raises ValueError unless the recorded config is this one, places aside."""
+def _differences(path: epath.Path, text: bytes, config: dict[str, Any]) -> str:
+    """Returns how the recorded config differs from this one, places aside; "" if it does not."""
     try:
         before = dict(json.loads(text))
     except (ValueError, TypeError) as error:
@@ -87,18 +109,12 @@ def _check_config(path: epath.Path, text: bytes, config: dict[str, Any]) -> None
         raise ValueError(message) from error
     names = [name for name in {**before, **config} if name not in _PLACES]
     absent = "absent"
-    differing = ", ".join(
+    return ", ".join(
         f"{name} ({json.dumps(before.get(name, absent))} there, "
         f"{json.dumps(config.get(name, absent))} now)"
         for name in names
         if before.get(name, absent) != config.get(name, absent)
     )
-    if differing:
-        message = (
-            f"{path.parent} holds a run with other options: {differing}; give another --workdir, "
-            "or the same options to continue that run. Nothing was changed."
-        )
-        raise ValueError(message)
 
 
 class Log:

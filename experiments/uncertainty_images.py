@@ -16,6 +16,7 @@ Expect: E[error] / E[U] within 10 % of 1 on held-out digits for 0.1 <= t <= 0.9,
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -99,11 +100,14 @@ def make_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
     return loss
 
 
-def make_evaluate(apply: Callable[..., Array], images: data.Images) -> Callable[..., dict]:
+def make_evaluate(
+    apply: Callable[..., Array], images: data.Images, key: Key
+) -> Callable[..., dict]:
     """Returns the held-out loss without dropout, on the same images and noise every time."""
-    x1 = data.dequantize(jax.random.key(1), jnp.asarray(images.held_out[:512]), images.levels)
-    x0 = jax.random.normal(jax.random.key(2), x1.shape)
-    t = fmjax.times.stratified(jax.random.key(3), x1.shape[:1])
+    key_bins, key_noise, key_time = jax.random.split(key, 3)
+    x1 = data.dequantize(key_bins, jnp.asarray(images.held_out[:512]), images.levels)
+    x0 = jax.random.normal(key_noise, x1.shape)
+    t = fmjax.times.stratified(key_time, x1.shape[:1])
 
     @jax.jit
     def held_out_loss(params: PyTree) -> Array:
@@ -155,11 +159,11 @@ def log_likelihood(velocity: Velocity, config: Config, key: Key, x1: Array) -> A
 
 
 def evaluate(
-    apply: Callable[..., Array], params: PyTree, images: data.Images, config: Config
+    apply: Callable[..., Array], params: PyTree, images: data.Images, config: Config, key: Key
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the numbers of the run, and the arrays its figures are drawn from."""
     batched = functools.partial(evaluation.batched, apply, params)
-    key_bins, key_noise, key_probe, key_sample = jax.random.split(jax.random.key(config.seed), 4)
+    key_bins, key_noise, key_probe, key_sample = jax.random.split(key, 4)
     held_out = jnp.asarray(images.held_out[: max(config.num_uncertainty, config.num_likelihood)])
     x1 = data.dequantize(key_bins, held_out, images.levels)
     x0 = jax.random.normal(key_noise, x1.shape)
@@ -186,49 +190,51 @@ def evaluate(
         probes = f"{config.likelihood_probes} Hutchinson probes for the"
         results["likelihood"] = {
             "bits_per_dim": float(bits.mean()),
-            "standard_error": float(bits.std() / len(bits) ** 0.5),
+            "standard_error": float(bits.std(ddof=1) / len(bits) ** 0.5),
             "how": f"{len(bits)} images, {probes if config.likelihood_probes else 'exact'} "
             f"divergence, pixels of {images.levels} levels dequantised by uniform noise",
         }
     return results, arrays
 
 
-def report(results: dict[str, Any], folder: os.PathLike) -> str:
-    """Returns the summary that is printed at the end."""
-    lines = [evaluation.table(results["uncertainty"])]
-    if "likelihood" in results:
-        likelihood = results["likelihood"]
-        lines.append(
-            f"held-out negative log-likelihood: {likelihood['bits_per_dim']:.3f} ± "
-            f"{likelihood['standard_error']:.3f} bits per dimension ({likelihood['how']})"
-        )
-    lines.append(f"everything is in {folder}: config.json, metrics.jsonl, results.json,")
-    lines.append(
-        "figures/uncertainty.png, figures/calibration.png, figures/samples.png, checkpoints/"
-    )
-    return "\n".join(lines)
-
-
 def _check(config: Config) -> None:
     """Raises ValueError for options that would only fail after the training."""
     wrong = [t for t in config.times if not 0.0 < t < 1.0]
-    if wrong or not config.times:
+    if wrong or not config.times or len(set(config.times)) < len(config.times):
         message = (
-            f"times must be numbers between 0 and 1, got {config.times}: at 0 the posterior is "
-            "the data set's own, at 1 it is a point."
+            f"times must be distinct numbers between 0 and 1, got {config.times}: at 0 the "
+            "posterior is the law of the data, at 1 it is a point."
         )
         raise ValueError(message)
-    for name in ("num_steps", "num_uncertainty", "num_samples", "eval_batch_size"):
-        if getattr(config, name) < 1:
-            message = f"{name} must be at least 1, got {getattr(config, name)}."
+    bounds = {
+        "num_steps": (1, math.inf),
+        "num_uncertainty": (2, math.inf),
+        "num_likelihood": (0, math.inf),
+        "likelihood_probes": (0, math.inf),
+        "num_samples": (1, math.inf),
+        "eval_batch_size": (1, math.inf),
+        "learning_rate": (1e-12, 1e12),
+        "weight_decay": (0, 1e12),
+        "tolerance": (1e-12, 0.5),
+    }
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            message = f"{name} must be {limit}, got {value}."
             raise ValueError(message)
-    if config.tolerance <= 0:
-        message = f"tolerance must be positive, got {config.tolerance}: try 1e-3."
+    if config.num_likelihood == 1:
+        message = "num_likelihood must be 0 or at least 2, got 1: one image has no standard error."
         raise ValueError(message)
-    for name in ("num_likelihood", "likelihood_probes"):
-        if getattr(config, name) < 0:
-            message = f"{name} must not be negative, got {getattr(config, name)}."
-            raise ValueError(message)
+
+
+def _check_held_out(images: data.Images) -> None:
+    if len(images.held_out) < 2:
+        message = (
+            f"at least 2 held-out images are needed, got {len(images.held_out)}: raise --held-out "
+            "or give more images."
+        )
+        raise ValueError(message)
 
 
 def main(config: Config) -> None:
@@ -238,7 +244,14 @@ def main(config: Config) -> None:
     images = data.load(
         config.dataset, data_dir=config.data_dir, held_out=config.held_out, seed=config.seed
     )
-    folder = loop.open_run(config.workdir or f"runs/uncertainty_images/{name}", config)
+    images = images._replace(held_out=data.shuffle(images.held_out, seed=config.seed))
+    _check_held_out(images)
+    folder = config.workdir or f"runs/uncertainty_images/{name}"
+    folder = loop.open_run(folder, config, data=data.fingerprint(images))
+    # The loop splits the key of the seed; these two are folded far from its parts.
+    key_loss, key_evaluate = (
+        jax.random.fold_in(jax.random.key(config.seed), 1000 + i) for i in range(2)
+    )
     network = fmjax.models.UNet(
         images.train.shape[1:],
         channels=config.channels,
@@ -251,7 +264,7 @@ def main(config: Config) -> None:
         params,
         data.batches(images.train, config.batch_size, seed=config.seed),
         make_optimizer(config),
-        make_evaluate(apply, images),
+        make_evaluate(apply, images, key_loss),
         workdir=folder,
         num_steps=config.num_steps,
         seed=config.seed,
@@ -264,10 +277,10 @@ def main(config: Config) -> None:
     params = jax.device_get(state.ema_params)
     # Near the noise the identity multiplies errors of the Jacobian: no TF32 or bfloat16 products.
     with jax.default_matmul_precision("highest"):
-        results, arrays = evaluate(apply, params, images, config)
+        results, arrays = evaluate(apply, params, images, config, key_evaluate)
     loop.write_json(folder / "results.json", results)
     figures.save_all(folder / "figures", arrays, results, dataset=name)
-    print(report(results, folder))
+    print(evaluation.report(results, folder))
 
 
 if __name__ == "__main__":

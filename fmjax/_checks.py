@@ -33,13 +33,24 @@ def time(t: Array | float, name: str = "t") -> Array:
         "wrap the call in jax.vmap."
     )
     chex.assert_rank(jnp.asarray(t), 0, exception_type=ValueError, custom_message=message)
-    if isinstance(t, numbers.Number | np.ndarray) and not 0.0 <= float(t) <= 1.0:
+    if isinstance(t, np.generic | np.ndarray):
+        t = float(t)  # a NumPy scalar would widen the data under x64, a Python number does not
+    if isinstance(t, numbers.Number) and not 0.0 <= float(t) <= 1.0:
         message = (
             f"{name} must lie in [0, 1], got {float(t)}: time runs from noise at t = 0 to data "
             "at t = 1; rescale the times of a model that counts otherwise."
         )
         raise ValueError(message)
     return jnp.asarray(t * 1.0)  # an integer becomes a float, a Python number stays weak
+
+
+def floating(x: Array) -> Array:
+    """Returns `x` as an array of floating dtype; integers and Python numbers are converted.
+
+    A constant that is cast to the dtype of an integer array would be rounded without a word.
+    """
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
 
 
 def same_shape(**arrays: Array) -> None:
@@ -61,7 +72,14 @@ def same_shape(**arrays: Array) -> None:
 
 
 def bank(points: Array, x: Array) -> None:
-    """Raises ValueError unless `points` is a non-empty stack of arrays shaped like `x`."""
+    """Raises ValueError unless `points` is a floating, non-empty stack of arrays like `x`."""
+    dtype = jnp.asarray(points).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        message = (
+            f"the bank must be of floating dtype, got {dtype}: integer products wrap around; "
+            "scale it as the states are, for example bank.astype(jnp.float32) / 127.5 - 1."
+        )
+        raise ValueError(message)
     shape = jnp.shape(points)
     if len(shape) == 0 or shape[0] == 0 or shape[1:] != jnp.shape(x):
         message = (

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fmjax import _checks
 from fmjax.types import Array, Key
 
 
@@ -44,6 +45,8 @@ def squared_euclidean(a: Array, b: Array) -> Array:
       >>> float(squared_euclidean(jnp.array([0.0, 3.0]), jnp.array([4.0, 0.0])))
       25.0
     """
+    a, b = _checks.floating(a), _checks.floating(b)  # uint8 differences would wrap around
+    _checks.same_shape(a=a, b=b)
     return jnp.sum((a - b) ** 2)
 
 

@@ -62,7 +62,8 @@ def exact(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
         _checks.same_shape(x=x, field=value)
         return value.ravel(), value
 
-    jacobian, value = jax.jacfwd(flat, has_aux=True)(jnp.ravel(x))
+    x = _checks.floating(x)
+    jacobian, value = jax.jacfwd(flat, has_aux=True)(x.ravel())
     return value, jnp.trace(jacobian)
 
 
@@ -119,6 +120,7 @@ def diagonal(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> 
     if chunk_size < 1:
         message = f"chunk_size must be at least 1, got {chunk_size}: it counts tangents in flight."
         raise ValueError(message)
+    x = _checks.floating(x)
     value, tangent_map = jax.linearize(f, x)
     _checks.same_shape(x=x, field=value)
 
@@ -169,6 +171,8 @@ def hutchinson(
     if num_probes < 1:
         message = f"num_probes must be at least 1, got {num_probes}: it counts random probes."
         raise ValueError(message)
+
+    x = _checks.floating(x)
 
     def form(key: Key) -> tuple[Array, Array]:
         z = probe(key, x.shape, x.dtype)

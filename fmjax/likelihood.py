@@ -11,7 +11,8 @@ is accurate the estimate of (1) is unbiased.
 
 Everything is per example: an adaptive solver picks the steps of each example on its own, so a
 log-density never depends on the rest of the batch. Results can be differentiated in the
-parameters of the velocity and in x1.
+parameters of the velocity and in x1, in reverse mode; for second derivatives bind a solver with
+`adjoint=diffrax.DirectAdjoint()`. Wrap calls in `jax.jit`, as for every solver.
 
 References:
   Chen et al. (2018), Neural Ordinary Differential Equations, arXiv 1806.07366, eq. (8).
@@ -20,11 +21,13 @@ References:
   1511.01844 (dequantisation, bits per dimension).
 """
 
+import numbers
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
-from fmjax import divergence, samplers
+from fmjax import _checks, divergence, samplers
 from fmjax.types import Array, Divergence, Solve, Velocity
 
 
@@ -38,6 +41,9 @@ def standard_normal(x: Array, *, scale: float = 1.0) -> Array:
     Returns:
       `[]`, in nats.
 
+    Raises:
+      ValueError: if `scale` is a static number that is not positive.
+
     Example:
       >>> round(float(standard_normal(jnp.zeros(2), scale=2.0)), 4)
       -3.2242
@@ -45,6 +51,10 @@ def standard_normal(x: Array, *, scale: float = 1.0) -> Array:
     Reference:
       Any textbook; one normaliser for each of the d dimensions.
     """
+    if isinstance(scale, numbers.Number) and scale <= 0:
+        message = f"scale must be positive, got {scale}: it is a standard deviation."
+        raise ValueError(message)
+    x = _checks.floating(x)
     log_scale = jnp.log(jnp.asarray(scale, dtype=x.dtype))
     return -0.5 * jnp.sum((x / scale) ** 2) - x.size * (0.5 * jnp.log(2 * jnp.pi) + log_scale)
 
@@ -75,7 +85,8 @@ def log_prob(
       `[]`, in nats.
 
     Raises:
-      ValueError: if the velocity is not shaped like `x1`, or if a time is outside [0, 1].
+      ValueError: if the velocity is not shaped like `x1`, if a time is outside [0, 1], or unless
+        t0 < t1.
 
     Example:
       >>> widen = lambda x, t: jnp.log(2.0) * x  # carries N(0, 1) to N(0, 4)
@@ -89,6 +100,10 @@ def log_prob(
     def field(state: tuple[Array, Array], t: Array) -> tuple[Array, Array]:
         return divergence(lambda x: velocity(x, t), state[0])
 
+    if not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and t0 >= t1:
+        message = f"log_prob needs t0 < t1, got {t0} and {t1}: noise is at t0 and data at t1."
+        raise ValueError(message)
+    x1 = _checks.floating(x1)
     # Solved from t1 down to t0, the second entry becomes minus the integral in (1).
     x0, minus_integral = solve(field, (x1, jnp.zeros_like(x1, shape=())), t1, t0)
     return log_prob0(x0) + minus_integral

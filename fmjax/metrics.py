@@ -1,7 +1,8 @@
 """Distances between samples and laws, and correlations, for judging a trained flow.
 
 These functions see a batch axis: the first counts examples, which have any shape `[*dims]`.
-Matrix products ask for full precision, which accelerators do not give by default.
+Matrix products ask for full precision, which accelerators do not give by default. References:
+Heusel et al. (2017), arXiv 1706.08500; Gretton et al. (2012), JMLR 13.
 """
 
 import numbers
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fmjax import _checks
 from fmjax.types import Array
 
 
@@ -268,6 +270,7 @@ def _ranks(x: Array) -> Array:
 
 
 def _squared_distance(a: Array, b: Array) -> Array:
+    _checks.same_shape(a=a, b=b)
     return jnp.sum((a - b) ** 2)
 
 
@@ -295,6 +298,6 @@ def _check_equal(x: Array, y: Array, at_least: int = 1) -> None:
     """Raises ValueError unless x and y have one shape, with enough entries."""
     shapes = jnp.shape(x), jnp.shape(y)
     if shapes[0] != shapes[1] or jnp.size(x) < at_least:
-        wanted = f"one shape with {at_least} entries or more"
-        message = f"the two arrays must have {wanted}, got {shapes[0]} and {shapes[1]}: match them."
+        wanted = f"one shape with {at_least} entries or more, got {shapes[0]} and {shapes[1]}"
+        message = f"the two arrays must have {wanted}: match them."
         raise ValueError(message)

@@ -21,7 +21,8 @@ What to know before use
 
       P = alpha grad m = (alpha^2 / sigma^2) Cov = alpha / D (sigma J - sigma_dot I)      (4)
 
-  which is finite everywhere and ranks states and pixels at one t as the covariance does.
+  which is finite wherever D is (everywhere but at t = 1 of vp) and ranks states and pixels at
+  one t as the covariance does.
 * The exact J is symmetric, a network's is not: `matvec`, `covariance` and `gain` take its
   symmetric part, which is the nearest symmetric matrix; diagonal and trace do not see the rest.
 * A learned covariance may have negative eigenvalues; they are not clipped.
@@ -51,18 +52,25 @@ def _slice(velocity: Velocity, t: Array) -> Callable[[Array], Array]:
     return lambda x: velocity(x, t)
 
 
+def _vanishes(coefficient: Callable[[Array], Array], t: float) -> bool:
+    """Returns whether a coefficient is zero at a static time; False if it is being traced."""
+    with jax.ensure_compile_time_eval():
+        value = coefficient(_checks.time(t))
+    try:
+        return float(value) == 0.0
+    except jax.errors.ConcretizationTypeError:  # a path with a traced parameter
+        return False
+
+
 def _covariance_scale(path: Path, t: Array | float) -> Array:
     """Returns `sigma^2 / alpha^2`, the factor from the gain to the covariance."""
-    if not isinstance(t, jax.Array) and np.ndim(t) == 0:
-        with jax.ensure_compile_time_eval():
-            vanishes = float(path.alpha(_checks.time(t))) == 0.0
-        if vanishes:
-            message = (
-                f"the covariance is 0 times infinity at t = {t}, where the state says nothing "
-                "about the data and the answer is the covariance of the data set; ask for "
-                "t >= 0.05, or for posterior.gain, which is finite there."
-            )
-            raise ValueError(message)
+    if not isinstance(t, jax.Array) and np.ndim(t) == 0 and _vanishes(path.alpha, t):
+        message = (
+            f"the covariance is 0 times infinity at t = {t}, where the state says nothing about "
+            "the data and the answer is the covariance of the data set; ask for t >= 0.05, or "
+            "for posterior.gain, which is finite there."
+        )
+        raise ValueError(message)
     t = _checks.time(t)
     return (path.sigma(t) / path.alpha(t)) ** 2
 
@@ -80,7 +88,7 @@ def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state.
-      t: `[]`, in [0, 1]; every t is safe.
+      t: `[]`, in [0, 1]; every t at which D is finite and positive, so all but t = 1 of vp.
 
     Returns:
       `[*dims]`, the denoised state.
@@ -97,7 +105,7 @@ def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.1; Robbins (1956). [xing2026divergence]
     """
-    t = _checks.time(t)
+    t, x = _checks.time(t), _checks.floating(x)
     return predictions.convert(
         path, velocity(x, t), x, t, given=predictions.velocity, wanted=predictions.x1
     )
@@ -130,6 +138,7 @@ def matvec(velocity: Velocity, path: Path, x: Array, t: Array, vector: Array) ->
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.4. [xing2026divergence]
     """
+    x, vector = _checks.floating(x), _checks.floating(vector)
     _checks.same_shape(x=x, vector=vector)
     scale = _covariance_scale(path, t)
     t = _checks.time(t)
@@ -169,14 +178,14 @@ def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
       The Wiener gain of the denoiser; Xing et al. (2026), arXiv 2605.00941, section 4.2.
       [xing2026divergence]
     """
-    t = _checks.time(t)
+    t, x = _checks.time(t), _checks.floating(x)
 
     def flat(z: Array) -> Array:
         value = velocity(z.reshape(x.shape), t)
         _checks.same_shape(x=x, velocity=value)
         return value.ravel()
 
-    jacobian = jax.jacfwd(flat)(jnp.ravel(x))
+    jacobian = jax.jacfwd(flat)(x.ravel())
     symmetric = 0.5 * (jacobian + jacobian.T)
     return _gain_of(path, symmetric, jnp.eye(x.size, dtype=jacobian.dtype), t)
 
@@ -237,7 +246,7 @@ def diagonal(velocity: Velocity, path: Path, x: Array, t: Array, *, chunk_size: 
       Xing et al. (2026), arXiv 2605.00941, section 4.4. [xing2026divergence]
     """
     scale = _covariance_scale(path, t)
-    t = _checks.time(t)
+    t, x = _checks.time(t), _checks.floating(x)
     _, entries = divergence.diagonal(_slice(velocity, t), x, chunk_size=chunk_size)
     return scale * _gain_of(path, entries, jnp.ones_like(entries), t)
 
@@ -275,6 +284,6 @@ def trace(
       Xing et al. (2026), arXiv 2605.00941, section 4.3. [xing2026divergence]
     """
     scale = _covariance_scale(path, t)
-    t = _checks.time(t)
+    t, x = _checks.time(t), _checks.floating(x)
     _, div = divergence(_slice(velocity, t), x)
     return scale * _gain_of(path, div, jnp.full_like(div, x.size), t)

@@ -17,8 +17,8 @@ A prediction together with the state `x = alpha x1 + sigma x0` is a 2 x 2 system
 so a single `convert` serves all pairs of kinds. It is affine in `value`, hence it holds for
 conditional means too: from the exact velocity `E[dx_t/dt | x_t]` it makes the exact denoiser
 `E[x1 | x_t]`, the exact score `grad log p_t(x_t)`, and so on. The system is singular where
-the kind says nothing new beside x: x1 at sigma = 0, x0 and score at alpha = 0; velocity and v
-never are.
+the kind says nothing new beside x: x1 at sigma = 0, x0 and score at alpha = 0, velocity where
+`alpha_dot sigma = alpha sigma_dot` or a derivative is infinite (vp at t = 1); v never is.
 
 A kind of your own is a function `(path, t) -> (a, b)`.
 

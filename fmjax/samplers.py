@@ -5,11 +5,11 @@ Every solver is a function `(velocity, x, t0, t1) -> x at t1` of one example, so
 options with `functools.partial`:
 
     solve = partial(samplers.adaptive, rtol=1e-6)
-    samples = jax.vmap(partial(solve, velocity))(noise)
+    sample = jax.jit(jax.vmap(partial(solve, velocity)))
 
-`x` may be any pytree, with a velocity of the same tree. Gradients flow through the solution in
-reverse mode; for forward mode (the Jacobian of the flow map) pass
-`adjoint=diffrax.DirectAdjoint()`.
+Wrap the call in `jax.jit`: outside of it every call compiles anew. `x` may be any pytree, with a
+velocity of the same tree. Gradients flow through the solution in reverse mode; for forward mode
+(the Jacobian of the flow map, second derivatives) pass `adjoint=diffrax.DirectAdjoint()`.
 
 This is the only module that imports diffrax.
 
@@ -31,9 +31,24 @@ from fmjax.types import Array, AverageVelocity, PyTree, Solve, Velocity
 
 def _solve(velocity: Velocity, x: PyTree, t0: Array, t1: Array, **options: object) -> PyTree:
     """Returns the solution at t1; diffrax's argument order lives here and nowhere else."""
-    term = diffrax.ODETerm(lambda t, y, _: velocity(y, t))
+
+    def field(t: Array, y: PyTree, _: None) -> PyTree:
+        value = velocity(y, t)
+        for state, change in zip(jax.tree.leaves(y), jax.tree.leaves(value), strict=True):
+            _checks.same_shape(x=state, velocity=change)
+        return value
+
+    term = diffrax.ODETerm(field)
     solution = diffrax.diffeqsolve(term, t0=t0, t1=t1, y0=x, **options)
     return jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+
+
+def _interval(x: PyTree, t0: Array | float, t1: Array | float) -> tuple[PyTree, Array, Array]:
+    """Returns the state, floating, and both times in its dtype, so that nothing is widened."""
+    x = jax.tree.map(_checks.floating, x)
+    dtype = jnp.result_type(*jax.tree.leaves(x))
+    t0, t1 = _checks.time(t0, "t0"), _checks.time(t1, "t1")
+    return x, t0.astype(dtype), t1.astype(dtype)
 
 
 def fixed(
@@ -76,7 +91,10 @@ def fixed(
     if num_steps < 1:
         message = f"num_steps must be at least 1, got {num_steps}: it counts steps of the solver."
         raise ValueError(message)
-    t0, t1 = _checks.time(t0, "t0"), _checks.time(t1, "t1")
+    nowhere = not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and t0 == t1
+    x, t0, t1 = _interval(x, t0, t1)
+    if nowhere:
+        return x  # diffrax wants knots that increase
     knots = jnp.linspace(t0, t1, num_steps + 1)
     return _solve(
         velocity,
@@ -126,6 +144,7 @@ def adaptive(
       ValueError: if a tolerance or `max_steps` is not positive, or if a time is batched or a
         static number outside [0, 1].
       RuntimeError: while running, if `max_steps` is reached: the field is stiff or not finite.
+        Under `vmap` one such example stops the whole batch.
 
     Example:
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
@@ -142,11 +161,12 @@ def adaptive(
             f"{rtol}, {atol} and {max_steps}: try rtol=1e-5, atol=1e-5, max_steps=4096."
         )
         raise ValueError(message)
+    x, t0, t1 = _interval(x, t0, t1)
     return _solve(
         velocity,
         x,
-        _checks.time(t0, "t0"),
-        _checks.time(t1, "t1"),
+        t0,
+        t1,
         solver=solver,
         dt0=None,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
@@ -178,7 +198,11 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
     Reference:
       Kidger (2021), arXiv 2202.02435, section 5.1. [kidger2021neural]
     """
-    times = jnp.asarray(times)
+    if not isinstance(times, jax.Array):
+        for t in times:
+            _checks.time(t, "every entry of times")
+    x = jax.tree.map(_checks.floating, x)
+    times = jnp.asarray(times, jnp.result_type(*jax.tree.leaves(x)))
     if times.ndim != 1 or times.shape[0] < 2:
         message = (
             f"times must be a vector of two or more times in [0, 1], got shape {times.shape}: "
@@ -190,7 +214,6 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
         state = solve(velocity, state, *interval)
         return state, state
 
-    x = jax.tree.map(jnp.asarray, x)
     _, states = jax.lax.scan(advance, x, (times[:-1], times[1:]))
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), x, states)
 
@@ -260,10 +283,12 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
     if len(times) < 2:
         message = f"few_step needs two or more times, got {len(times)}: give both ends, [0, 1]."
         raise ValueError(message)
-    x = x0
+    x = _checks.floating(x0)
     for start, stop in itertools.pairwise(times):
         t, r = _checks.time(start, "t"), _checks.time(stop, "r")
-        x = x + (r - t) * average_velocity(x, r, t)
+        step = average_velocity(x, r, t)
+        _checks.same_shape(x=x, average_velocity=step)
+        x = x + (r - t) * step
     return x
 
 

@@ -7,6 +7,8 @@ A law is a tuple of two functions of one example, `sample(key) -> x` and `log_pr
     jax.vmap(density.log_prob)(x)                               # [n], nats
 
 so a law of your own is `Density(sample, log_prob)`. Samples have the default float type.
+
+References: Tong et al. (2024), arXiv 2302.00482; Huang et al. (2025), arXiv 2602.00869.
 """
 
 import math
@@ -56,7 +58,7 @@ def gaussian_mixture(weights: Array, means: Array, covariances: Array) -> Densit
       >>> round(float(density.log_prob(jnp.zeros(2))), 4)  # -log(2 pi)
       -1.8379
     """
-    weights, means, covariances = map(jnp.asarray, (weights, means, covariances))
+    weights, means, covariances = map(_checks.floating, (weights, means, covariances))
     _check_mixture(weights.shape, means.shape, covariances.shape)
     log_weights = jnp.log(weights / jnp.sum(weights))
     factors = jnp.linalg.cholesky(covariances)
@@ -71,6 +73,7 @@ def gaussian_mixture(weights: Array, means: Array, covariances: Array) -> Densit
         return means[component] + shift
 
     def log_prob(x: Array) -> Array:
+        x = _checks.floating(x)
         _checks.same_shape(x=x, mean=means[0])
         solve = partial(jax.scipy.linalg.solve_triangular, lower=True)
         white = jax.vmap(solve)(factors, x[None] - means)
@@ -134,6 +137,7 @@ def _checkerboard_sample(key: Key) -> Array:
 
 
 def _checkerboard_log_prob(x: Array) -> Array:
+    x = _checks.floating(x)
     _checks.same_shape(x=x, corner=jnp.zeros(2))
     # The same product as in the sampler: rounding is monotone, so a cell maps between its edges.
     edges = jnp.arange(-2, 3, dtype=x.dtype) * (1.0 / _CHECKERBOARD_UNIT)
@@ -186,6 +190,7 @@ def moons(noise: float = 0.1) -> Density:
         return center + noise * jax.random.normal(key_noise, (2,))
 
     def log_prob(x: Array) -> Array:
+        x = _checks.floating(x)
         _checks.same_shape(x=x, center=centers[0])
         distances = jnp.sum((x[None] - jnp.asarray(centers, x.dtype)) ** 2, axis=1)
         # The least one is taken out before the scaling: a difference of large products would

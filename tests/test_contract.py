@@ -53,7 +53,6 @@ class Case(NamedTuple):
     call: Callable
     arguments: str  # one letter each: x state, y another state, t time, b bank, k key
     shared: str = ""  # letters that the batch has in common
-    grad: bool = True
 
 
 STATE, PAIR = ("xt", "xyt")
@@ -232,6 +231,22 @@ def test_jit_vmap_loop_dtype_and_trace_count(name):
             for a, b in zip(_numbers(alone), _numbers(together), strict=True):
                 assert a.dtype == jnp.float32
                 np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", PER_EXAMPLE)
+def test_float32_stays_float32_where_float64_is_on(name, x64):
+    case = PER_EXAMPLE[name]
+    arguments = _one(case, _arguments(case, (2,)), 0)
+    narrow = lambda a: a.astype(jnp.float32) if jnp.issubdtype(a.dtype, jnp.floating) else a
+    arguments = jax.tree.map(narrow, arguments)
+    for t in (
+        arguments,
+        [0.5 if letter == "t" else a for letter, a in zip(case.arguments, arguments, strict=True)],
+    ):
+        out = jax.eval_shape(lambda *rest, t=t: case.call(*rest), *t)
+        weak = [a for a in jax.tree.leaves(out) if a.weak_type]
+        wide = [a for a in _numbers(out) if a.dtype == jnp.float64 and not a.weak_type]
+        assert not wide, (wide, weak)
 
 
 @pytest.mark.parametrize("name", [n for n, case in PER_EXAMPLE.items() if "t" in case.arguments])

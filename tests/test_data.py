@@ -161,7 +161,7 @@ def test_a_failed_download_says_what_else_there_is(tmp_path, monkeypatch):
 def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ModuleNotFoundError, match=r"fmjax\[prepare\].*--data-dir.*digits.*npz"):
+    with pytest.raises(ModuleNotFoundError, match=r"\[prepare\].*--data-dir.*digits.*npz"):
         data.load("cifar10")
 
 
@@ -189,7 +189,7 @@ def test_held_out_is_a_share(held_out):
 
 
 def test_a_negative_seed_is_refused():
-    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
+    with pytest.raises(ValueError, match="seed must be an integer from 0"):
         data.load("digits", seed=-1)
 
 
@@ -293,7 +293,7 @@ def test_real_cifar_images():
 
 @pytest.fixture
 def images():
-    return np.random.default_rng(0).integers(0, 200, (20, 3, 4, 2), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 200, (20, 3, 4, 3), dtype=np.uint8)
 
 
 def test_npz_is_split_by_the_seed(tmp_path, images):
@@ -321,15 +321,15 @@ BAD_FILES = {
     "floats": (lambda x: {"images": x / 255}, r"uint8, got float64: .*np\.round\(255"),
     "integers": (lambda x: {"images": x.astype(int)}, r"got int64: .*astype\(np\.uint8\)"),
     "booleans": (lambda x: {"images": x > 9}, "got bool: .*levels=2"),
-    "rank": (lambda x: {"images": x[0, 0]}, r"shape \[n, h, w\] or .*, got \[4, 2\]"),
-    "empty": (lambda x: {"images": x[:, :0]}, r"got \[20, 0, 4, 2\]"),
+    "rank": (lambda x: {"images": x[0, 0]}, r"shape \[n, h, w\] or .*, got \[4, 3\]"),
+    "empty": (lambda x: {"images": x[:, :0]}, r"got \[20, 0, 4, 3\]"),
     "few": (lambda x: {"images": x[:9]}, "at least 10 images, got 9"),
     "values": (lambda x: {"images": x, "levels": 17}, r"in 0 \.\.\. 16, got 199"),
     "levels": (lambda x: {"images": x, "levels": 1.5}, '"levels" must be one integer'),
     "many levels": (lambda x: {"images": x, "levels": 300}, '"levels" must be one integer'),
     "two arrays": (lambda x: {"a": x, "b": x}, 'one array named "images", got a, b'),
     "no arrays": (lambda _: {"levels": 3}, 'one array named "images", got none'),
-    "held_out": (lambda x: {"images": x, "held_out": x[:, :2]}, r"shape \(3, 4, 2\) like"),
+    "held_out": (lambda x: {"images": x, "held_out": x[:, :2]}, r"shape \(3, 4, 3\) like"),
     "objects": (lambda _: {"images": np.array([{}])}, "cannot be read as an .npz"),
 }
 

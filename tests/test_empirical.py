@@ -111,6 +111,16 @@ def test_banks_that_do_not_fit_are_named(bank_shape, x_shape):
             function(PATH, jnp.zeros(bank_shape), jnp.zeros(x_shape), 0.5)
 
 
+def test_integer_banks_are_refused():
+    bank = np.full((3, 2), 200, np.uint8)
+    for call in (
+        lambda: empirical.log_density(PATH, bank, jnp.zeros(2), 0.5),
+        lambda: empirical.anchored_velocity(PATH, bank, jnp.zeros(2), jnp.zeros(2), 0.5),
+    ):
+        with pytest.raises(ValueError, match="floating dtype, got uint8"):
+            call()
+
+
 def test_wrong_chunks_are_named(bank):
     with pytest.raises(ValueError, match="chunk_size must be at least 1"):
         empirical.mean(PATH, bank, bank[0], 0.5, chunk_size=0)

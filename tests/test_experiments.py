@@ -79,6 +79,39 @@ def test_another_configuration_is_refused_and_nothing_is_touched(run):
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+def test_a_mistyped_option_does_not_lock_the_folder(tmp_path):
+    config = dataclasses.replace(TINY, workdir=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="batch_size must lie between"):
+        experiment.main(dataclasses.replace(config, batch_size=5000))
+    folder = experiment.loop.open_run(config.workdir, config, data="anything")
+    assert json.loads((folder / "config.json").read_text())["batch_size"] == 8
+
+
+def test_a_run_without_its_config_is_refused(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    (again / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds a run but no config\.json"):
+        experiment.main(dataclasses.replace(TINY, workdir=str(again)))
+    assert not (again / "config.json").exists()
+
+
+def test_other_data_under_the_same_name_is_refused(run, tmp_path, monkeypatch):
+    other = data.load("digits")
+    other.train[0, 0, 0] += 1
+    monkeypatch.setattr(data, "load", lambda *_, **__: other)
+    with pytest.raises(ValueError, match=r"other options: data .*crc32"):
+        experiment.main(dataclasses.replace(TINY, workdir=str(run)))
+
+
+def test_a_solver_that_gives_up_is_one_line():
+    velocity = lambda params, x, t: 1e5 * x**3
+    sample = functools.partial(fmjax.samplers.adaptive, max_steps=16)
+    function = evaluation.batched(velocity, None, sample)
+    with pytest.raises(ArithmeticError, match="samples: the adaptive solver used up its steps"):
+        evaluation.in_batches(function, jnp.ones((2, 3)), size=2, label="samples")
+
+
 def test_a_users_own_images(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (40, 5, 6, 3), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", images=images)
@@ -114,11 +147,17 @@ def test_the_help_names_every_option_with_its_default():
         (["--dataset", "mist"], "unknown data set 'mist'"),
         (["--dataset", "nowhere.npz"], "nowhere.npz"),
         (["--dataset", "mnist", "--data-dir", "nowhere"], "nowhere"),
-        (["--times", "0.0", "0.5"], "times must be numbers between 0 and 1"),
+        (["--times", "0.0", "0.5"], "times must be distinct numbers between 0 and 1"),
+        (["--times", "0.5", "0.5"], "times must be distinct numbers"),
+        (["--tolerance", "nan"], "tolerance must be between"),
+        (["--learning-rate", "-1"], "learning_rate must be between"),
+        (["--seed", "99999999999999999999"], "seed must be an integer from 0"),
+        (["--num-likelihood", "1"], "one image has no standard error"),
+        (["--held-out", "0.0001"], "at least 2 held-out images"),
         (["--workdir", __file__ + "/run"], "run"),
         (["--batch-size", "100000"], "batch_size must lie between"),
-        (["--num-uncertainty", "0"], "num_uncertainty must be at least 1"),
-        (["--num-likelihood", "-1"], "num_likelihood must not be negative"),
+        (["--num-uncertainty", "0"], "num_uncertainty must be at least 2"),
+        (["--num-likelihood", "-1"], "num_likelihood must be at least 0"),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
@@ -194,7 +233,7 @@ def test_the_loss_uses_dropout_and_the_evaluation_does_not():
 
     experiment.make_loss(apply, 17)(1.0, jax.random.key(0), {"x": jnp.asarray(images.train)})
     assert seen == [True]
-    evaluate = experiment.make_evaluate(apply, images)
+    evaluate = experiment.make_evaluate(apply, images, jax.random.key(7))
     first = evaluate(1.0, jax.random.key(0))
     assert seen[1:] == [False]
     assert first == evaluate(1.0, jax.random.key(1))  # the same noise every time
@@ -232,7 +271,17 @@ def test_the_main_job_with_its_defaults(tmp_path):
 def test_every_experiment_is_in_the_table_of_the_readme():
     folder = pathlib.Path(experiment.__file__).parent
     table = (folder / "README.md").read_text()
-    shared = {"__init__", "cli", "data", "evaluation", "figures", "loop", "prepared", "record"}
+    shared = {
+        "__init__",
+        "cli",
+        "data",
+        "devices",
+        "evaluation",
+        "figures",
+        "loop",
+        "prepared",
+        "record",
+    }
     for path in folder.glob("*.py"):
         assert path.stem in shared or f"experiments.{path.stem}" in table
 

@@ -75,7 +75,7 @@ def test_modules_import_lower_floors_only(path):
 
 def test_experiments_never_import_one_another():
     folder = ROOT.parent / "experiments"
-    shared = {"cli", "data", "evaluation", "figures", "loop", "prepared", "record"}
+    shared = {"cli", "data", "devices", "evaluation", "figures", "loop", "prepared", "record"}
     for path in folder.glob("*.py"):
         for name in _imports(path):
             if name.startswith("experiments."):

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,9 +64,12 @@ def test_variance_exploding_noise_has_one_normaliser_per_dimension(x64):
         log_prob0=partial(likelihood.standard_normal, scale=50.0),
         solve=partial(samplers.adaptive, rtol=1e-8, atol=1e-8),
     )
-    truth = stats.multivariate_normal(CENTRE, COVARIANCE + 1e-4 * np.eye(2)).logpdf(x)
-    # The stand-in is off by about <x0, CENTRE> / 2500 < 0.1; a lost log(50) would be 3.9.
-    assert float(ours) == pytest.approx(truth, abs=0.1)
+    # The flow is affine: x0 = CENTRE + S0^(1/2) S1^(-1/2) (x - CENTRE), S_t = COVARIANCE + s_t^2 I.
+    roots = [np.sqrt(np.linalg.eigvalsh(COVARIANCE) + s**2) for s in (50.0, 0.01)]
+    axes = np.linalg.eigh(COVARIANCE)[1]
+    x0 = CENTRE + axes @ (roots[0] / roots[1] * (axes.T @ (np.asarray(x) - CENTRE)))
+    truth = stats.norm(scale=50.0).logpdf(x0).sum() + np.log(roots[0] / roots[1]).sum()
+    assert float(ours) == pytest.approx(truth, abs=1e-6)
 
 
 def test_the_density_integrates_to_one():
@@ -107,6 +111,18 @@ def test_images_and_scalars():
         assert float(ours) == pytest.approx(truth, rel=1e-4)
 
 
+def test_second_derivatives_by_the_adjoint_that_the_docstring_names():
+    solve = partial(samplers.fixed, num_steps=40, adjoint=diffrax.DirectAdjoint())
+    log_prob = partial(likelihood.log_prob, lambda x, t: jnp.log(2.0) * x, solve=solve)
+    ours = jax.hessian(log_prob)(jnp.array([0.3, -0.5]))
+    np.testing.assert_allclose(ours, -0.25 * np.eye(2), atol=1e-3)  # N(0, 4 I)
+
+
+def test_integer_points_are_not_rounded_constants():
+    ours = likelihood.standard_normal(jnp.arange(3), scale=2.5)
+    assert float(ours) == pytest.approx(stats.norm(scale=2.5).logpdf([0, 1, 2]).sum(), rel=1e-6)
+
+
 def test_bits_per_dim_by_hand():
     # A uniform law over 256 levels costs 8 bits per dimension, whatever its dimension.
     levels, d = 256, 12
@@ -121,5 +137,9 @@ def test_wrong_arguments_are_named():
         likelihood.bits_per_dim(jnp.array(-1.0), 0)
     with pytest.raises(ValueError, match="shapes must be equal"):
         likelihood.log_prob(lambda x, t: x[:1], jnp.zeros(2))
+    with pytest.raises(ValueError, match="t0 < t1"):
+        likelihood.log_prob(lambda x, t: x, jnp.zeros(2), t0=1.0, t1=0.0)
+    with pytest.raises(ValueError, match="scale must be positive"):
+        likelihood.standard_normal(jnp.zeros(2), scale=0.0)
     with pytest.raises(ValueError, match="t1 must lie in|t0 must lie in"):
         likelihood.log_prob(lambda x, t: x, jnp.zeros(2), t1=1.5)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import data, loop, record
+from experiments import data, devices, loop, record
 from fmjax import train
 
 BATCH = 16
@@ -387,7 +387,7 @@ def test_a_run_folder_is_made_and_opened_again(tmp_path):
 
 
 def test_another_config_is_refused_and_nothing_changes(run):
-    loop.open_run(run, Config())
+    (run / "config.json").write_text(json.dumps(dataclasses.asdict(Config())))
     before = contents(run)
     with pytest.raises(ValueError, match="holds a run with other options") as caught:
         loop.open_run(run, Config(learning_rate=0.01, widths=(3, 5), name="x"))
@@ -411,9 +411,31 @@ def test_a_config_with_other_fields_is_refused(tmp_path):
         momentum: float = 0.9
 
     loop.open_run(tmp_path, Older())
+    (tmp_path / "metrics.jsonl").write_text("")
     expected = r'momentum \(0\.9 there, "absent" now\), name \("absent" there, null now\)'
     with pytest.raises(ValueError, match=expected):
         loop.open_run(tmp_path, Config())
+
+
+def test_a_folder_in_which_nothing_was_recorded_takes_other_options(tmp_path):
+    loop.open_run(tmp_path, Config(learning_rate=0.5))
+    loop.open_run(tmp_path, Config(learning_rate=0.2))
+    assert json.loads((tmp_path / "config.json").read_text())["learning_rate"] == 0.2
+
+
+def test_a_run_whose_config_is_missing_is_refused(run):
+    before = contents(run)
+    with pytest.raises(ValueError, match=r"holds a run but no config\.json: restore it"):
+        loop.open_run(run, Config())
+    assert contents(run) == before
+
+
+def test_facts_are_compared_like_options(tmp_path):
+    loop.open_run(tmp_path, Config(), data="crc32 1")
+    (tmp_path / "metrics.jsonl").write_text("")
+    loop.open_run(tmp_path, Config(), data="crc32 1")
+    with pytest.raises(ValueError, match=r'data \("crc32 1" there, "crc32 2" now\)'):
+        loop.open_run(tmp_path, Config(), data="crc32 2")
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe\xfd", b""])
@@ -422,6 +444,15 @@ def test_a_damaged_config_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match=r"config\.json is damaged .* or give another --workdir"):
         loop.open_run(tmp_path, Config())
     assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(loop.ocp.CheckpointManager, "save", full)
+    with pytest.raises(OSError, match=r"could not save .*No space left.*make room.*steps are none"):
+        fit(tmp_path, 10)
 
 
 def test_an_unwritable_folder_is_named(tmp_path):
@@ -481,7 +512,7 @@ def test_write_json_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_single_host_is_left_alone(monkeypatch):
     for name in ("TPU_WORKER_HOSTNAMES", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.setenv(name, "1")
-    loop._join_hosts()
+    devices.join_hosts()
     assert not jax.distributed.is_initialized()
 
 
@@ -498,7 +529,7 @@ def test_several_hosts_are_joined(monkeypatch, name, value):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options))
     monkeypatch.setenv(name, value)
-    loop._join_hosts()
+    devices.join_hosts()
     assert calls == [{"num_processes": None, "process_id": None}]
 
 
@@ -506,7 +537,7 @@ PROCESS = """
 import dataclasses, sys
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
-from experiments import data, loop
+from experiments import devices, data, loop
 folder = loop.open_run(sys.argv[1], dataclasses.make_dataclass("Config", [])())
 from tests import test_loop  # after the processes have met, because it asks for the devices
 assert (jax.process_count(), jax.device_count()) == (2, 8)

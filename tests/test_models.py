@@ -376,7 +376,7 @@ def test_a_key_that_is_not_one_typed_key_is_refused(key):
 def test_foreign_parameters_are_refused():
     shape, apply, params = build("mlp")
     del params["dense_in"]["bias"]
-    with pytest.raises(ValueError, match=r"params has no entry dense_in\.bias"):
+    with pytest.raises(ValueError, match=r"params has no entry at dense_in\.bias"):
         apply(params, example(shape), 0.3)
 
 

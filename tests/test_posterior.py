@@ -112,6 +112,25 @@ def test_the_noise_end_is_refused_where_it_is_static(function):
     assert bool(jnp.all(jnp.isfinite(function(_gaussian, paths.ve(), jnp.zeros(2), 0.0))))
 
 
+def test_paths_with_traced_parameters():
+    def total(power):
+        path = paths.Path(alpha=lambda t: t**power, sigma=lambda t: 1 - t)
+        return posterior.trace(_gaussian, path, jnp.array([0.5, 1.5]), 0.5)
+
+    step = 1e-2
+    slope = (total(2.0 + step) - total(2.0 - step)) / (2 * step)
+    assert float(jax.jit(jax.grad(total))(2.0)) == pytest.approx(float(slope), rel=1e-2)
+
+
+def test_numbers_and_lists_are_states_too():
+    field = lambda x, t: -x * t
+    assert float(posterior.trace(field, PATH, 1.5, 0.5)) == pytest.approx(
+        float(posterior.trace(field, PATH, jnp.array(1.5), 0.5))
+    )
+    assert posterior.diagonal(field, PATH, np.array([1, 2]), 0.5).dtype == jnp.float32
+    assert divergence.exact(lambda x: 3.0 * x, 2)[1] == 3.0
+
+
 @pytest.mark.parametrize(
     "function", [posterior.mean, posterior.covariance, posterior.diagonal, posterior.trace]
 )

@@ -10,7 +10,7 @@ import pytest
 
 from fmjax import samplers
 
-MATRIX = jnp.array([[0.3, -1.2], [1.2, -0.4]])
+MATRIX = np.array([[0.3, -1.2], [1.2, -0.4]])
 SOLVERS = {
     "fixed": samplers.fixed,
     "adaptive": partial(samplers.adaptive, rtol=1e-6, atol=1e-6),
@@ -19,11 +19,11 @@ SOLVERS = {
 
 def _linear(x, t):
     """dx/dt = 2 t A x, so x(t) = exp((t^2 - s^2) A) x(s)."""
-    return 2 * t * (MATRIX @ x)
+    return 2 * t * (jnp.asarray(MATRIX, x.dtype) @ x)
 
 
 def _exact(x, t0, t1):
-    return jax.scipy.linalg.expm((t1**2 - t0**2) * MATRIX) @ x
+    return jax.scipy.linalg.expm((t1**2 - t0**2) * jnp.asarray(MATRIX, x.dtype)) @ x
 
 
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0), (0.2, 0.7), (0.9, 0.1)])
@@ -107,11 +107,24 @@ def test_average_velocities_jump_exactly():
     np.testing.assert_allclose(ours, _exact(x, 0.0, 1.0), rtol=1e-5)
 
 
+def test_hybrid_reaches_both_ends_of_the_switch():
+    x = jnp.array([1.0, -2.0])
+    still = lambda x, t: jnp.zeros_like(x)
+    for tau, truth in ((0.0, _exact(x, 0.0, 1.0)), (1.0, x)):
+        ours = samplers.hybrid([still, _linear], [0.0, tau, 1.0], x)
+        np.testing.assert_allclose(ours, truth, atol=2e-4)
+
+
+def test_integers_are_states_too():
+    ours = samplers.fixed(lambda x, t: x, jnp.array([1, 2]), num_steps=50)
+    np.testing.assert_allclose(ours, np.e * np.array([1, 2]), rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_reverse_and_forward_mode_agree_with_the_exact_jacobian(name):
     truth = _exact(jnp.eye(2), 0.0, 1.0)
     reverse = jax.jacrev(partial(SOLVERS[name], _linear))(jnp.array([1.0, -2.0]))
-    forward = jax.jacfwd(partial(SOLVERS[name], _linear, adjoint=diffrax.ForwardMode()))(
+    forward = jax.jacfwd(partial(SOLVERS[name], _linear, adjoint=diffrax.DirectAdjoint()))(
         jnp.array([1.0, -2.0])
     )
     np.testing.assert_allclose(reverse, truth, atol=3e-4)
@@ -133,6 +146,9 @@ def test_a_velocity_that_explodes_is_an_error_and_not_a_number():
         (lambda x: samplers.trajectory(_linear, x, jnp.array([0.0])), "vector of two or more"),
         (lambda x: samplers.hybrid([_linear], [0.0, 0.5, 1.0], x), "one more knot"),
         (lambda x: samplers.few_step(_linear, x, [0.0]), "two or more times"),
+        (lambda x: samplers.trajectory(_linear, x, [0.0, 2.0]), "times must lie in"),
+        (lambda x: samplers.fixed(lambda x, t: jnp.sum(x), x), r"x \(2,\), velocity \(\)"),
+        (lambda x: samplers.few_step(lambda x, r, t: x[:, None], x, [0, 1]), "shapes must be"),
         (lambda x: samplers.few_step(_linear, x, [0.0, 1.5]), "r must lie in"),
     ],
 )

@@ -62,7 +62,10 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
         jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
     )
 
+    wanted = _shapes(params)
+
     def apply(params: PyTree, x: Array, *times: Array, key: Key | None = None) -> Array:
+        _check_fit(_shapes(params), wanted)
         filled = [(path, variable.replace(_at(params, path))) for path, variable in variables]
         # The copy belongs to this trace, so that random state can be written under jvp and vmap.
         merged = nnx.merge(graphdef, nnx.from_flat_state(filled), rest, copy=True)
@@ -94,15 +97,29 @@ def _with_string_keys(tree: PyTree) -> PyTree:
     return {str(name): _with_string_keys(branch) for name, branch in tree.items()}
 
 
-def _at(params: PyTree, path: tuple) -> Array:
-    """Returns the parameter at a path, or says that the tree is another network's."""
-    for name in path:
-        if not isinstance(params, dict) or str(name) not in params:
+def _shapes(params: PyTree) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every parameter under its dotted name."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): jnp.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+def _check_fit(given: dict[str, tuple], wanted: dict[str, tuple]) -> None:
+    """Raises ValueError if the parameters are another network's."""
+    for name in {**wanted, **given}:
+        if given.get(name) != wanted.get(name):
             message = (
-                f"params has no entry {'.'.join(map(str, path))}: pass the tree that functional "
-                "returned for this network, or one of the same structure."
+                f"params has {given.get(name, 'no entry')} at {name}, this network has "
+                f"{wanted.get(name, 'none')}: pass the tree that functional returned for this "
+                "network, or one of the same structure."
             )
             raise ValueError(message)
+
+
+def _at(params: PyTree, path: tuple) -> Array:
+    """Returns the parameter at a path."""
+    for name in path:
         params = params[str(name)]
     return params
 

@@ -24,6 +24,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fmjax import _checks
@@ -68,7 +69,7 @@ one example per call is expected; wrap a batch in jax.vmap.
 def positive(**sizes: int) -> None:
     """Raises ValueError unless every size, given under its name, is an integer of at least one."""
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             message = f"{name} must be an integer of at least 1, got {size!r}."
             raise ValueError(message)
 
@@ -151,8 +152,9 @@ class TimeEmbedding(nnx.Module):
     def __call__(self, *times: Array) -> Array:
         """Returns the vector `[features]` of the scalar times."""
         dtype = self.dense.kernel.dtype
-        times = [jnp.asarray(_checks.time(t), dtype) for t in times]
-        return jax.nn.silu(self.dense(jnp.concatenate([sinusoidal(t) for t in times])))
+        wide = jnp.promote_types(dtype, jnp.float32)
+        embedded = [sinusoidal(_checks.time(t).astype(wide)) for t in times]
+        return jax.nn.silu(self.dense(jnp.concatenate(embedded).astype(dtype)))
 
 
 class GroupNorm(nnx.Module):

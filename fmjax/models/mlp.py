@@ -13,6 +13,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fmjax.models import layers
@@ -81,7 +82,7 @@ class MLP(nnx.Module):
         param_dtype=jnp.float32,
         rngs,
     ):
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
         self.num_times = num_times
         self.activation = activation
         layers.positive(width=width, depth=depth, num_times=num_times)

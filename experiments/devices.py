@@ -1,0 +1,58 @@
+"""The devices of one or several hosts as one axis, and batches spread over them."""
+
+import os
+
+import jax
+
+from fmjax.types import PyTree
+
+
+def make_mesh() -> jax.sharding.Mesh:
+    """Returns all devices of all hosts along one axis, "data"."""
+    # jax's default, explicit axes, refuses vmap over a sharded batch beside freshly split keys.
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
+
+
+def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
+    """Returns the global batch, split over the devices, from this process's share of it.
+
+    Args:
+      mesh: from `make_mesh`.
+      batch: NumPy arrays `[n, *dims]`, n a multiple of the devices of this process.
+
+    Returns:
+      The same tree of jax arrays `[n * processes, *dims]`.
+
+    Raises:
+      ValueError: if n does not divide by the devices.
+    """
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    for x in jax.tree.leaves(batch):
+        if len(x) % jax.local_device_count():
+            message = (
+                f"a batch of {len(x) * jax.process_count()} does not divide by the {mesh.size} "
+                f"devices: make the batch size a multiple of {mesh.size}."
+            )
+            raise ValueError(message)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def join_hosts() -> None:
+    """Starts jax.distributed where the environment names several hosts, else does nothing."""
+    get = os.environ.get
+    workers = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES") or ""
+    tasks = max(int(get("SLURM_STEP_NUM_TASKS", 1)), int(get("OMPI_COMM_WORLD_SIZE", 1)))
+    address = get("JAX_COORDINATOR_ADDRESS") or get("MEGASCALE_COORDINATOR_ADDRESS")
+    several = bool(address) or tasks > 1 or "," in workers
+    if several and not jax.distributed.is_initialized():
+        count, index = get("JAX_NUM_PROCESSES"), get("JAX_PROCESS_ID")
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(index) if index else None
+        )
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        message = (
+            f"this is one of {jax.process_count()} processes, but nothing tells how to join them: "
+            "set JAX_COORDINATOR_ADDRESS to host:port of process 0 in all of them."
+        )
+        raise RuntimeError(message)
