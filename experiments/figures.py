@@ -56,7 +56,7 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     """Returns the maps of one image: a column for each time, a row for each quantity.
 
     In each column the two lower maps share one scale, printed under it, so that the predicted
-    deviation can be held against the error that was made; the top hundredth of the errors may
+    deviation can be held against the error that was made; the largest twentieth of the errors may
     lie above the scale.
 
     Args:
@@ -77,8 +77,8 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
         one = {name: values[which] for name, values in by_time[t].items()}
         deviation = _over_channels(one["variance"])
         error = _over_channels((one["image"] - one["mean"]) ** 2)
-        # Single wrong pixels must not darken the rest: the scale ends at 99 % of the errors.
-        top = max(float(deviation.max()), float(np.quantile(error, 0.99)))
+        # Single wrong pixels must not darken the rest: the scale ends at 95 % of the errors.
+        top = max(float(deviation.max()), float(np.quantile(error, 0.95)))
         for row, name in enumerate(("image", "noised", "mean")):
             axes[row, column].imshow(_grey(one[name]), **_GREY)
         for row, values in ((3, deviation), (4, error)):

@@ -21,3 +21,16 @@ def x64():
     """Runs one test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(request):
+    """Turns most of XLA's optimisations off: these tests compile far longer than they run.
+
+    Modules that ask for the last digits of float32, or for the memory of a program, set
+    `OPTIMISED = True` and run what users run.
+    """
+    quick = not getattr(request.module, "OPTIMISED", False)
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -9,6 +9,8 @@ import pytest
 
 from fmjax import divergence
 
+OPTIMISED = True
+
 EXACT = {
     "exact": divergence.exact,
     "chunked": divergence.chunked,

@@ -10,6 +10,7 @@ import pytest
 from fmjax import empirical, losses, paths, samplers
 
 PATH = paths.linear()
+OPTIMISED = True
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import pytest
 
 from tests import measurements
 
+OPTIMISED = True
+
 
 @pytest.mark.parametrize("group", measurements.GROUPS, ids=lambda group: group.__name__)
 def test_every_measured_number_is_under_its_bar(group):

@@ -16,15 +16,6 @@ from fmjax import models, train
 from fmjax.models import layers, mlp, unet
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly():
-    """These tests compile networks far longer than they run them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def filled(params):
     """Parameters away from the zero initialisation, where every output would be zero.
 

@@ -7,6 +7,8 @@ import pytest
 
 from fmjax import paths
 
+OPTIMISED = True
+
 TIMES = np.array([0.01, 0.2, 0.5, 0.77, 0.99])
 
 
