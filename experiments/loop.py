@@ -29,7 +29,6 @@ from fmjax.types import Array, Key, PyTree
 
 _KEEP = 3  # checkpoints
 write_json = record.write_json
-make_mesh, shard = devices.make_mesh, devices.shard
 _norm = jax.jit(optax.tree.norm)
 
 
@@ -95,7 +94,7 @@ def fit(
     _check_intervals(
         num_steps=num_steps, log_every=log_every, eval_every=eval_every, save_every=save_every
     )
-    mesh = make_mesh()
+    mesh = devices.make_mesh()
     state = jax.device_put(train.init(params, optimizer), jax.NamedSharding(mesh, jax.P()))
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
     step = jax.jit(train.make_step(loss, optimizer, ema_decay=ema_decay), donate_argnums=0)
@@ -106,7 +105,7 @@ def fit(
         _announce(start, num_steps, folder)
         with contextlib.closing(record.Log(folder / "metrics.jsonl", start, num_steps)) as log:
             for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
-                state, info = step(state, key_train, shard(mesh, batch))
+                state, info = step(state, key_train, devices.shard(mesh, batch))
                 log.tick()
                 every = (log_every, eval_every, save_every)
                 _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]

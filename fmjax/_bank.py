@@ -40,12 +40,15 @@ class Summary(NamedTuple):
     spread: Array
 
 
-def scores(path: Path, bank: Array, x: Array, t: Array) -> Array:
-    """Returns the `q_i`, `[n]`."""
+def masses(path: Path, bank: Array, x: Array, t: Array) -> tuple[Array, Array]:
+    """Returns the largest `q_i`, `[]`, and `exp((q_i - peak) / sigma^2)`, `[n]`."""
     alpha = path.alpha(t)
     flat = bank.reshape(bank.shape[0], -1)
     products = jnp.matmul(flat, x.ravel(), precision=HIGHEST)
-    return alpha * products - 0.5 * alpha**2 * jnp.sum(flat**2, axis=1)
+    q = alpha * products - 0.5 * alpha**2 * jnp.sum(flat**2, axis=1)
+    peak = jnp.max(q)
+    # Subtract before scaling: XLA on CPUs contracts exp(s q - max(s q)) and gets it wrong.
+    return peak, jnp.exp((q - peak) / path.sigma(t) ** 2)
 
 
 def average(weights: Array, bank: Array) -> Array:
@@ -54,14 +57,11 @@ def average(weights: Array, bank: Array) -> Array:
 
 
 def _summarise(path: Path, bank: Array, x: Array, t: Array) -> Summary:
-    q = scores(path, bank, x, t)
-    peak = jnp.max(q)
-    # Subtract before scaling: XLA on CPUs contracts exp(s q - max(s q)) and gets it wrong.
-    masses = jnp.exp((q - peak) / path.sigma(t) ** 2)
-    mass = masses.sum()
-    mean = average(masses / mass, bank)
+    peak, parts = masses(path, bank, x, t)
+    mass = parts.sum()
+    mean = average(parts / mass, bank)
     squares = jnp.sum((bank - mean[None]).reshape(bank.shape[0], -1) ** 2, axis=1)
-    return Summary(peak, mass, mean, jnp.sum(masses / mass * squares))
+    return Summary(peak, mass, mean, jnp.sum(parts / mass * squares))
 
 
 def _merge(a: Summary, b: Summary, sigma: Array) -> Summary:

@@ -60,8 +60,7 @@ def weights(path: Path, bank: Array, x: Array, t: Array) -> Array:
     """
     _checks.bank(bank, x)
     t = _checks.time(t)
-    q = _bank.scores(path, bank, x, t)
-    masses = jnp.exp((q - jnp.max(q)) / path.sigma(t) ** 2)
+    _, masses = _bank.masses(path, bank, x, t)
     return masses / masses.sum()
 
 

@@ -59,7 +59,7 @@ def test_no_overflow_near_the_data(bank):
 
 
 def test_jitted_softmax_is_one_at_its_maximum():
-    # The guard against XLA's contraction of exp(s q - max(s q)), see `_bank.summarise`.
+    # The guard against XLA's contraction of exp(s q - max(s q)), see `_bank.masses`.
     bank = 1e3 * jax.random.normal(jax.random.key(0), (50, 3))
     f = jax.jit(jax.vmap(partial(empirical.weights, PATH), in_axes=(None, 0, None)))
     w = f(bank, 0.9999 * bank, 0.9999)
