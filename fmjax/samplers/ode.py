@@ -1,4 +1,6 @@
-"""Solving the flow: from noise to data and back, by diffrax.
+"""Solving the flow equation: from noise to data and back, by diffrax.
+
+    dx/dt = velocity(x, t)                                                        (1)
 
 Every solver is a function `(velocity, x, t0, t1) -> x at t1` of one example, so it maps under
 `jax.vmap` with its own steps for every example, and runs backwards when `t1 < t0`. Bind
@@ -11,22 +13,17 @@ Wrap the call in `jax.jit`: outside of it every call compiles anew. `x` may be a
 velocity of the same tree. Gradients flow through the solution in reverse mode; for forward mode
 (the Jacobian of the flow map, second derivatives) pass `adjoint=diffrax.DirectAdjoint()`.
 
-This is the only module that imports diffrax.
-
 References:
   Kidger (2021), On Neural Differential Equations, arXiv 2202.02435 (diffrax).
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747.
 """
-
-import itertools
-from collections.abc import Sequence
 
 import diffrax
 import jax
 import jax.numpy as jnp
 
 from fmjax import _checks
-from fmjax.types import Array, AverageVelocity, PyTree, Solve, Velocity
+from fmjax.types import Array, PyTree, Solve, Velocity
 
 
 def _solve(velocity: Velocity, x: PyTree, t0: Array, t1: Array, **options: object) -> PyTree:
@@ -216,98 +213,3 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
 
     _, states = jax.lax.scan(advance, x, (times[:-1], times[1:]))
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), x, states)
-
-
-def hybrid(
-    velocities: Sequence[Velocity], knots: Sequence[float], x: Array, *, solve: Solve = fixed
-) -> Array:
-    """Returns the solution of a flow that changes its velocity at given times.
-
-    Each piece is a solve of its own, so no step straddles a jump. Two pieces, the exact field
-    up to `tau` and a learned one after it, show where a model stops copying its data.
-
-    Args:
-      velocities: k fields, in order.
-      knots: k + 1 times in [0, 1]: the start, the changes, the end.
-      x: `[*dims]`, the state at `knots[0]`.
-      solve: `fixed` or `adaptive` with options bound; `num_steps` counts per piece.
-
-    Returns:
-      `[*dims]`, the state at `knots[-1]`.
-
-    Raises:
-      ValueError: if there is not one more knot than velocities.
-
-    Example:
-      >>> grow, rest = lambda x, t: x, lambda x, t: 0 * x
-      >>> round(float(hybrid([grow, rest], [0.0, 0.5, 1.0], jnp.array(1.0))), 3)
-      1.649
-
-    Reference:
-      Bertrand et al. (2025), arXiv 2506.03719, section 3.3. [bertrand2025closed]
-    """
-    if len(knots) != len(velocities) + 1:
-        message = (
-            f"hybrid needs one more knot than velocities, got {len(knots)} knots for "
-            f"{len(velocities)} velocities: name the start, every change, and the end."
-        )
-        raise ValueError(message)
-    for velocity, start, stop in zip(velocities, knots[:-1], knots[1:], strict=True):
-        x = solve(velocity, x, start, stop)
-    return x
-
-
-def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float]) -> Array:
-    """Returns a sample from an average velocity, in as many evaluations as there are intervals.
-
-    Args:
-      average_velocity: `(x at t, r, t) -> u`, the mean velocity from t to r.
-      x0: `[*dims]`, noise.
-      times: two or more times in [0, 1], from 0 to 1.
-
-    Returns:
-      `[*dims]`, `x + (r - t) u(x, r, t)` applied along the intervals `[t, r]`.
-
-    Raises:
-      ValueError: if there are fewer than two times, or one is a static number outside [0, 1].
-
-    Example:
-      >>> constant = lambda x, r, t: jnp.full_like(x, 2.0)
-      >>> few_step(constant, jnp.zeros(2), [0.0, 0.3, 1.0]).tolist()
-      [2.0, 2.0]
-
-    Reference:
-      Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447, eq.
-      (12). [geng2025mean]
-    """
-    if len(times) < 2:
-        message = f"few_step needs two or more times, got {len(times)}: give both ends, [0, 1]."
-        raise ValueError(message)
-    x = _checks.floating(x0)
-    for start, stop in itertools.pairwise(times):
-        t, r = _checks.time(start, "t"), _checks.time(stop, "r")
-        step = average_velocity(x, r, t)
-        _checks.same_shape(x=x, average_velocity=step)
-        x = x + (r - t) * step
-    return x
-
-
-def one_step(average_velocity: AverageVelocity, x0: Array) -> Array:
-    """Returns a sample from an average velocity in one evaluation, `x0 + u(x0, 1, 0)`.
-
-    Args:
-      average_velocity: `(x at t, r, t) -> u`, the mean velocity from t to r.
-      x0: `[*dims]`, noise.
-
-    Returns:
-      `[*dims]`, the state at t = 1.
-
-    Example:
-      >>> constant = lambda x, r, t: jnp.full_like(x, 2.0)
-      >>> one_step(constant, jnp.zeros(2)).tolist()
-      [2.0, 2.0]
-
-    Reference:
-      Geng et al. (2025), arXiv 2505.13447, algorithm 2. [geng2025mean]
-    """
-    return few_step(average_velocity, x0, (0.0, 1.0))

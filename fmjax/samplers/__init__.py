@@ -1,0 +1,25 @@
+"""Solving the flow: deterministic, in jumps, or at random.
+
+* `fixed`, `adaptive`, `trajectory`: the flow equation by diffrax, forwards and backwards
+* `hybrid`, `few_step`, `one_step`: in pieces, and in jumps by an average velocity
+* `memoryless_sde`: many endings of one state, draws of the data given that state
+
+This package is the only one that imports diffrax.
+
+References:
+  Kidger (2021), On Neural Differential Equations, arXiv 2202.02435 (diffrax).
+"""
+
+from fmjax.samplers.ode import adaptive, fixed, trajectory
+from fmjax.samplers.sde import memoryless_sde
+from fmjax.samplers.steps import few_step, hybrid, one_step
+
+__all__ = [
+    "adaptive",
+    "few_step",
+    "fixed",
+    "hybrid",
+    "memoryless_sde",
+    "one_step",
+    "trajectory",
+]

@@ -1,0 +1,122 @@
+"""Samples in pieces and in jumps: a flow that changes its field, and average velocities.
+
+`hybrid` solves one field after another. A one-step model predicts the mean velocity between
+two times of the path through x,
+
+    u(x, r, t) = 1 / (r - t)  int_t^r velocity(x_s, s) ds,    x_t = x               (1)
+
+so that a jump needs no solver:
+
+    x_r = x_t + (r - t) u(x_t, r, t)                                              (2)
+
+`few_step` makes such jumps along given times, `one_step` a single one from noise to data.
+
+References:
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
+  Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+from fmjax import _checks
+from fmjax.samplers.ode import fixed
+from fmjax.types import Array, AverageVelocity, Solve, Velocity
+
+
+def hybrid(
+    velocities: Sequence[Velocity], knots: Sequence[float], x: Array, *, solve: Solve = fixed
+) -> Array:
+    """Returns the solution of a flow that changes its velocity at given times.
+
+    Each piece is a solve of its own, so no step straddles a jump. Two pieces, the exact field
+    up to `tau` and a learned one after it, show where a model stops copying its data.
+
+    Args:
+      velocities: k fields, in order.
+      knots: k + 1 times in [0, 1]: the start, the changes, the end.
+      x: `[*dims]`, the state at `knots[0]`.
+      solve: `fixed` or `adaptive` with options bound; `num_steps` counts per piece.
+
+    Returns:
+      `[*dims]`, the state at `knots[-1]`.
+
+    Raises:
+      ValueError: if there is not one more knot than velocities.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> grow, rest = lambda x, t: x, lambda x, t: 0 * x
+      >>> round(float(hybrid([grow, rest], [0.0, 0.5, 1.0], jnp.array(1.0))), 3)
+      1.649
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, section 3.3. [bertrand2025closed]
+    """
+    if len(knots) != len(velocities) + 1:
+        message = (
+            f"hybrid needs one more knot than velocities, got {len(knots)} knots for "
+            f"{len(velocities)} velocities: name the start, every change, and the end."
+        )
+        raise ValueError(message)
+    for velocity, start, stop in zip(velocities, knots[:-1], knots[1:], strict=True):
+        x = solve(velocity, x, start, stop)
+    return x
+
+
+def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float]) -> Array:
+    """Returns a sample from an average velocity, in as many evaluations as there are intervals.
+
+    Args:
+      average_velocity: `(x at t, r, t) -> u`, the mean velocity from t to r.
+      x0: `[*dims]`, noise.
+      times: two or more times in [0, 1], from 0 to 1.
+
+    Returns:
+      `[*dims]`, eq. (2) applied along the intervals `[t, r]`.
+
+    Raises:
+      ValueError: if there are fewer than two times, or one is a static number outside [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> constant = lambda x, r, t: jnp.full_like(x, 2.0)
+      >>> few_step(constant, jnp.zeros(2), [0.0, 0.3, 1.0]).tolist()
+      [2.0, 2.0]
+
+    Reference:
+      Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447, eq.
+      (12). [geng2025mean]
+    """
+    if len(times) < 2:
+        message = f"few_step needs two or more times, got {len(times)}: give both ends, [0, 1]."
+        raise ValueError(message)
+    x = _checks.floating(x0)
+    for start, stop in itertools.pairwise(times):
+        t, r = _checks.time(start, "t"), _checks.time(stop, "r")
+        step = average_velocity(x, r, t)
+        _checks.same_shape(x=x, average_velocity=step)
+        x = x + (r - t) * step
+    return x
+
+
+def one_step(average_velocity: AverageVelocity, x0: Array) -> Array:
+    """Returns a sample from an average velocity in one evaluation, `x0 + u(x0, 1, 0)`.
+
+    Args:
+      average_velocity: `(x at t, r, t) -> u`, the mean velocity from t to r.
+      x0: `[*dims]`, noise.
+
+    Returns:
+      `[*dims]`, the state at t = 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> constant = lambda x, r, t: jnp.full_like(x, 2.0)
+      >>> one_step(constant, jnp.zeros(2)).tolist()
+      [2.0, 2.0]
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, algorithm 2. [geng2025mean]
+    """
+    return few_step(average_velocity, x0, (0.0, 1.0))
