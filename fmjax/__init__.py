@@ -4,9 +4,10 @@ A velocity field is any function `velocity(x, t) -> dx` of one example; time run
 at `t = 0` to data at `t = 1`. Every module is a floor of one house:
 
 * `paths`, `predictions`: the Gaussian path and what a network may predict along it
-* `divergence`: exact, in bounded memory, or Hutchinson's estimate
+* `divergence`, `estimators`: exact, in bounded memory, or estimated with a standard error
 * `empirical`: the exact field of a finite data set
 * `posterior`: mean and covariance of the data given a noisy state, from any velocity
+* `onestep`: the same for models that sample in one step, and what it is not
 * `losses`, `couplings`, `times`, `train`: training
 * `samplers`, `likelihood`, `metrics`: using and judging the result
 * `toy`, `models`: densities and networks to start with
@@ -29,10 +30,12 @@ _MODULES = (
     "couplings",
     "divergence",
     "empirical",
+    "estimators",
     "likelihood",
     "losses",
     "metrics",
     "models",
+    "onestep",
     "paths",
     "posterior",
     "predictions",

@@ -1,0 +1,40 @@
+"""What every estimator shares: the linearisation, and the mean with its standard error."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks
+from fmjax.types import Array
+
+Field = Callable[[Array], Array]
+
+
+class Estimate(NamedTuple):
+    """A random estimate and its standard error, eq. (4), of equal shapes."""
+
+    mean: Array
+    standard_error: Array
+
+
+def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field]:
+    """Returns the point, the value and the Jacobian's matvec, all checked."""
+    if num_probes < 2:
+        message = (
+            f"num_probes must be at least 2, got {num_probes}: the standard error is the spread "
+            "over the probes; fmjax.divergence.hutchinson takes one probe and gives no error."
+        )
+        raise ValueError(message)
+    x = _checks.floating(x)
+    value, tangent_map = jax.linearize(f, x)
+    _checks.same_shape(x=x, field=value)
+    return x, value, tangent_map
+
+
+def summary(terms: Array) -> Estimate:
+    """Returns the mean over the first axis and its standard error, eq. (4) of the package."""
+    variance = jnp.var(terms, axis=0, ddof=1) / len(terms)
+    zero = variance == 0  # where the root has no derivative; a NaN is not zero and stays
+    return Estimate(terms.mean(0), jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance))))

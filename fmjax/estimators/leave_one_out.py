@@ -1,0 +1,207 @@
+"""Estimators that leave each probe out in turn, eq. (3) of `fmjax.estimators`.
+
+References:
+  Epperly, Tropp and Webber (2024), XTrace: Making the Most of Every Sample in Stochastic Trace
+  Estimation, arXiv 2301.07825.
+  Epperly (2025), Make the Most of What You Have, arXiv 2512.15929.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from matfree import stochtrace
+
+from fmjax.estimators import _common
+from fmjax.estimators._common import Estimate, Field
+from fmjax.types import Array, Key
+
+
+class _Algorithm(NamedTuple):
+    """A leave-one-out estimator: its terms (3), its operator and what it takes of the diagonal."""
+
+    terms: Callable[..., Array]
+    sampler: Callable[..., Callable[[Key], Array]]
+    operator: Callable[[Field, Array], Field]
+    exact: Callable[[Array], Array]
+
+
+def _jacobian(tangent_map: Field, x: Array) -> Field:  # noqa: ARG001
+    """Returns the Jacobian itself."""
+    return tangent_map
+
+
+def _symmetric(tangent_map: Field, x: Array) -> Field:
+    """Returns the symmetric part of the Jacobian: one tangent and one cotangent."""
+    transposed = jax.linear_transpose(tangent_map, x)
+    return lambda w: 0.5 * (tangent_map(w) + transposed(w)[0])
+
+
+def _diagonal(entries: Array) -> Array:
+    """Returns the diagonal as it is."""
+    return entries
+
+
+def _triangle(probes: Array) -> Array:
+    """Returns the R of a QR of well-conditioned probes, for less than a QR of d rows."""
+    return jnp.linalg.cholesky(probes.T @ probes, upper=True)
+
+
+# The rescaling of the trace's residual wants probes that no rotation changes; signs leave the
+# diagonal of a residual without noise, as (2) says.
+_SPHERE, _SIGNS = stochtrace.sampler_sphere, stochtrace.sampler_signs
+_XTRACE = _Algorithm(stochtrace.leave_one_out_xtrace(), _SPHERE, _jacobian, jnp.sum)
+_XDIAG = _Algorithm(stochtrace.leave_one_out_xdiag(), _SIGNS, _jacobian, _diagonal)
+_XNYSTRACE = _Algorithm(
+    stochtrace.leave_one_out_xnystrace(qr_r=_triangle), _SPHERE, _symmetric, jnp.sum
+)
+_XNYSDIAG = _Algorithm(stochtrace.leave_one_out_xnysdiag(), _SIGNS, _symmetric, _diagonal)
+
+
+def _leave_one_out(
+    algorithm: _Algorithm, key: Key, f: Field, x: Array, num_probes: int
+) -> tuple[Array, Estimate]:
+    """Returns the value and the average of the terms (3), or the exact number if d is small."""
+    x, value, tangent_map = _common.linearized(f, x, num_probes)
+    if x.size <= 2 * num_probes:
+        units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
+        entries = jax.vmap(lambda unit: jnp.vdot(unit, tangent_map(unit)))(units)
+        exact = algorithm.exact(entries.reshape(x.shape))
+        return value, Estimate(exact, jnp.zeros_like(exact))
+    probes = algorithm.sampler(x, num=num_probes)(key)
+    matvec, scale = _unit_scale(algorithm.operator(tangent_map, x), probes[0])
+    with jax.numpy_rank_promotion("allow"):  # matfree promotes; its caller may forbid it
+        terms = algorithm.terms(matvec, probes)
+    return value, _common.summary(scale * terms)
+
+
+def _unit_scale(matvec: Field, probe: Array) -> tuple[Field, Array]:
+    """Returns the operator divided by its size, and the size, by one more product.
+
+    matfree compares with absolute thresholds, so a small operator would pass for one of low
+    rank; and it masks eigenvalues, so a NaN would come out as a number. Here it stays in the
+    size. For the zero operator, of which it makes NaN, the identity stands in, times zero.
+    """
+    size = jax.lax.stop_gradient(jnp.abs(matvec(probe)).max())
+    zero = size == 0
+    return lambda w: jnp.where(zero, w, matvec(w) / jnp.where(zero, 1.0, size)), size
+
+
+def xtrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
+    """Returns the value and an unbiased estimate of the trace of any Jacobian, eq. (3).
+
+    Args:
+      key: a typed PRNG key.
+      f: the field, `[*dims] -> [*dims]`.
+      x: `[*dims]`, the point; any shape, a scalar too.
+      num_probes: K, at least 2; `2 K + 1` tangents, or d where `d <= 2 K`, and exact then.
+
+    Returns:
+      `f(x)`, `[*dims]`, and the estimate, both fields `[]`.
+
+    Raises:
+      ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
+
+    Example:
+      >>> low_rank = lambda x: jnp.outer(jnp.arange(50.0), jnp.ones(50)) @ x / 50
+      >>> _, trace = xtrace(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> round(float(trace.mean), 3)  # 49 / 2: exact for a rank below the number of probes
+      24.5
+
+    Reference:
+      Epperly, Tropp and Webber (2024), arXiv 2301.07825, section 2. [epperly2024xtrace]
+    """
+    return _leave_one_out(_XTRACE, key, f, x, num_probes)
+
+
+def xnystrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
+    """Returns the value and an estimate of the trace of a positive semi-definite Jacobian.
+
+    Half the probes of `xtrace` for the same error. The Jacobian is symmetrised; directions of
+    negative curvature are dropped, so the estimate is biased on an indefinite one, by several
+    times the trace, and the standard error does not warn: a Jacobian that is negative definite,
+    as a velocity's may be, comes out as zero plus or minus zero. For a learned covariance near
+    the noise end, or any velocity, take `xtrace`.
+
+    Args:
+      key: a typed PRNG key.
+      f: the field, `[*dims] -> [*dims]`, with a symmetric positive semi-definite Jacobian.
+      x: `[*dims]`, the point; any shape, a scalar too.
+      num_probes: K, at least 2; `K + 1` tangents and cotangents, or d tangents where
+        `d <= 2 K`, and exact then.
+
+    Returns:
+      `f(x)`, `[*dims]`, and the estimate, both fields `[]`.
+
+    Raises:
+      ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
+
+    Example:
+      >>> low_rank = lambda x: jnp.ones((50, 50)) @ x
+      >>> _, trace = xnystrace(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> round(float(trace.mean), 2)
+      50.0
+
+    Reference:
+      Epperly, Tropp and Webber (2024), arXiv 2301.07825, section 2.3. [epperly2024xtrace]
+    """
+    return _leave_one_out(_XNYSTRACE, key, f, x, num_probes)
+
+
+def xdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
+    """Returns the value and an unbiased estimate of the diagonal of any Jacobian, eq. (3).
+
+    Args:
+      key: a typed PRNG key.
+      f: the field, `[*dims] -> [*dims]`.
+      x: `[*dims]`, the point; any shape, a scalar too.
+      num_probes: K, at least 2; `K + 1` tangents and K cotangents, or d tangents where
+        `d <= 2 K`, and exact then.
+
+    Returns:
+      `f(x)`, `[*dims]`, and the estimate, both fields `[*dims]`.
+
+    Raises:
+      ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
+
+    Example:
+      >>> low_rank = lambda x: jnp.outer(jnp.arange(1.0, 51.0), jnp.ones(50)) @ x
+      >>> _, diagonal = xdiag(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> [round(float(entry), 1) for entry in diagonal.mean[:3]]
+      [1.0, 2.0, 3.0]
+
+    Reference:
+      Epperly, Tropp and Webber (2024), arXiv 2301.07825, section 4. [epperly2024xtrace]
+    """
+    return _leave_one_out(_XDIAG, key, f, x, num_probes)
+
+
+def xnysdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
+    """Returns the value and an estimate of the diagonal of a positive semi-definite Jacobian.
+
+    The best map for its price where the eigenvalues decay: take 4 to 6 probes for each unit of
+    effective rank. Biased without warning where `xnystrace` is; take `xdiag` there.
+
+    Args:
+      key: a typed PRNG key.
+      f: the field, `[*dims] -> [*dims]`, with a symmetric positive semi-definite Jacobian.
+      x: `[*dims]`, the point; any shape, a scalar too.
+      num_probes: as for `xnystrace`.
+
+    Returns:
+      `f(x)`, `[*dims]`, and the estimate, both fields `[*dims]`.
+
+    Raises:
+      ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
+
+    Example:
+      >>> low_rank = lambda x: jnp.ones((50, 50)) @ x
+      >>> _, diagonal = xnysdiag(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> [round(float(entry), 2) for entry in diagonal.mean[:3]]
+      [1.0, 1.0, 1.0]
+
+    Reference:
+      Epperly (2025), arXiv 2512.15929. [epperly2025make]
+    """
+    return _leave_one_out(_XNYSDIAG, key, f, x, num_probes)
