@@ -20,7 +20,8 @@ conditional means too: from the exact velocity `E[dx_t/dt | x_t]` it makes the e
 the kind says nothing new beside x: x1 at sigma = 0, x0 and score at alpha = 0, velocity where
 `alpha_dot sigma = alpha sigma_dot` or a derivative is infinite (vp at t = 1); v never is.
 
-A kind of your own is a function `(path, t) -> (a, b)`.
+A kind of your own is a function `(path, t) -> (a, b)`. `as_velocity` makes a velocity of a model of
+any kind, `reverse_time` of one whose t = 0 is the data.
 
 References:
   Salimans and Ho (2022), Progressive Distillation, arXiv 2202.00512, appendix D (v).
@@ -33,7 +34,7 @@ import jax.numpy as jnp
 
 from fmjax import _checks, paths
 from fmjax.paths import Path
-from fmjax.types import Array
+from fmjax.types import Array, Velocity
 
 Prediction = Callable[[Path, Array], tuple[Array, Array]]
 """`(path, t) -> (a, b)`: the kind predicts `a x1 + b x0`."""
@@ -214,3 +215,63 @@ def convert(
     p = (c * sigma - d * alpha) / determinant
     q = (a * d - b * c) / determinant
     return p * value + q * x
+
+
+def as_velocity(
+    model: Callable[[Array, Array], Array], path: Path, *, given: Prediction
+) -> Velocity:
+    """Returns the velocity of a model that predicts something else.
+
+    Args:
+      model: `(x[*dims], t[]) -> [*dims]`, predicts `given` at the state x and our time t.
+      path: the path that it was trained on.
+      given: the kind of its prediction, a row of this module or your own.
+
+    Returns:
+      `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (module docstring).
+
+    Example:
+      >>> denoiser = lambda x, t: 0.5 * x
+      >>> field = as_velocity(denoiser, paths.linear(), given=x1)
+      >>> field(jnp.array([1.0, -2.0]), 0.5).tolist()
+      [-1.0, 2.0]
+
+    Reference:
+      The 2 x 2 system (1) of the module. [salimans2022progressive]
+    """
+    return lambda x, t: convert(path, model(x, t), x, t, given=given, wanted=velocity)
+
+
+def reverse_time(
+    model: Callable[[Array, Array], Array], path: Path, *, given: Prediction = velocity
+) -> Velocity:
+    """Returns the velocity, in our time, of a model whose time runs from data at 0 to noise at 1.
+
+    As MeanFlow, SiT, Stable Diffusion 3 and diffusion models count. What the model predicts is
+    read in its own time s = 1 - t: its velocity is dx/ds, so the sign turns; its x1, x0, score
+    and v do not.
+
+    Args:
+      model: `(x[*dims], s[]) -> [*dims]`, s = 0 at the data.
+      path: its path in our time, so `linear()` for `(1 - s) x1 + s x0`.
+      given: the kind of its prediction, a row of this module or your own.
+
+    Returns:
+      `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise.
+
+    Example:
+      >>> theirs = lambda x, s: -3.0 * x * s
+      >>> reverse_time(theirs, paths.linear())(jnp.array([2.0]), 0.75).tolist()
+      [1.5]
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, for the convention. [geng2025mean]
+    """
+    theirs = Path(alpha=lambda s: path.alpha(1.0 - s), sigma=lambda s: path.sigma(1.0 - s))
+
+    def field(x: Array, t: Array) -> Array:
+        t = _checks.time(t)
+        row = lambda path, t: given(theirs, 1.0 - t)  # noqa: ARG005, E731
+        return convert(path, model(x, 1.0 - t), x, t, given=row, wanted=velocity)
+
+    return field

@@ -2,9 +2,10 @@
 
 The data are `sum_k w_k N(mu_k, Sigma_k)`: shifted, anisotropic, with unequal weights, so that a
 flipped sign, a reversed time or a transposed matrix shows. Along `x_t = alpha x1 + sigma x0`
-component k of the state is `N(alpha mu_k, S_k)`, `S_k = alpha^2 Sigma_k + sigma^2 I`, and
-within it `(x1, x0, x_t)` is jointly Gaussian. Everything below is written out from that, with
-no derivative by autodiff and no function of fmjax but the path's coefficients.
+with noise `x0 ~ N(0, Gamma)` component k of the state is `N(alpha mu_k, S_k)`,
+`S_k = alpha^2 Sigma_k + sigma^2 Gamma`, and within it `(x1, x0, x_t)` is jointly Gaussian.
+Everything below is written out from that, with no derivative by autodiff and no function of fmjax
+but the path's coefficients.
 """
 
 from typing import NamedTuple
@@ -25,6 +26,35 @@ FACTORS = np.array(
 COVARIANCES = FACTORS @ FACTORS.transpose(0, 2, 1)
 
 
+class Mixture(NamedTuple):
+    """The law of the data, and Gamma, the covariance of the noise."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+    noise: np.ndarray
+
+
+MIXTURE = Mixture(WEIGHTS, MEANS, COVARIANCES, np.eye(3))
+
+
+def component(k):
+    """Returns the mixture's component k alone; k may be traced."""
+    means, covariances = jnp.asarray(MEANS), jnp.asarray(COVARIANCES)
+    return Mixture(np.ones(1), means[k][None], covariances[k][None], np.eye(3))
+
+
+def affine(mixture, scale, shift):
+    """Returns the law of `scale * x1 + shift` with noise `scale * x0`, entry by entry."""
+    outer = np.outer(scale, scale)
+    return Mixture(
+        mixture.weights,
+        mixture.means * np.reshape(scale, (1, 3)) + np.reshape(shift, (1, 3)),
+        mixture.covariances * outer[None],
+        mixture.noise * outer,
+    )
+
+
 class Law(NamedTuple):
     """The exact law at one state and time; `velocity` and the rest as in `fmjax.posterior`."""
 
@@ -35,14 +65,14 @@ class Law(NamedTuple):
     velocity: jax.Array
     divergence: jax.Array
     log_density: jax.Array
+    responsibilities: jax.Array
 
 
-def law(coefficients, x):
+def law(coefficients, x, mixture=MIXTURE):
     """Returns the law of the mixture at state x, given alpha, sigma and their derivatives."""
     alpha, sigma, alpha_dot, sigma_dot = coefficients
-    w, mu, cov = (jnp.asarray(a, x.dtype) for a in (WEIGHTS, MEANS, COVARIANCES))
-    identity = jnp.eye(3, dtype=x.dtype)
-    inverse = jnp.linalg.inv(alpha**2 * cov + sigma**2 * identity[None])
+    w, mu, cov, gamma = (jnp.asarray(a, x.dtype) for a in mixture)
+    inverse = jnp.linalg.inv(alpha**2 * cov + sigma**2 * gamma[None])
     gap = x[None] - alpha * mu
     pull = jnp.einsum("kij,kj->ki", inverse, gap)  # S_k^-1 (x - alpha mu_k)
     log_joint = (
@@ -53,9 +83,9 @@ def law(coefficients, x):
     )
     log_density = jax.nn.logsumexp(log_joint)
     r = jnp.exp(log_joint - log_density)
-    # Within component k: E[x1] = mu_k + alpha Sigma_k S_k^-1 (x - alpha mu_k), E[x0] = sigma ...
+    # Within component k: E[x1] = mu_k + alpha Sigma_k S_k^-1 (x - alpha mu_k), E[x0] likewise.
     x1 = mu + alpha * jnp.einsum("kij,kj->ki", cov, pull)
-    x0 = sigma * pull
+    x0 = sigma * pull @ gamma
     mean = r @ x1
     within = cov - alpha**2 * cov @ inverse @ cov
     offset = x1 - mean[None]
@@ -63,11 +93,28 @@ def law(coefficients, x):
     v = alpha_dot * x1 + sigma_dot * x0
     velocity, score = r @ v, -(r @ pull)
     # div(sum r_k v_k) = sum r_k tr(grad v_k) + sum grad r_k . v_k, grad r_k = r_k (s_k - s).
-    slope = (alpha_dot * alpha * cov + sigma_dot * sigma * identity[None]) @ inverse
+    slope = (alpha_dot * alpha * cov + sigma_dot * sigma * gamma[None]) @ inverse
     divergence = r @ jnp.trace(slope, axis1=1, axis2=2) + jnp.einsum(
         "k,ki,ki->", r, -pull - score[None], v
     )
-    return Law(mean, r @ x0, covariance, score, velocity, divergence, log_density)
+    return Law(mean, r @ x0, covariance, score, velocity, divergence, log_density, r)
+
+
+def covariance_of(a, b, coefficients, x, mixture=MIXTURE):
+    """Returns `Cov[a x1 + b x0 | x_t = x]` without that of x1: each component conditions anew.
+
+    Of the joint Gaussian of `y = a x1 + b x0` and x_t: `Cov[y] = a^2 Sigma + b^2 Gamma`, and
+    `Cov[y, x_t] = K = a alpha Sigma + b sigma Gamma`.
+    """
+    alpha, sigma, *_ = coefficients
+    r = law(coefficients, x, mixture).responsibilities
+    _, mu, cov, gamma = (jnp.asarray(part, x.dtype) for part in mixture)
+    inverse = jnp.linalg.inv(alpha**2 * cov + sigma**2 * gamma[None])
+    cross = a * alpha * cov + b * sigma * gamma[None]
+    y = a * mu + jnp.einsum("kij,kjl,kl->ki", cross, inverse, x[None] - alpha * mu)
+    within = a**2 * cov + b**2 * gamma[None] - cross @ inverse @ cross
+    offset = y - (r @ y)[None]
+    return jnp.einsum("k,kij->ij", r, within) + jnp.einsum("k,ki,kj->ij", r, offset, offset)
 
 
 def sample(key, n):

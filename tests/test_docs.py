@@ -8,15 +8,11 @@ import re
 
 import pytest
 
-import fmjax
-
 ROOT = pathlib.Path(__file__).parents[1]
-MODULES = [f"fmjax.{name}" for name in fmjax._MODULES] + [
-    "fmjax._bank",
-    "fmjax._checks",
-    "fmjax.models.layers",
-    "fmjax.models.mlp",
-    "fmjax.models.unet",
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted((ROOT / "fmjax").rglob("*.py"))
+    if path != ROOT / "fmjax" / "__init__.py"
 ]
 
 

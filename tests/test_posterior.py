@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from fmjax import divergence, paths, posterior
+from fmjax import divergence, estimators, paths, posterior, predictions
 from tests import oracles
 
 PATH = paths.linear()
@@ -98,8 +98,128 @@ def test_the_trace_takes_any_estimator():
     draw = lambda key: posterior.trace(
         velocity, PATH, x, 0.5, divergence=partial(divergence.hutchinson, key)
     )
-    draws = jax.vmap(draw)(keys)
+    draws = jax.jit(jax.vmap(draw))(keys)
     assert abs(float(draws.mean()) - truth) < 5 * float(draws.std()) / 4000**0.5
+
+
+def test_the_estimate_agrees_with_the_trace_and_the_diagonal(x64):
+    # Five standard errors over independent keys, with white noise and with coloured.
+    jacobian = jnp.asarray(np.random.default_rng(0).normal(size=(12, 12)))
+    field = lambda x, t: (jacobian @ x.ravel()).reshape(x.shape)
+    factors = jnp.linspace(0.5, 2.0, 12).reshape(2, 2, 3)
+    options = {"of": predictions.velocity, "noise": lambda w: factors * w}
+    x, keys = jnp.ones((2, 2, 3)), jax.random.split(jax.random.key(1), 500)
+    for estimator, exact in (
+        (estimators.hutchinson, posterior.trace),
+        (estimators.bekas, posterior.diagonal),
+    ):
+        draw = lambda key, estimator=estimator: posterior.estimate(
+            field, PATH, x, 0.4, estimator=partial(estimator, key, num_probes=4), **options
+        )
+        found = jax.jit(jax.vmap(draw))(keys)
+        truth = exact(field, PATH, x, 0.4, **options)
+        gap = np.abs(found.mean.mean(0) - truth)
+        assert found.mean[0].shape == found.standard_error[0].shape == truth.shape
+        assert np.all(gap < 5 * found.mean.std(0) / 500**0.5)
+        reported = np.mean(found.standard_error**2, axis=0)
+        np.testing.assert_allclose(reported, found.mean.var(0), rtol=0.3)
+
+
+def test_noise_whose_covariance_does_not_commute_with_the_data(x64):
+    # N(CENTRE, PRIOR) by NumPy: C = S - t^2 S (t^2 S + s^2 G)^-1 S, v = E[x1 - x0 | x].
+    gamma, t = np.array([[0.5, -0.3], [-0.3, 2.0]]), 0.4
+    inverse = np.linalg.inv(t**2 * PRIOR + (1 - t) ** 2 * gamma)
+    truth = PRIOR - t**2 * PRIOR @ inverse @ PRIOR
+    slope = (t * PRIOR - (1 - t) * gamma) @ inverse
+    field = lambda x, _: CENTRE + slope @ (x - t * CENTRE)
+    x, noise = jnp.array([0.5, 1.5]), lambda w: jnp.asarray(gamma) @ w
+    assert np.abs(PRIOR @ gamma - gamma @ PRIOR).max() > 0.1
+    ours = posterior.covariance(field, PATH, x, t, noise=noise)
+    np.testing.assert_allclose(ours, truth, atol=1e-14)
+    product = posterior.matvec(field, PATH, x, t, jnp.array([1.0, -2.0]), noise=noise)
+    np.testing.assert_allclose(product, truth @ [1.0, -2.0], atol=1e-14)
+    entries = posterior.diagonal(field, PATH, x, t, noise=noise)
+    np.testing.assert_allclose(entries, np.diag(truth), atol=1e-14)
+    # Of the noise, (6): alpha^2 / sigma^2 times; of the velocity: D^2 / sigma^2 times, D = 1.
+    of = partial(posterior.covariance, field, PATH, x, t, noise=noise)
+    np.testing.assert_allclose(of(of=predictions.x0), (0.4 / 0.6) ** 2 * truth, atol=1e-14)
+    np.testing.assert_allclose(of(of=predictions.velocity), truth / 0.6**2, atol=1e-14)
+    with pytest.raises(ValueError, match=r"shapes must be equal, got x \(2,\), noise \(1,\)"):
+        posterior.trace(field, PATH, x, t, noise=lambda w: w[:1])
+
+
+def test_the_gradient_of_u_against_differences(x64):
+    gamma = jnp.array([[1.3, 0.5, -0.2], [0.5, 0.8, 0.3], [-0.2, 0.3, 0.6]])
+    x, step = jnp.array([0.4, -0.1, 0.7]), 1e-5
+    for matrix in (jnp.eye(3), gamma):
+        mixture = oracles.MIXTURE._replace(noise=matrix)
+        law = lambda x, t, mixture=mixture: oracles.law(paths.coefficients(PATH, t), x, mixture)
+        total = jax.jit(
+            lambda x, law=law, matrix=matrix: posterior.trace(
+                lambda x, t: law(x, t).velocity, PATH, x, 0.4, noise=lambda w: matrix @ w
+            )
+        )
+        np.testing.assert_allclose(total(x), jnp.trace(law(x, 0.4).covariance), rtol=1e-13)
+        differences = [(total(x + step * e) - total(x - step * e)) / (2 * step) for e in np.eye(3)]
+        ours = jax.jit(jax.grad(total))(x)
+        assert float(jnp.abs(ours).max()) > 0.1
+        np.testing.assert_allclose(ours, differences, rtol=1e-8, atol=1e-9)
+
+
+KEY = jax.random.key(0)
+SHARES = jnp.array([0.5, 0.5])
+ESTIMATOR = partial(estimators.hutchinson, KEY)
+# Everything that takes a velocity: `(velocity, x, t) -> numbers`.
+FUNCTIONS = {
+    "mean": lambda v, x, t: posterior.mean(v, PATH, x, t),
+    "matvec": lambda v, x, t: posterior.matvec(v, PATH, x, t, jnp.ones_like(x)),
+    "covariance": lambda v, x, t: posterior.covariance(v, PATH, x, t),
+    "gain": lambda v, x, t: posterior.gain(v, PATH, x, t),
+    "diagonal": lambda v, x, t: posterior.diagonal(v, PATH, x, t),
+    "trace": lambda v, x, t: posterior.trace(v, PATH, x, t),
+    "estimate": lambda v, x, t: posterior.estimate(v, PATH, x, t, estimator=ESTIMATOR),
+    "components": lambda v, x, t: posterior.principal_components(
+        KEY, v, PATH, x, t, num_components=2
+    ),
+    "extremes": lambda v, x, t: posterior.extremes(KEY, v, PATH, x, t),
+    "asymmetry": lambda v, x, t: posterior.asymmetry(KEY, v, x, t),
+    "total_covariance": lambda v, x, t: posterior.total_covariance(
+        lambda x, t, c: v(x, t), PATH, x, t, jnp.arange(2), SHARES
+    ),
+    "total_diagonal": lambda v, x, t: posterior.total_diagonal(
+        lambda x, t, c: v(x, t), PATH, x, t, jnp.arange(2), SHARES
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_velocity_that_is_not_finite_shows_everywhere(name):
+    found = FUNCTIONS[name](lambda x, t: x * jnp.nan, jnp.ones((2, 3)), 0.5)
+    for array in jax.tree.leaves(found):
+        assert not bool(jnp.any(jnp.isfinite(array)))
+
+
+@pytest.mark.parametrize("name", ["covariance", "gain", "total_covariance"])
+def test_a_matrix_that_is_too_large_is_refused_before_the_velocity_is_called(name):
+    def velocity(x, t):
+        raise AssertionError("called")
+
+    with pytest.raises(ValueError, match=r"12288 entries.*0\.6 GB.*4096.*principal_components"):
+        FUNCTIONS[name](velocity, jnp.zeros((64, 64, 3)), 0.5)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "mean"])
+def test_shapes_and_times_that_do_not_fit_are_named(name):
+    function = FUNCTIONS[name]
+    with pytest.raises(ValueError, match=r"must be a scalar, got shape \(5,\).*jax\.vmap"):
+        function(_gaussian, jnp.zeros((5, 2)), jnp.zeros(5))
+    with pytest.raises(ValueError, match="must lie in"):
+        function(_gaussian, jnp.zeros(2), 1.2)
+    with pytest.raises(ValueError, match="shapes must be equal"):
+        function(lambda x, t: x[:1], jnp.zeros(2), 0.5)
+    if name not in {"gain", "asymmetry"}:
+        with pytest.raises(ValueError, match=r"0 times infinity at t = 0.*posterior\.near_noise"):
+            function(_gaussian, jnp.zeros(2), 0.0)
 
 
 @pytest.mark.parametrize("function", [posterior.covariance, posterior.diagonal, posterior.trace])
@@ -131,15 +251,12 @@ def test_numbers_and_lists_are_states_too():
     assert divergence.exact(lambda x: 3.0 * x, 2)[1] == 3.0
 
 
-@pytest.mark.parametrize(
-    "function", [posterior.mean, posterior.covariance, posterior.diagonal, posterior.trace]
-)
-def test_wrong_input_is_named(function):
+def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="wrap the call in jax.vmap"):
-        function(_gaussian, PATH, jnp.zeros((5, 2)), jnp.zeros(5))
+        posterior.mean(_gaussian, PATH, jnp.zeros((5, 2)), jnp.zeros(5))
     with pytest.raises(ValueError, match="must lie in"):
-        function(_gaussian, PATH, jnp.zeros(2), 1.2)
+        posterior.mean(_gaussian, PATH, jnp.zeros(2), 1.2)
     with pytest.raises(ValueError, match="shapes must be equal"):
-        function(lambda x, t: x[:1], PATH, jnp.zeros(2), 0.5)
+        posterior.mean(lambda x, t: x[:1], PATH, jnp.zeros(2), 0.5)
     with pytest.raises(ValueError, match="shapes must be equal"):
         posterior.matvec(_gaussian, PATH, jnp.zeros(2), 0.5, jnp.zeros(3))

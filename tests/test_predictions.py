@@ -87,3 +87,50 @@ def test_shapes_that_differ_are_named():
             paths.linear(), jnp.zeros(3), jnp.zeros(2), 0.5,
             given=predictions.velocity, wanted=predictions.x1,
         )  # fmt: skip
+
+
+KINDS = (
+    predictions.velocity, predictions.x1, predictions.x0, predictions.score, predictions.v
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_model_of_any_kind_that_counts_from_the_data_by_hand(kind, x64):
+    # Data N(2, 9) on the path (1 - s) x1 + s x0, everything in s: with total variance
+    # V = 9 (1 - s)^2 + s^2 and g = x - 2 (1 - s), the two means and the score are
+    def theirs(x, s):
+        total, gap = 9 * (1 - s) ** 2 + s**2, x - 2 * (1 - s)
+        data, noise = 2 + 9 * (1 - s) * gap / total, s * gap / total
+        return {
+            predictions.velocity: noise - data,  # dx/ds
+            predictions.x1: data,
+            predictions.x0: noise,
+            predictions.score: -gap / total,
+            predictions.v: (1 - s) * noise - s * data,
+        }[kind]
+
+    ours = predictions.reverse_time(theirs, paths.linear(), given=kind)
+    straight = predictions.as_velocity(
+        lambda x, t: theirs(x, 1 - t) * (-1 if kind is predictions.velocity else 1),
+        paths.linear(), given=kind,
+    )  # fmt: skip
+    x = jnp.array([0.7, -1.3])
+    for t in (0.1, 0.5, 0.9):
+        total, gap = 9 * t**2 + (1 - t) ** 2, x - 2 * t
+        truth = 2 + (9 * t - (1 - t)) * gap / total
+        np.testing.assert_allclose(ours(x, t), truth, rtol=1e-13)
+        np.testing.assert_allclose(straight(x, t), truth, rtol=1e-13)
+
+
+def test_models_of_another_kind_name_wrong_input():
+    path, x = paths.linear(), jnp.ones(2)
+    for make in (predictions.as_velocity, predictions.reverse_time):
+        short = make(lambda x, t: x[:1], path, given=predictions.x1)
+        with pytest.raises(ValueError, match=r"value \(1,\), x \(2,\)"):
+            short(x, 0.5)
+        field = make(lambda x, t: x, path, given=predictions.x1)
+        with pytest.raises(ValueError, match="must be a scalar"):
+            field(x, jnp.ones(2))
+        with pytest.raises(ValueError, match="must lie in"):
+            field(x, 1.5)
+    assert predictions.reverse_time(lambda x, s: -s * x, path)(x, 0).tolist() == [1.0, 1.0]

@@ -1,0 +1,107 @@
+"""The posterior covariance as the Jacobian of one field.
+
+For noise `x0 ~ N(0, Gamma)` and a prediction of kind `a x1 + b x0`, given x_t both are affine in
+x1, so that `Cov[a x1 + b x0 | x_t = x]` is the Jacobian at `z = x` of
+
+    F(z) = (a sigma - b alpha)^2 / alpha  m(x + Gamma (z - x))                            (1)
+
+with `m = E[x1 | x_t] = (sigma v - sigma_dot x) / D`, whose own Jacobian is
+`alpha / sigma^2 Cov[x1 | x_t] Gamma^-1`: Gamma must meet it from the right, where the tangents
+come in. So whatever knows Jacobians (products, diagonals, divergences and their estimators,
+Lanczos) knows the covariance. `a = 1, b = 0` is the data: `F = sigma^2 / alpha m` for white noise.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from fmjax import _checks, predictions
+from fmjax.paths import Path
+from fmjax.predictions import Prediction
+from fmjax.types import Array, Velocity
+
+Linear = Callable[[Array], Array]
+"""`w[*dims] -> [*dims]`, linear."""
+
+MAX_DENSE = 4096
+"""The largest d of which a `[d, d]` matrix is made; in float32 it takes 67 MB."""
+
+
+def white(vector: Array) -> Array:
+    """Returns the vector: the covariance of white noise is the identity."""
+    return vector
+
+
+def field(
+    velocity: Velocity, path: Path, x: Array, t: Array | float, of: Prediction, noise: Linear
+) -> Linear:
+    """Returns F of eq. (1) for one state and time, to be differentiated at that state."""
+    scale = _scale(path, t, of)
+    t = _checks.time(t)
+
+    def scaled_mean(z: Array) -> Array:
+        step = noise(z - x)
+        _checks.same_shape(x=x, noise=step)
+        state = x + step
+        value = velocity(state, t)
+        _checks.same_shape(x=state, velocity=value)
+        mean = predictions.convert(
+            path, value, state, t, given=predictions.velocity, wanted=predictions.x1
+        )
+        return scale * mean
+
+    return scaled_mean
+
+
+def symmetric(function: Linear, x: Array) -> Linear:
+    """Returns products with the symmetric part of a field's Jacobian, from one linearisation."""
+    _, tangent = jax.linearize(function, x)
+    transposed = jax.linear_transpose(tangent, x)
+    return lambda vector: 0.5 * (tangent(vector) + transposed(vector)[0])
+
+
+def dense(function: Linear, x: Array) -> Array:
+    """Returns the symmetric part of a field's Jacobian as a `[d, d]` matrix, or refuses."""
+    check_dense(x)
+    flat = lambda z: function(z.reshape(x.shape)).ravel()  # noqa: E731
+    jacobian = jax.jacfwd(flat)(x.ravel())
+    return 0.5 * (jacobian + jacobian.T)
+
+
+def check_dense(x: Array) -> None:
+    """Raises ValueError if a `[d, d]` matrix of the state's size would be too large."""
+    if x.size <= MAX_DENSE:
+        return
+    gigabytes = x.size**2 * x.dtype.itemsize / 1e9
+    message = (
+        f"a matrix over the {x.size} entries of x {x.shape} would take {gigabytes:.1f} GB, more "
+        f"than the {MAX_DENSE} entries that are allowed: posterior.matvec, diagonal, estimate and "
+        "principal_components need no matrix."
+    )
+    raise ValueError(message)
+
+
+def _scale(path: Path, t: Array | float, of: Prediction) -> Array:
+    """Returns `(a sigma - b alpha)^2 / alpha`, or refuses a static time at which alpha is 0."""
+    if not isinstance(t, jax.Array) and np.ndim(t) == 0 and _vanishes(path.alpha, t):
+        message = (
+            f"the covariance is 0 times infinity at t = {t}, where the state says nothing about "
+            "the data and the answer is the covariance of the data set; ask for t >= 0.05, bind "
+            "that limit with posterior.near_noise, or take posterior.gain, which is finite there."
+        )
+        raise ValueError(message)
+    t = _checks.time(t)
+    a, b = of(path, t)
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    return (a * sigma - b * alpha) ** 2 / alpha
+
+
+def _vanishes(coefficient: Callable[[Array], Array], t: float) -> bool:
+    """Returns whether a coefficient is zero at a static time; False if it is being traced."""
+    with jax.ensure_compile_time_eval():
+        value = coefficient(_checks.time(t))
+    try:
+        return float(value) == 0.0
+    except jax.errors.ConcretizationTypeError:  # a path with a traced parameter
+        return False

@@ -1,0 +1,143 @@
+"""Before a posterior is trusted: the units of a field, and how far it is from a gradient.
+
+A network mostly sees scaled data, `y = (x1 - shift) / scale`. In the units of the data its state
+is `alpha x1 + sigma scale x0`, so that the same field is one whose noise has the covariance
+`diag(scale)^2`, and every function of `fmjax.posterior` takes it from there.
+
+The exact velocity is the gradient of a scalar, `v = a(t) x + b(t) grad log p_t`, so its
+Jacobian is symmetric. A network's is not, and the antisymmetric part, which the covariance does
+not use, measures how wrong its Jacobian is:
+
+    asymmetry = |J - J^T|_F / |J + J^T|_F                                                 (10)
+
+References:
+  Xing et al. (2026), Divergence is Uncertainty, arXiv 2605.00941.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks, paths
+from fmjax.paths import Path
+from fmjax.posterior._operator import Linear, white
+from fmjax.types import Array, Key, Velocity
+
+
+def in_data_units(
+    velocity: Velocity,
+    path: Path,
+    *,
+    scale: Array | float,
+    shift: Array | float = 0.0,
+    noise: Linear = white,
+) -> tuple[Velocity, Linear]:
+    """Returns a network's velocity in the units of the data, and the noise that goes with it.
+
+    For a network that was trained on `y = (x1 - shift) / scale`. Bind both results:
+
+        field, noise = in_data_units(velocity, path, scale=127.5, shift=127.5)
+        posterior.diagonal(field, path, x, t, noise=noise)      # variances of pixels 0 ... 255
+
+    where the state is in data units too, `x = alpha(t) x1 + sigma(t) scale x0`; a state y of the
+    network is `x = scale y + alpha(t) shift`.
+
+    Args:
+      velocity: the field of the network, `(y[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      scale: `[]` or an array that broadcasts against `[*dims]`, one per channel; not zero.
+      shift: the same, what was subtracted before scaling.
+      noise: the covariance of the network's own noise, `w[*dims] -> [*dims]`.
+
+    Returns:
+      The velocity `(x[*dims], t[]) -> [*dims]`, and the covariance of its noise.
+
+    Raises:
+      ValueError: if `scale` or `shift` does not fit the state without widening it.
+
+    Example:
+      >>> from fmjax import paths, posterior
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> field, noise = in_data_units(gaussian, paths.linear(), scale=10.0, shift=3.0)
+      >>> float(posterior.trace(field, paths.linear(), jnp.ones(2), 0.5, noise=noise))
+      100.0
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, a change of variables in its identity.
+      [xing2026divergence]
+    """
+
+    def field(x: Array, t: Array) -> Array:
+        size, offset = _like(x, scale, "scale"), _like(x, shift, "shift")
+        c = paths.coefficients(path, t)
+        return size * velocity((x - c.alpha * offset) / size, t) + c.alpha_dot * offset
+
+    def covariance(vector: Array) -> Array:
+        size = _like(vector, scale, "scale")
+        return size * noise(size * vector)
+
+    return field, covariance
+
+
+def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: int = 16) -> Array:
+    """Returns how far the velocity is from a gradient field at one state, eq. (10).
+
+    Zero for an exact velocity with white noise; a small trained network has about 0.1.
+
+    Args:
+      key: of the random probes.
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      x: `[*dims]`, the state; d is its size.
+      t: `[]`, in [0, 1].
+      num_probes: from d on, all unit vectors are taken and the result is exact; below, both
+        norms are estimated by `E|M z|^2 = |M|_F^2` from as many signs.
+
+    Returns:
+      `[]`, not negative; above one, the antisymmetric part is the larger.
+
+    Raises:
+      ValueError: if `num_probes` is not positive, if `t` is batched or a static number outside
+        [0, 1], or if the velocity is not shaped like `x`.
+
+    Example:
+      >>> turn = jnp.array([[1.0, -0.5], [0.5, 1.0]])
+      >>> round(float(asymmetry(jax.random.key(0), lambda x, t: turn @ x, jnp.ones(2), 0.5)), 3)
+      0.5
+
+    Reference:
+      Hutchinson (1989), Communications in Statistics 18(3), for the norms.
+      [hutchinson1989stochastic]
+    """
+    if num_probes < 1:
+        message = f"num_probes must be at least 1, got {num_probes}: it counts random probes."
+        raise ValueError(message)
+    t, x = _checks.time(t), _checks.floating(x)
+    value, tangent = jax.linearize(lambda z: velocity(z, t), x)
+    _checks.same_shape(x=x, velocity=value)
+    transposed = jax.linear_transpose(tangent, x)
+
+    def squares(probe: Array) -> tuple[Array, Array]:
+        forward, backward = tangent(probe), transposed(probe)[0]
+        return jnp.sum((forward - backward) ** 2), jnp.sum((forward + backward) ** 2)
+
+    if num_probes >= x.size:
+        probes = jnp.eye(x.size, dtype=x.dtype)
+    else:
+        probes = jax.random.rademacher(key, (num_probes, x.size), x.dtype)
+    odd, even = jax.lax.map(lambda probe: squares(probe.reshape(x.shape)), probes)
+    odd, even = odd.sum(), even.sum()
+    # A zero Jacobian is symmetric, and at zero the root has no derivative.
+    zero = odd == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, odd) / jnp.where(zero, 1.0, even)))
+
+
+def _like(x: Array, value: Array | float, name: str) -> Array:
+    """Returns a constant as an array of the shape and dtype of x, or says that it does not fit."""
+    value = jnp.asarray(value, x.dtype)
+    try:
+        return jnp.broadcast_to(value, x.shape)
+    except ValueError as error:
+        message = (
+            f"{name} must broadcast against the state of shape {x.shape}, got shape {value.shape}: "
+            "give one number, or one per channel shaped like the state's last axis."
+        )
+        raise ValueError(message) from error

@@ -1,0 +1,279 @@
+"""Mean and covariance of the data given a noisy state, whole or in parts.
+
+The formulas (1) to (3) are those of `fmjax.posterior`. Options that all of them share:
+
+* `of` names what the covariance is of, as a row of `fmjax.predictions`: the data by default,
+  `predictions.x0` for the noise, `predictions.velocity` for dx_t/dt. Given the state all of
+  them are affine in x1, so one factor carries one covariance to the other:
+
+      Cov[a x1 + b x0 | x_t] = ((a sigma - b alpha) / sigma)^2 Cov[x1 | x_t]               (6)
+
+* `noise` is the covariance Gamma of x0 as a function `w -> Gamma w`, the identity by default.
+  Then the covariance of the data is `sigma^2 / (alpha D) (sigma J - sigma_dot I) Gamma`.
+
+References:
+  Xing, Wang and Wang (2026), Divergence is Uncertainty, arXiv 2605.00941, section 4.
+"""
+
+from collections.abc import Callable
+
+import jax  # noqa: F401, for the examples, as is jnp
+import jax.numpy as jnp  # noqa: F401
+
+from fmjax import _checks, divergence, predictions
+from fmjax.estimators import Estimate
+from fmjax.paths import Path
+from fmjax.posterior import _operator
+from fmjax.posterior._operator import Linear, white
+from fmjax.predictions import Prediction
+from fmjax.types import Array, Divergence, Velocity
+
+
+def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
+    """Returns the mean of the data given the state, eq. (1).
+
+    Args:
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1]; every t at which D is finite and positive, so all but t = 1 of vp.
+
+    Returns:
+      `[*dims]`, the denoised state.
+
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1], or if the velocity is not
+        shaped like `x`.
+
+    Example:
+      >>> from fmjax import paths
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> mean(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5).tolist()
+      [1.0, -2.0]
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, section 4.1; Robbins (1956). [xing2026divergence]
+    """
+    t, x = _checks.time(t), _checks.floating(x)
+    return predictions.convert(
+        path, velocity(x, t), x, t, given=predictions.velocity, wanted=predictions.x1
+    )
+
+
+def matvec(
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    vector: Array,
+    *,
+    of: Prediction = predictions.x1,
+    noise: Linear = white,
+) -> Array:
+    """Returns the posterior covariance (2) times a vector, without making the matrix.
+
+    The Jacobian is symmetrised, so this is one tangent and one cotangent.
+
+    Args:
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state.
+      t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
+      vector: `[*dims]`.
+      of: what the covariance is of, eq. (6).
+      noise: the covariance of the noise, `w[*dims] -> [*dims]`.
+
+    Returns:
+      `[*dims]`.
+
+    Raises:
+      ValueError: if shapes differ, or if `t` is batched, or a static number outside (0, 1].
+
+    Example:
+      >>> from fmjax import paths
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> x, w = jnp.array([1.0, -2.0]), jnp.array([1.0, 0.0])
+      >>> matvec(gaussian, paths.linear(), x, 0.5, w).tolist()
+      [0.5, 0.0]
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, section 4.4. [xing2026divergence]
+    """
+    x, vector = _checks.floating(x), _checks.floating(vector)
+    _checks.same_shape(x=x, vector=vector)
+    return _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)(vector)
+
+
+def covariance(
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    *,
+    of: Prediction = predictions.x1,
+    noise: Linear = white,
+) -> Array:
+    """Returns the covariance of the data given the state, eq. (2).
+
+    Args:
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state; d is its size, at most 4,096.
+      t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
+      of: what the covariance is of, eq. (6).
+      noise: the covariance of the noise, `w[*dims] -> [*dims]`.
+
+    Returns:
+      `[d, d]`, symmetrised; in the squared unit of the data that the model was trained on.
+
+    Raises:
+      ValueError: if d is above 4,096; if `t` is batched, or a static number outside (0, 1]; or
+        if the velocity is not shaped like `x`.
+
+    Example:
+      >>> from fmjax import paths
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> covariance(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5).tolist()
+      [[0.5, 0.0], [0.0, 0.5]]
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, section 4.3. [xing2026divergence]
+    """
+    x = _checks.floating(x)
+    return _operator.dense(_operator.field(velocity, path, x, t, of, noise), x)
+
+
+def diagonal(
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    *,
+    of: Prediction = predictions.x1,
+    noise: Linear = white,
+    chunk_size: int = 16,
+) -> Array:
+    """Returns the variance of every entry of the data given the state, exactly.
+
+    The diagonal of (2) by one tangent per entry, in memory set by `chunk_size`; its square root
+    is a per-pixel map in the unit of the data. Beyond about 1,000 entries take `estimate`.
+
+    Args:
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state.
+      t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
+      of: what the variance is of, eq. (6).
+      noise: the covariance of the noise, `w[*dims] -> [*dims]`.
+      chunk_size: tangents in flight.
+
+    Returns:
+      `[*dims]`; a learned field may make entries negative.
+
+    Raises:
+      ValueError: if `t` is batched, or a static number outside (0, 1], if the velocity is not
+        shaped like `x`, or if `chunk_size` is not positive.
+
+    Example:
+      >>> from fmjax import paths
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> diagonal(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5).tolist()
+      [0.5, 0.5]
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, section 4.4. [xing2026divergence]
+    """
+    x = _checks.floating(x)
+    function = _operator.field(velocity, path, x, t, of, noise)
+    return divergence.diagonal(function, x, chunk_size=chunk_size)[1]
+
+
+def trace(
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    *,
+    of: Prediction = predictions.x1,
+    noise: Linear = white,
+    divergence: Divergence = divergence.exact,
+) -> Array:
+    """Returns the scalar uncertainty U, the trace of the posterior covariance, eq. (3).
+
+    Args:
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state.
+      t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
+      of: what the covariance is of, eq. (6).
+      noise: the covariance of the noise, `w[*dims] -> [*dims]`.
+      divergence: any estimator of `fmjax.divergence`, applied to the field whose Jacobian is
+        the covariance; an unbiased one makes U unbiased.
+
+    Returns:
+      `[]`, for the data the expected squared error of `mean`, summed over entries.
+
+    Raises:
+      ValueError: if `t` is batched, or a static number outside (0, 1], or if the velocity is
+        not shaped like `x`.
+
+    Example:
+      >>> from fmjax import paths
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> float(trace(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5))
+      1.0
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, section 4.3. [xing2026divergence]
+    """
+    x = _checks.floating(x)
+    return divergence(_operator.field(velocity, path, x, t, of, noise), x)[1]
+
+
+def estimate(
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    *,
+    estimator: Callable[[Linear, Array], tuple[Array, Estimate]],
+    of: Prediction = predictions.x1,
+    noise: Linear = white,
+) -> Estimate:
+    """Returns an estimate of the covariance's trace or diagonal, with its standard error.
+
+    For data of many dimensions. The estimator sees the field whose Jacobian is the covariance,
+    so those that want a positive semi-definite Jacobian may be used wherever the model's
+    covariance is one.
+
+    Args:
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state.
+      t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
+      estimator: of `fmjax.estimators` with its key and options bound by `partial`.
+      of: what the covariance is of, eq. (6).
+      noise: the covariance of the noise, `w[*dims] -> [*dims]`.
+
+    Returns:
+      Mean and standard error, each `[]` for the trace or `[*dims]` for the diagonal.
+
+    Raises:
+      ValueError: if `t` is batched, or a static number outside (0, 1], or if the velocity is
+        not shaped like `x`.
+
+    Example:
+      >>> from functools import partial
+      >>> from fmjax import estimators, paths
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> estimator = partial(estimators.hutchinson, jax.random.key(0))
+      >>> u = estimate(gaussian, paths.linear(), jnp.ones(50), 0.5, estimator=estimator)
+      >>> round(float(u.mean), 3), round(float(u.standard_error), 3)
+      (25.0, 0.0)
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, section 4.4; Epperly, Tropp and Webber (2024), arXiv
+      2301.07825. [xing2026divergence; epperly2024xtrace]
+    """
+    x = _checks.floating(x)
+    return estimator(_operator.field(velocity, path, x, t, of, noise), x)[1]

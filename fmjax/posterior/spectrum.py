@@ -1,0 +1,255 @@
+"""The directions in which the data are uncertain: principal components of the posterior.
+
+The posterior covariance of an image is a matrix of hundreds of thousands of entries, of which
+a few eigenvectors tell most: whether a stroke is there, how far it reaches. Lanczos' method finds
+the largest of them from products alone, each one tangent and one cotangent of the velocity: m
+products make an m-dimensional Krylov space, m more the restriction of the covariance to it,
+whose eigenpairs are returned. With `C v_i = lambda_i v_i`,
+
+    m +- c sqrt(lambda_i) v_i                                                              (8)
+
+walks along one direction, and `m + sum_i z_i sqrt(lambda_i) v_i` with z ~ N(0, I) is a sample
+of the Gaussian with these moments (not of the posterior itself, which need not be Gaussian: its
+samples come from `samplers.memoryless_sde`).
+
+References:
+  Manor and Michaeli (2024), On the Posterior Distribution in Denoising, arXiv 2309.13598.
+  Lanczos (1950), Journal of Research of the National Bureau of Standards 45(4).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from matfree import decomp
+
+from fmjax import _checks, predictions
+from fmjax.paths import Path
+from fmjax.posterior import _operator
+from fmjax.posterior._operator import Linear, white
+from fmjax.predictions import Prediction
+from fmjax.types import Array, Key, Velocity
+
+
+class Components(NamedTuple):
+    """Principal components of a posterior, largest first.
+
+    Attributes:
+      variances: `[k]`, eigenvalues of the covariance; a learned one may have negative ones.
+      directions: `[k, *dims]`, the eigenvectors, orthonormal.
+      residuals: `[k]`, `|C v - lambda v|`: each variance is within its residual of an exact
+        eigenvalue. Where it is not small, take more products.
+    """
+
+    variances: Array
+    directions: Array
+    residuals: Array
+
+
+def principal_components(
+    key: Key,
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    *,
+    num_components: int = 5,
+    num_matvecs: int = 32,
+    of: Prediction = predictions.x1,
+    noise: Linear = white,
+) -> Components:
+    """Returns the largest principal components of the posterior covariance, without a matrix.
+
+    The variances can be differentiated, in forward and in reverse mode, where they are distinct
+    and the residuals small; a repeated eigenvalue has no derivative, whatever comes out.
+
+    Args:
+      key: of the start of the Krylov space; the result depends on it only within `residuals`.
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state; d is its size.
+      t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
+      num_components: k, at most d.
+      num_matvecs: dimension of the Krylov space, at least k; d serves where it is larger.
+        Twice as many products are taken.
+      of: what the covariance is of, eq. (6).
+      noise: the covariance of the noise, `w[*dims] -> [*dims]`.
+
+    Returns:
+      Variances, directions and residuals.
+
+    Raises:
+      ValueError: if `num_components` is not in 1 ... min(d, num_matvecs), if `t` is batched or a
+        static number outside (0, 1], or if the velocity is not shaped like `x`.
+
+    Example:
+      >>> from fmjax import paths
+      >>> prior = jnp.array([4.0, 1.0])  # independent Gaussians, the exact velocity
+      >>> field = lambda x, t: (t * prior - (1 - t)) / (t**2 * prior + (1 - t) ** 2) * x
+      >>> key, x = jax.random.key(0), jnp.array([1.0, -2.0])
+      >>> found = principal_components(key, field, paths.linear(), x, 0.5, num_components=1)
+      >>> round(float(found.variances[0]), 3), abs(found.directions[0]).round(3).tolist()
+      (0.8, [1.0, 0.0])
+
+    Reference:
+      Manor and Michaeli (2024), arXiv 2309.13598, section 4; Kraemer et al. (2024), arXiv
+      2405.17277. [manor2024posterior; kraemer2024gradients]
+    """
+    x = _checks.floating(x)
+    if not 1 <= num_components <= min(x.size, num_matvecs):
+        message = (
+            f"num_components must be between 1 and {min(x.size, num_matvecs)}, got "
+            f"{num_components}: x has {x.size} entries and the Krylov space {num_matvecs} "
+            "dimensions (num_matvecs)."
+        )
+        raise ValueError(message)
+    product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
+    found = _ritz(key, product, x, num_matvecs)
+    return Components(*(part[::-1][:num_components] for part in found))
+
+
+def traverse(mean: Array, components: Components, amount: Array) -> Array:
+    """Returns the mean moved along every component, `m + c sqrt(lambda_i) v_i`, eq. (8).
+
+    Args:
+      mean: `[*dims]`, the posterior mean.
+      components: k principal components of the same posterior.
+      amount: `[]`, c, in standard deviations; negative for the other way.
+
+    Returns:
+      `[k, *dims]`; a component of negative variance leaves the mean where it is.
+
+    Raises:
+      ValueError: if the directions are not shaped like the mean, or `amount` is no scalar.
+
+    Example:
+      >>> pair = Components(jnp.array([4.0]), jnp.array([[0.0, 1.0]]), jnp.zeros(1))
+      >>> traverse(jnp.array([1.0, 1.0]), pair, -0.5).tolist()
+      [[1.0, 0.0]]
+
+    Reference:
+      Manor and Michaeli (2024), arXiv 2309.13598, section 4. [manor2024posterior]
+    """
+    mean, amount = _checks.floating(mean), jnp.asarray(amount)
+    if amount.ndim:
+        message = (
+            f"amount must be a scalar, got shape {amount.shape}: for several amounts wrap the call "
+            "in jax.vmap."
+        )
+        raise ValueError(message)
+    return mean[None] + amount * _scaled(mean, components)
+
+
+def sample(key: Key, mean: Array, components: Components) -> Array:
+    """Returns a sample of the Gaussian with this mean and these components.
+
+    Args:
+      key: PRNG key.
+      mean: `[*dims]`, the posterior mean.
+      components: k principal components of the same posterior; what they leave out is not drawn.
+
+    Returns:
+      `[*dims]`, `m + sum_i z_i sqrt(lambda_i) v_i` with z_i ~ N(0, 1).
+
+    Raises:
+      ValueError: if the directions are not shaped like the mean.
+
+    Example:
+      >>> none = Components(jnp.array([0.0]), jnp.array([[0.0, 1.0]]), jnp.zeros(1))
+      >>> sample(jax.random.key(0), jnp.array([1.0, 2.0]), none).tolist()
+      [1.0, 2.0]
+
+    Reference:
+      Manor and Michaeli (2024), arXiv 2309.13598, section 4. [manor2024posterior]
+    """
+    mean = _checks.floating(mean)
+    scaled = _scaled(mean, components)
+    z = jax.random.normal(key, scaled.shape[:1], scaled.dtype)
+    return mean + jnp.tensordot(z, scaled, axes=1)
+
+
+def _scaled(mean: Array, components: Components) -> Array:
+    """Returns `sqrt(lambda_i) v_i`, `[k, *dims]`; zero where an eigenvalue is negative."""
+    _checks.same_shape(mean=mean, direction=components.directions[0])
+    # The root has no derivative at zero; a NaN is not below it and stays.
+    none = components.variances <= 0
+    deviations = jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, components.variances)))
+    return deviations.reshape(-1, *(1,) * jnp.ndim(mean)) * components.directions
+
+
+def extremes(
+    key: Key,
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    *,
+    num_matvecs: int = 32,
+    of: Prediction = predictions.x1,
+    noise: Linear = white,
+) -> tuple[Array, Array]:
+    """Returns the least and the greatest eigenvalue of the covariance: how negative it gets.
+
+    The exact covariance has none below zero. A learned one has, most near the noise end; as
+    long as `-least / greatest` is small its trace, its map and its largest components mean
+    something.
+
+    Args:
+      key: of the start of the Krylov space.
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state; d is its size.
+      t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
+      num_matvecs: dimension of the Krylov space; d serves where it is larger.
+      of: what the covariance is of, eq. (6).
+      noise: the covariance of the noise, `w[*dims] -> [*dims]`.
+
+    Returns:
+      Two scalars `(least, greatest)`, from inside the spectrum: the truth is at least as far out.
+
+    Raises:
+      ValueError: if `num_matvecs` is not positive, if `t` is batched or a static number outside
+        (0, 1], or if the velocity is not shaped like `x`.
+
+    Example:
+      >>> from fmjax import paths
+      >>> prior = jnp.array([4.0, 1.0])  # independent Gaussians, the exact velocity
+      >>> field = lambda x, t: (t * prior - (1 - t)) / (t**2 * prior + (1 - t) ** 2) * x
+      >>> pair = extremes(jax.random.key(0), field, paths.linear(), jnp.ones(2), 0.5)
+      >>> [round(float(value), 3) for value in pair]
+      [0.5, 0.8]
+
+    Reference:
+      Kraemer et al. (2024), arXiv 2405.17277. [kraemer2024gradients]
+    """
+    if num_matvecs < 1:
+        message = f"num_matvecs must be at least 1, got {num_matvecs}: it counts products."
+        raise ValueError(message)
+    x = _checks.floating(x)
+    product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
+    values = _ritz(key, product, x, num_matvecs).variances
+    return values[0], values[-1]
+
+
+def _ritz(key: Key, product: Linear, x: Array, num_matvecs: int) -> Components:
+    """Returns the best eigenpairs in a Krylov space of a symmetric operator, ascending."""
+    key_start, key_tilt = jax.random.split(key)
+    size, count = x.size, min(num_matvecs, x.size)
+    start = jax.random.normal(key_start, (size,), x.dtype)
+    reach = jnp.max(jnp.abs(product(start.reshape(x.shape))))
+    # In units of its own size the operator's squares neither overflow nor underflow.
+    unit = jax.lax.stop_gradient(jnp.where(reach > 0, reach, 1))
+    flat = lambda vector: product(vector.reshape(x.shape)).ravel() / unit  # noqa: E731
+    # Where the space is exhausted (an identity, few distinct eigenvalues) Lanczos divides by zero.
+    # A diagonal far below the operator keeps it going; the eigenpairs below do not see it.
+    tilt = jax.random.uniform(key_tilt, (size,), x.dtype, minval=-1)
+    tilt = tilt * jnp.finfo(x.dtype).eps ** 0.8
+    # custom_vjp would stop forward-mode differentiation.
+    decompose = decomp.tridiag_sym(count, custom_vjp=False)
+    basis, *_ = decompose(lambda vector: flat(vector) + tilt * vector, start)
+    basis = jnp.linalg.qr(basis.T)[0].T
+    images = jax.lax.map(flat, basis)
+    values, mix = jnp.linalg.eigh(basis @ images.T)  # eigh symmetrises
+    vectors = mix.T @ basis
+    residuals = jnp.linalg.norm(mix.T @ images - values[:, None] * vectors, axis=1)
+    return Components(unit * values, vectors.reshape(count, *x.shape), unit * residuals)
