@@ -1,17 +1,54 @@
 """Training losses: one scalar per example, nothing random inside.
 
 Noise, times and couplings are drawn before and passed in, so a loss is tested by its value;
-the caller takes the mean over the batch.
+the caller takes the mean over the batch. All losses are means over the entries of an example.
+
+Flow matching (`cfm`) regresses a velocity on `d x_t / dt`, whose conditional mean given x_t is
+the marginal velocity v. MeanFlow learns its average along the flow that is at x at time t,
+
+    u(x, r, t) = 1 / (r - t) int_t^r v(x_s, s) ds,    u(x, t, t) = v(x, t)            (1)
+
+which samples in one step, `x_r = x + (r - t) u`. Here t is where x lives and r, nearer to the
+data, is where u leads: r >= t. (The paper counts time from the data, so there r <= t.)
+Differentiating `(r - t) u` along the flow gives, for either order of r and t,
+
+    u = v - (t - r) du/dt,    du/dt = (grad_x u) v + d_t u                            (2)
+
+and `du/dt` is one `jax.jvp` with the tangent (v, 0, 1). The two losses put the velocity of the
+drawn pair, v_c = d x_t / dt, into (2) at different places; sg is `stop_gradient`:
+
+    meanflow           u - sg[v_c - (t - r) du/dt],  du/dt along v_c                  (3)
+    improved_meanflow  u + (t - r) sg[du/dt] - v_c,  du/dt along the network's v      (4)
+
+At r = t both are `cfm` of the slice u(x, t, t). At the exact u both errors have conditional
+mean zero given x_t, and by (2) they differ by the Jacobian of the flow map from t to r,
+
+    error of (3) = (I + (r - t) grad_x u) (error of (4)) = -J (v_c - v)               (5)
+
+so there (4) has the smaller variance in directions in which the flow expands and the larger
+one where it contracts; what it gains in training is a target that stays put.
+
+`guidance` replaces v_c by a combination with the network's own velocities. A network trained so
+has it inside: its h = 0 slice is not the marginal velocity of any data, and the identities of
+`fmjax.posterior` do not hold for it.
 
 References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747.
+  Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
+  Geng et al. (2025), Improved Mean Flows, arXiv 2512.02012.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
 from fmjax import _checks, paths, predictions
 from fmjax.paths import Path
-from fmjax.types import Array, Velocity
+from fmjax.types import Array, AverageVelocity, Velocity
+
+Guide = Callable[[Array, Array, Array], Array]
+"""`(v[*dims], x[*dims], t[]) -> [*dims]`: what the velocity v of a pair is replaced by."""
 
 
 def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array:
@@ -46,3 +83,218 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
     value = velocity(x, t)
     _checks.same_shape(x=x, velocity=value)
     return jnp.mean(jnp.square(value - target))
+
+
+def _unguided(v: Array, x: Array, t: Array) -> Array:  # noqa: ARG001
+    return v
+
+
+def meanflow(
+    average_velocity: AverageVelocity,
+    path: Path,
+    x0: Array,
+    x1: Array,
+    r: Array,
+    t: Array,
+    *,
+    guide: Guide = _unguided,
+) -> Array:
+    """Returns the MeanFlow loss of one example, the mean square of eq. (3).
+
+    Draw the times by `times.intervals`, weigh the loss by `adaptive`, and jit the step.
+
+    Args:
+      average_velocity: the network that is trained, `(x[*dims], r[], t[]) -> [*dims]`.
+      path: the path.
+      x0: `[*dims]`, noise.
+      x1: `[*dims]`, data.
+      r: `[]`, in [t, 1], where u leads; in an array r < t is not seen, and trains the way back.
+      t: `[]`, in [0, 1], where x lives.
+      guide: what replaces the velocity of the pair, in target and tangent; see `guidance`.
+
+    Returns:
+      `[]`, the squared error per dimension; its gradient is through u alone.
+
+    Raises:
+      ValueError: if shapes differ, if a time is batched or a static number outside [0, 1], or
+        if both times are static and r < t.
+
+    Example:
+      >>> still = lambda x, r, t: jnp.zeros_like(x)
+      >>> x0, x1 = jnp.zeros(2), jnp.array([1.0, 3.0])
+      >>> float(meanflow(still, paths.linear(), x0, x1, 0.75, 0.5))
+      5.0
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, eqs. (9) to (11). [geng2025mean]
+    """
+    r, t = _interval(r, t)
+    x, v = _pair(path, x0, x1, t, guide)
+    u, du = _along_the_flow(average_velocity, x, r, t, v)
+    target = jax.lax.stop_gradient(v - (t - r) * du)  # eq. (2) with v for its mean
+    return jnp.mean(jnp.square(u - target))
+
+
+def improved_meanflow(
+    average_velocity: AverageVelocity,
+    velocity: Velocity,
+    path: Path,
+    x0: Array,
+    x1: Array,
+    r: Array,
+    t: Array,
+    *,
+    guide: Guide = _unguided,
+) -> Array:
+    """Returns the improved MeanFlow loss of one example, the mean square of eq. (4).
+
+    Its target, unless guided, is free of the network. A second head needs its own loss, `cfm`.
+
+    Args:
+      average_velocity: the network that is trained, `(x[*dims], r[], t[]) -> [*dims]`.
+      velocity: the network's marginal velocity `(x[*dims], t[]) -> [*dims]`, the tangent of
+        du/dt: `onestep.instantaneous(average_velocity)` or a second head; no gradient enters.
+      path: the path.
+      x0: `[*dims]`, noise.
+      x1: `[*dims]`, data.
+      r: `[]`, in [t, 1], where u leads; see `meanflow`.
+      t: `[]`, in [0, 1], where x lives.
+      guide: what replaces the velocity of the pair in the target; `velocity` is then the
+        network's own at the same class, which learns the guided field.
+
+    Returns:
+      `[]`, the squared error per dimension.
+
+    Raises:
+      ValueError: as `meanflow`.
+
+    Example:
+      >>> still, head = lambda x, r, t: jnp.zeros_like(x), lambda x, t: jnp.zeros_like(x)
+      >>> x0, x1 = jnp.zeros(2), jnp.array([1.0, 3.0])
+      >>> float(improved_meanflow(still, head, paths.linear(), x0, x1, 0.75, 0.5))
+      5.0
+
+    Reference:
+      Geng et al. (2025), Improved Mean Flows, arXiv 2512.02012. [geng2025improved]
+    """
+    r, t = _interval(r, t)
+    x, target = _pair(path, x0, x1, t, guide)
+    tangent = velocity(x, t)
+    _checks.same_shape(x=x, velocity=tangent)
+    u, du = _along_the_flow(average_velocity, x, r, t, tangent)
+    compound = u + (t - r) * jax.lax.stop_gradient(du)  # so no gradient through velocity either
+    return jnp.mean(jnp.square(compound - target))
+
+
+def guidance(
+    conditional: AverageVelocity,
+    unconditional: AverageVelocity,
+    *,
+    scale: Array | float,
+    mix: Array | float = 0.0,
+    low: Array | float = 0.0,
+    high: Array | float = 1.0,
+) -> Guide:
+    """Returns a guide that trains classifier-free guidance into an average velocity.
+
+    The velocity v of a pair of class c becomes, where `low <= t <= high`,
+
+        scale v + (1 - scale - mix) u(x, t, t | no class) + mix u(x, t, t | c)
+
+    without gradient through the slices. In the paper's letters scale is omega and mix is kappa;
+    the field that is learned is guided by `omega / (1 - kappa)`. `scale=1, mix=1 - 1 / omega`
+    is the form of improved MeanFlow. Rows whose class was dropped use `scale=1, mix=0`, which is
+    v itself, and with any other what is learned is no posterior's velocity.
+
+    Args:
+      conditional: the network at the class of the example, `(x, r, t) -> [*dims]`; for a second
+        head that gives velocities pass `lambda x, r, t: head(x, t)`.
+      unconditional: the network at no class, likewise.
+      scale: omega, the weight of v; like the other three it may be traced, per example.
+      mix: kappa, the weight of the conditional slice, below 1.
+      low: where guidance begins, in [0, 1]; 1 - t_end of a paper whose t = 1 is noise.
+      high: where guidance ends, in [low, 1]; 1 - t_start of such a paper.
+
+    Returns:
+      `(v, x, t) -> [*dims]`, for the argument `guide` of the MeanFlow losses.
+
+    Example:
+      >>> two, one = lambda x, r, t: x + 2.0, lambda x, r, t: x + 1.0
+      >>> guide = guidance(two, one, scale=1.5, mix=0.25, low=0.1)
+      >>> guide(jnp.array([2.0]), jnp.zeros(1), 0.5).tolist()  # 1.5 * 2 - 0.75 * 1 + 0.25 * 2
+      [2.75]
+      >>> guide(jnp.array([2.0]), jnp.zeros(1), 0.05).tolist()
+      [2.0]
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, section 4.2 and appendix; Geng et al. (2025), arXiv
+      2512.02012. [geng2025mean; geng2025improved]
+    """
+
+    def guide(v: Array, x: Array, t: Array) -> Array:
+        t = _checks.time(t)
+        with_class = jax.lax.stop_gradient(conditional(x, t, t))
+        without = jax.lax.stop_gradient(unconditional(x, t, t))
+        _checks.same_shape(v=v, conditional=with_class, unconditional=without)
+        guided = scale * v + (1.0 - scale - mix) * without + mix * with_class
+        return jnp.where((low <= t) & (t <= high), guided, v)
+
+    return guide
+
+
+def adaptive(loss: Array, *, power: Array | float = 1.0, eps: Array | float = 1e-3) -> Array:
+    """Returns a loss divided by a power of its own value, `loss / sg[loss + eps]^power`.
+
+    Examples with a large error no longer dominate the gradient: power = 1 makes it that of
+    log(loss + eps). Report the plain loss, whose value still says how well the network does.
+
+    MeanFlow adds its constant c to a sum over the d entries; here the loss is their mean, and
+    `eps = c / d` gives the same gradient up to a factor `d^(1 - power)`: c = 1e-3 on images of
+    32 x 32 x 3 is eps = 3.3e-7.
+
+    Args:
+      loss: `[]`, of one example, not negative; under `vmap` before the mean of the batch.
+      power: 0 for the plain loss, 1 for full normalisation.
+      eps: positive; it bounds the weight where the loss is 0.
+
+    Returns:
+      `[]`.
+
+    Example:
+      >>> float(adaptive(jnp.array(4.0), power=0.5, eps=5.0))
+      1.3333333730697632
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, section 4.3. [geng2025mean]
+    """
+    return loss / jax.lax.stop_gradient(loss + eps) ** power
+
+
+def _interval(r: Array | float, t: Array | float) -> tuple[Array, Array]:
+    """Returns both times, or refuses those that are known to be swapped."""
+    checked = _checks.time(r, "r"), _checks.time(t)
+    if not isinstance(r, jax.Array) and not isinstance(t, jax.Array) and r < t:
+        message = (
+            f"meanflow needs r >= t, got r = {r} and t = {t}: x lives at t and the average "
+            "velocity leads to r, nearer to the data; times.intervals draws them in this order."
+        )
+        raise ValueError(message)
+    return checked
+
+
+def _pair(path: Path, x0: Array, x1: Array, t: Array, guide: Guide) -> tuple[Array, Array]:
+    """Returns the state of a pair and its velocity as guided, through which no gradient goes."""
+    x = paths.interpolate(path, x0, x1, t)
+    v = guide(predictions.target(predictions.velocity, path, x0, x1, t), x, t)
+    _checks.same_shape(x=x, guided=v)
+    return x, jax.lax.stop_gradient(v)
+
+
+def _along_the_flow(
+    average_velocity: AverageVelocity, x: Array, r: Array, t: Array, v: Array
+) -> tuple[Array, Array]:
+    """Returns u and its derivative along the flow, eq. (2), from one evaluation."""
+    tangents = (v, jnp.zeros_like(r), jnp.ones_like(t))
+    u, du = jax.jvp(average_velocity, (x, r, t), tangents)
+    _checks.same_shape(x=x, average_velocity=u)
+    return u, du

@@ -22,9 +22,11 @@ from fmjax import (
     couplings,
     divergence,
     empirical,
+    estimators,
     likelihood,
     losses,
     metrics,
+    onestep,
     paths,
     posterior,
     predictions,
@@ -41,6 +43,15 @@ SHAPES = [(), (2,), (4, 4, 3)]
 def _field(x, t):
     """A smooth velocity that mixes all entries of the state."""
     return jnp.tanh(x) * (1 - t) + 0.1 * jnp.sum(x) * t
+
+
+def _conditional(x, t, c):
+    return _field(x, t) + c * x
+
+
+def _components(x, y):
+    """Two components of which one has no variance; sample and traverse ask no more of them."""
+    return posterior.Components(jnp.array([2.0, -1.0], x.dtype), jnp.stack([x, y]), None)
 
 
 def _average(x, r, t):
@@ -82,6 +93,18 @@ PER_EXAMPLE = {
     "divergence.hutchinson": Case(
         lambda k, x, t: divergence.hutchinson(k, lambda z: _field(z, t), x, num_probes=2), "kxt"
     ),
+    **{
+        f"estimators.{estimator.__name__}": Case(
+            lambda k, x, t, estimator=estimator: estimator(
+                k, lambda z: _field(z, t), x, num_probes=2
+            ),
+            "kxt",
+        )
+        for estimator in (
+            estimators.hutchinson, estimators.bekas, estimators.xtrace, estimators.xnystrace,
+            estimators.xdiag, estimators.xnysdiag,
+        )
+    },
     "empirical.weights": Case(partial(empirical.weights, PATH), "bxt", "b"),
     "empirical.mean": Case(partial(empirical.mean, PATH, chunk_size=4), "bxt", "b"),
     "empirical.velocity": Case(partial(empirical.velocity, PATH, chunk_size=4), "bxt", "b"),
@@ -100,7 +123,73 @@ PER_EXAMPLE = {
     "posterior.covariance": Case(partial(posterior.covariance, _field, PATH), STATE),
     "posterior.diagonal": Case(partial(posterior.diagonal, _field, PATH), STATE),
     "posterior.trace": Case(partial(posterior.trace, _field, PATH), STATE),
+    "posterior.estimate": Case(
+        lambda k, x, t: posterior.estimate(
+            _field, PATH, x, t, estimator=partial(estimators.bekas, k, num_probes=2)
+        ),
+        "kxt",
+    ),
+    "posterior.principal_components": Case(
+        lambda k, x, t: posterior.principal_components(
+            k, _field, PATH, x, t, num_components=1, num_matvecs=8
+        ).variances,
+        "kxt",
+    ),
+    "posterior.extremes": Case(
+        lambda k, x, t: posterior.extremes(k, _field, PATH, x, t, num_matvecs=48), "kxt"
+    ),
+    "posterior.traverse": Case(
+        lambda x, y, t: posterior.traverse(x, _components(x, y), t), PAIR
+    ),
+    "posterior.sample": Case(lambda k, x, y: posterior.sample(k, x, _components(x, y)), "kxy"),
+    "posterior.asymmetry": Case(
+        lambda k, x, t: posterior.asymmetry(
+            k, lambda x, t: _field(x, t) * (1 + x), x, t, num_probes=3
+        ),
+        "kxt",
+    ),
+    "posterior.total_covariance": Case(
+        lambda x, t: posterior.total_covariance(
+            _conditional, PATH, x, t, jnp.arange(2), jnp.full(2, 0.5, x.dtype)
+        ),
+        STATE,
+    ),
+    "posterior.total_diagonal": Case(
+        lambda x, t: posterior.total_diagonal(
+            _conditional, PATH, x, t, jnp.arange(2), jnp.full(2, 0.5, x.dtype)
+        ),
+        STATE,
+    ),
+    "posterior.prior_variance": Case(
+        lambda x, t: posterior.prior_variance(x**2, PATH, t), STATE
+    ),
+    "posterior.prior_covariance": Case(
+        lambda x, t: posterior.prior_covariance(jnp.outer(x, x), PATH, t), STATE
+    ),
     "losses.cfm": Case(partial(losses.cfm, _field, PATH), PAIR),
+    "losses.meanflow": Case(
+        lambda x, y, t: losses.meanflow(_average, PATH, x, y, 0.5 * (1 + t), t), PAIR
+    ),
+    "losses.improved_meanflow": Case(
+        lambda x, y, t: losses.improved_meanflow(
+            _average, _field, PATH, x, y, 0.5 * (1 + t), t
+        ),
+        PAIR,
+    ),
+    "losses.adaptive": Case(lambda x: losses.adaptive(jnp.mean(x**2)), "x"),
+    "onestep.flow_map": Case(lambda x, t: onestep.flow_map(_average, x, 1.0, t), STATE),
+    "onestep.renoised": Case(partial(onestep.renoised, _average, PATH), PAIR),
+    "onestep.sensitivity": Case(partial(onestep.sensitivity, _average, PATH), STATE),
+    "onestep.sensitivity_diagonal": Case(
+        partial(onestep.sensitivity_diagonal, _average, PATH, chunk_size=3), STATE
+    ),
+    "onestep.sensitivity_trace": Case(
+        partial(onestep.sensitivity_trace, _average, PATH, chunk_size=3), STATE
+    ),
+    "onestep.sensitivity_estimate": Case(
+        lambda k, x, t: onestep.sensitivity_estimate(k, _average, PATH, x, t, num_probes=2),
+        "kxt",
+    ),
     "samplers.fixed": Case(
         lambda x, t: samplers.fixed(_field, x, t, 1.0, num_steps=3), STATE
     ),
@@ -121,6 +210,9 @@ PER_EXAMPLE = {
         lambda x, t: samplers.few_step(_average, x, [0.0, t, 1.0]), STATE
     ),
     "samplers.one_step": Case(partial(samplers.one_step, _average), "x"),
+    "samplers.memoryless_sde": Case(
+        lambda k, x, t: samplers.memoryless_sde(k, _field, PATH, x, t, num_steps=3), "kxt"
+    ),
     "likelihood.standard_normal": Case(partial(likelihood.standard_normal, scale=2.0), "x"),
     "likelihood.log_prob": Case(
         partial(
@@ -142,6 +234,7 @@ BATCH = {
     "times.stratified": lambda k, x, y: times.stratified(k, (5,)),
     "times.logit_normal": lambda k, x, y: times.logit_normal(k, (5,)),
     "times.intervals": lambda k, x, y: times.intervals(k, (5,)),
+    "onestep.prior": lambda k, x, y: onestep.prior(y),
     "metrics.total_variation": lambda k, x, y: metrics.total_variation(x, y),
     "metrics.wasserstein2": lambda k, x, y: metrics.wasserstein2(x, y),
     "metrics.mmd": lambda k, x, y: metrics.mmd(x, y, kernel=metrics.gaussian_kernel(1.0)),
@@ -154,6 +247,7 @@ BATCH = {
 # These return paths, densities, functions or networks; their own tests take what they return
 # through jit, vmap and grad.
 MAKERS = {
+    "estimators.as_divergence",
     "paths.linear",
     "paths.cosine",
     "paths.vp",
@@ -162,6 +256,12 @@ MAKERS = {
     "toy.eight_gaussians",
     "toy.checkerboard",
     "toy.moons",
+    "losses.guidance",
+    "onestep.instantaneous",
+    "posterior.in_data_units",
+    "posterior.near_noise",
+    "predictions.as_velocity",
+    "predictions.reverse_time",
     "train.init",
     "train.make_step",
     "models.functional",
@@ -204,7 +304,7 @@ def test_the_table_is_complete():
             f"{name}.{function}"
             for function, value in vars(module).items()
             if inspect.isfunction(value)
-            and value.__module__ == module.__name__
+            and f"{value.__module__}.".startswith(f"{module.__name__}.")
             and not function.startswith("_")
         }
     assert public == {*PER_EXAMPLE, *BATCH, *MAKERS}
@@ -253,7 +353,7 @@ def test_a_batched_time_raises_the_documented_error(name):
     case = PER_EXAMPLE[name]
     arguments = _one(case, _arguments(case, (2,)), 0)
     arguments[case.arguments.index("t")] = jnp.full(3, 0.5)
-    if name.startswith("divergence."):
+    if name.startswith(("divergence.", "estimators.")):
         pytest.skip("takes a field of x alone; its time is the caller's")
     with pytest.raises(ValueError, match=r"must be a scalar, got shape \(3,\).*jax\.vmap"):
         case.call(*arguments)

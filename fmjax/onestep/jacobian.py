@@ -1,0 +1,218 @@
+"""How the sample of a one-step model varies with its noise: `S = sigma_t^2 J J^T`.
+
+Statement E6 of `fmjax.onestep`: `J = I + (1 - t) grad u(x, 1, t)` is the Jacobian of the map
+from t to the data, and row i of `sigma_t J` says which entries of the noise move entry i of the
+sample, by how much of a standard deviation each. S is positive semi-definite for any network.
+Whole, its diagonal, its trace, or the diagonal from a few random probes,
+
+    E[(sigma_t J z)_i^2] = S_ii,        E[z z^T] = I                              (1)
+
+References:
+  Xing, Wang and Wang (2026), Divergence is Uncertainty, arXiv 2605.00941, section 4.5.
+  Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks
+from fmjax.estimators import Estimate
+from fmjax.onestep.states import flow_map
+from fmjax.paths import Path
+from fmjax.types import Array, AverageVelocity, Key
+
+MAX_DENSE = 4096
+"""The largest d of which `sensitivity` makes a `[d, d]` matrix; in float32 it takes 67 MB."""
+
+
+def sensitivity(
+    average_velocity: AverageVelocity, path: Path, x: Array, t: Array | float = 0.0
+) -> Array:
+    """Returns `sigma_t^2 J J^T`, how the sample made from x varies with noise of x's size, E6.
+
+    The posterior covariance for Gaussian data only; see `fmjax.onestep`.
+
+    Args:
+      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state at t, noise if t = 0; d is its size, at most 4,096.
+      t: `[]`, in [0, 1].
+
+    Returns:
+      `[d, d]`, symmetric and positive semi-definite for any network.
+
+    Raises:
+      ValueError: if d is above 4,096, if `t` is batched or a static number outside [0, 1], or
+        if the average velocity is not shaped like `x`.
+
+    Example:
+      >>> from fmjax import paths
+      >>> double = lambda x, r, t: x  # at t = 0 it carries x to 2 x
+      >>> sensitivity(double, paths.linear(), jnp.array([1.0, -3.0])).tolist()
+      [[4.0, 0.0], [0.0, 4.0]]
+
+    Reference:
+      First-order propagation of the noise through the flow map; E6 of `fmjax.onestep`, noted for
+      arXiv 2605.00941, section 4.5. [xing2026divergence]
+    """
+    x, to_data, sigma = _map(average_velocity, path, x, t)
+    if x.size > MAX_DENSE:
+        message = (
+            f"a matrix over the {x.size} entries of x {x.shape} would take "
+            f"{x.size**2 * x.dtype.itemsize / 1e9:.1f} GB, more than the {MAX_DENSE} entries that "
+            "are allowed: take sensitivity_diagonal or sensitivity_estimate."
+        )
+        raise ValueError(message)
+    jacobian = sigma * jax.jacfwd(to_data)(x).reshape(x.size, x.size)
+    return jacobian @ jacobian.T
+
+
+def sensitivity_diagonal(
+    average_velocity: AverageVelocity,
+    path: Path,
+    x: Array,
+    t: Array | float = 0.0,
+    *,
+    chunk_size: int = 16,
+) -> Array:
+    """Returns the diagonal of `sensitivity`, the squared norm of every row of `sigma_t J`.
+
+    Exact, by one tangent per entry of x; its square root is a map in the unit of the data.
+
+    Args:
+      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state at t, noise if t = 0.
+      t: `[]`, in [0, 1].
+      chunk_size: tangents in flight; memory grows with it and not with the dimension.
+
+    Returns:
+      `[*dims]`, not negative.
+
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1], if the average velocity
+        is not shaped like `x`, or if `chunk_size` is not positive.
+
+    Example:
+      >>> from fmjax import paths
+      >>> mixing = lambda x, r, t: x.sum() * jnp.ones_like(x) - x  # carries x to its sum, at t = 0
+      >>> sensitivity_diagonal(mixing, paths.linear(), jnp.zeros(3)).tolist()
+      [3.0, 3.0, 3.0]
+
+    Reference:
+      Forward-mode differentiation along each unit vector; Griewank and Walther (2008), section
+      3.1. [griewank2008evaluating]
+    """
+    if chunk_size < 1:
+        message = f"chunk_size must be at least 1, got {chunk_size}: it counts tangents in flight."
+        raise ValueError(message)
+    x, to_data, sigma = _map(average_velocity, path, x, t)
+    _, tangent_map = jax.linearize(to_data, x)
+    chunk = min(chunk_size, x.size)
+    columns = jnp.arange(-(-x.size // chunk) * chunk).reshape(-1, chunk)
+
+    def add(total: Array, indices: Array) -> tuple[Array, None]:
+        # An index beyond the last entry makes a zero vector, which adds nothing.
+        units = jax.nn.one_hot(indices, x.size, dtype=x.dtype)
+        tangents = jax.vmap(tangent_map)(units.reshape(chunk, *x.shape))
+        return total + jnp.sum(jnp.square(sigma * tangents), axis=0), None
+
+    return jax.lax.scan(add, jnp.zeros_like(x), columns)[0]
+
+
+def sensitivity_trace(
+    average_velocity: AverageVelocity,
+    path: Path,
+    x: Array,
+    t: Array | float = 0.0,
+    *,
+    chunk_size: int = 16,
+) -> Array:
+    """Returns the trace of `sensitivity`, the scalar `sigma_t^2 |J|_F^2`.
+
+    Args:
+      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state at t, noise if t = 0.
+      t: `[]`, in [0, 1].
+      chunk_size: tangents in flight, as in `sensitivity_diagonal`.
+
+    Returns:
+      `[]`, not negative; heavy-tailed over x where the data have several modes.
+
+    Raises:
+      ValueError: as `sensitivity_diagonal`.
+
+    Example:
+      >>> from fmjax import paths
+      >>> double = lambda x, r, t: x
+      >>> float(sensitivity_trace(double, paths.linear(), jnp.array([1.0, -3.0])))
+      8.0
+
+    Reference:
+      E6 of `fmjax.onestep`, noted for arXiv 2605.00941, section 4.5. [xing2026divergence]
+    """
+    return sensitivity_diagonal(average_velocity, path, x, t, chunk_size=chunk_size).sum()
+
+
+def sensitivity_estimate(
+    key: Key,
+    average_velocity: AverageVelocity,
+    path: Path,
+    x: Array,
+    t: Array | float = 0.0,
+    *,
+    num_probes: int = 16,
+) -> Estimate:
+    """Returns an unbiased estimate of `sensitivity_diagonal` from K random probes.
+
+    The mean of `(sigma_t J z)_i^2` over Rademacher z. One probe has the variance
+    `2 ((S_ii)^2 - sigma_t^4 sum_j J_ij^4)`, below that of Gaussian probes: the relative error of
+    an entry is at most `sqrt(2 / K)`, whatever d is.
+
+    Args:
+      key: a typed PRNG key.
+      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
+      path: the path that it was trained on.
+      x: `[*dims]`, the state at t, noise if t = 0.
+      t: `[]`, in [0, 1].
+      num_probes: K, at least 2; all are in flight at once.
+
+    Returns:
+      Mean and standard error, both `[*dims]`; the sum of the means estimates the trace.
+
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1], if the average velocity
+        is not shaped like `x`, or if `num_probes` is below 2.
+
+    Example:
+      >>> from fmjax import paths
+      >>> double = lambda x, r, t: x
+      >>> estimate = sensitivity_estimate(jax.random.key(0), double, paths.linear(), jnp.ones(2))
+      >>> estimate.mean.tolist(), estimate.standard_error.tolist()  # exact: J is diagonal
+      ([4.0, 4.0], [0.0, 0.0])
+
+    Reference:
+      Hutchinson (1989), applied to each row of J. [hutchinson1989stochastic]
+    """
+    if num_probes < 2:
+        message = f"num_probes must be at least 2, got {num_probes}: one has no standard error."
+        raise ValueError(message)
+    x, to_data, sigma = _map(average_velocity, path, x, t)
+    _, tangent_map = jax.linearize(to_data, x)
+    probes = jax.random.rademacher(key, (num_probes, *x.shape), x.dtype)
+    squares = jnp.square(sigma * jax.vmap(tangent_map)(probes))
+    variance = squares.var(axis=0, ddof=1) / num_probes
+    zero = variance == 0  # where the root has no derivative; a NaN is not zero and stays
+    error = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance)))
+    return Estimate(squares.mean(axis=0), error)
+
+
+def _map(
+    average_velocity: AverageVelocity, path: Path, x: Array, t: Array | float
+) -> tuple[Array, Callable[[Array], Array], Array]:
+    """Returns x as floats, the map from time t to the data, and the noise's size at t."""
+    t, x = _checks.time(t), _checks.floating(x)
+    return x, lambda z: flow_map(average_velocity, z, 1.0, t), path.sigma(t)

@@ -1,0 +1,152 @@
+"""From an average velocity to its velocity, its map, and the posterior at a state.
+
+Eq. (1) and the statements E1 and E2 of `fmjax.onestep`.
+
+References:
+  Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
+  Xing, Wang and Wang (2026), Divergence is Uncertainty, arXiv 2605.00941, section 4.5.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from fmjax import _checks, paths, posterior
+from fmjax.paths import Path
+from fmjax.types import Array, AverageVelocity, Velocity
+
+
+class Prior(NamedTuple):
+    """The mean and the variance of every entry over a data set, both `[*dims]`."""
+
+    mean: Array
+    variance: Array
+
+
+def instantaneous(average_velocity: AverageVelocity) -> Velocity:
+    """Returns the velocity inside an average velocity, its h = 0 slice `u(x, t, t)`.
+
+    Every function of `fmjax.posterior` and every solver takes it. MeanFlow trains it on the
+    pairs with r = t.
+
+    Args:
+      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
+
+    Returns:
+      `(x[*dims], t[]) -> [*dims]`.
+
+    Example:
+      >>> velocity = instantaneous(lambda x, r, t: (r + t) * x)
+      >>> velocity(jnp.array([1.0, 2.0]), 0.25).tolist()
+      [0.5, 1.0]
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, section 4.1. [geng2025mean]
+    """
+
+    def velocity(x: Array, t: Array) -> Array:
+        t = _checks.time(t)
+        return average_velocity(x, t, t)
+
+    return velocity
+
+
+def flow_map(average_velocity: AverageVelocity, x: Array, r: Array, t: Array) -> Array:
+    """Returns where the flow carries x from time t to time r, eq. (1).
+
+    Args:
+      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
+      x: `[*dims]`, the state at time t.
+      r: `[]`, in [0, 1]; a network is usually trained on r >= t only.
+      t: `[]`, in [0, 1].
+
+    Returns:
+      `[*dims]`, the state at time r.
+
+    Raises:
+      ValueError: if a time is batched or a static number outside [0, 1], or if the average
+        velocity is not shaped like `x`.
+
+    Example:
+      >>> flow_map(lambda x, r, t: 2.0 * jnp.ones_like(x), jnp.zeros(2), 0.75, 0.25).tolist()
+      [1.0, 1.0]
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, eq. (12). [geng2025mean]
+    """
+    r, t, x = _checks.time(r, "r"), _checks.time(t), _checks.floating(x)
+    step = average_velocity(x, r, t)
+    _checks.same_shape(x=x, average_velocity=step)
+    return x + (r - t) * step
+
+
+def renoised(
+    average_velocity: AverageVelocity,
+    path: Path,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    quantity: Callable[..., Any] = posterior.diagonal,
+) -> Any:
+    """Returns what the posterior says once a sample has been noised again: E1.
+
+    How ambiguous x1 is at noise level t: the law of the data given `alpha x1 + sigma x0`. Take
+    t between 0.3 and 0.7, where learned fields are informative, and the mean over a few x0.
+
+    Args:
+      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`, trained without guidance.
+      path: the path that it was trained on.
+      x0: `[*dims]`, fresh noise, not that which x1 was made from.
+      x1: `[*dims]`, a sample of the model, or data.
+      t: `[]`, in (0, 1].
+      quantity: any function `(velocity, path, x, t)` of the posterior, options bound: `diagonal`,
+        `trace`, `covariance`, `mean`.
+
+    Returns:
+      What `quantity` returns; `[*dims]` variances by default.
+
+    Raises:
+      ValueError: if the shapes differ, if `t` is batched or a static number outside [0, 1], or
+        whatever `quantity` refuses.
+
+    Example:
+      >>> average = lambda x, r, t: -x / (1 + r)  # its slice at r = t is -x / (1 + t)
+      >>> x0, x1 = jnp.array([0.5, -1.0]), jnp.array([1.0, 2.0])
+      >>> renoised(average, paths.linear(), x0, x1, 0.5).round(3).tolist()
+      [0.3330000042915344, 0.3330000042915344]
+
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, sections 4.3 and 4.5. [xing2026divergence]
+    """
+    x = paths.interpolate(path, x0, x1, t)
+    return quantity(instantaneous(average_velocity), path, x, t)
+
+
+def prior(bank: Array) -> Prior:
+    """Returns the posterior at the noise end, the same for every noise: the law of the data, E2.
+
+    On a path that starts from pure noise (alpha(0) = 0). `posterior.prior_variance` carries its
+    variance to later times.
+
+    Args:
+      bank: `[n, *dims]`, the data set, or the part of it that has the class asked for.
+
+    Returns:
+      Mean and variance of every entry; the variance divides by n, as the bank is the whole law.
+
+    Raises:
+      ValueError: if `bank` is empty or not of floating dtype.
+
+    Example:
+      >>> law = prior(jnp.array([[1.0, 5.0], [3.0, 5.0]]))
+      >>> law.mean.tolist(), law.variance.tolist()
+      ([2.0, 5.0], [1.0, 0.0])
+
+    Reference:
+      The limit E2 of `fmjax.onestep`, noted for arXiv 2605.00941, section 4.5. [xing2026divergence]
+    """
+    _checks.bank(bank, jnp.zeros(jnp.shape(bank)[1:]))
+    bank = jnp.asarray(bank)
+    return Prior(bank.mean(axis=0), bank.var(axis=0))
