@@ -1,0 +1,1 @@
+"""What the methods cost, measured against one forward pass of a network."""
