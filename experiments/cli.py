@@ -12,6 +12,7 @@ traceback: an error counts as the user's only if this repository's own code rais
 library below, or if the operating system refused a file.
 """
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,6 +49,21 @@ def run(
         if not _raised_by(error, (*_OURS, main.__module__)):
             raise
         _leave(f"error: {error}", code=1)
+
+
+def check_bounds(config: Any, bounds: dict[str, tuple[float, float]]) -> None:
+    """Raises ValueError for the first option outside its bounds.
+
+    Args:
+      config: the options.
+      bounds: from the name of each number to its least and greatest value.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            message = f"{name} must be {limit}, got {value}."
+            raise ValueError(message)
 
 
 def _program(module: Any) -> str | None:

@@ -29,6 +29,7 @@ import numpy as np
 import tqdm
 
 import fmjax
+from experiments import data
 from fmjax.types import Array, PyTree
 
 
@@ -63,6 +64,9 @@ def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label
 
     Returns:
       The tree of NumPy arrays `[n, ...]`.
+
+    Raises:
+      ArithmeticError: if a result is not finite, or a solver gave up.
     """
     count, options = len(arrays[0]), {"desc": label, "unit": "batch", "leave": False}
     if not sys.stderr.isatty():
@@ -76,7 +80,7 @@ def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label
             yield jax.device_get(function(*(a[index] for a in arrays)))
 
     try:
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts())
+        results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts())
     except RuntimeError as error:
         if "solver steps" not in str(error):
             raise
@@ -86,6 +90,43 @@ def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label
             "The checkpoints are kept."
         )
         raise ArithmeticError(message) from error
+    _check_finite(results, label)
+    return results
+
+
+def _check_finite(tree: PyTree, label: str) -> None:
+    """Raises ArithmeticError if a number is not finite, before it gets into a table."""
+    for leaf in jax.tree.leaves(tree):
+        finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+        if not finite.all():
+            message = (
+                f"{label}: {int((~finite).sum())} of {len(finite)} results are not finite, so the "
+                "learned velocity is not finite or too steep there: train longer, or with a "
+                "smaller learning rate, in another --workdir; or measure at larger times. The "
+                "checkpoints are kept."
+            )
+            raise ArithmeticError(message)
+
+
+def check_times(times: tuple[float, ...]) -> None:
+    """Raises ValueError unless the times of the measurements are distinct and inside (0, 1)."""
+    wrong = [t for t in times if not 0.0 < t < 1.0]
+    if wrong or not times or len(set(times)) < len(times):
+        message = (
+            f"times must be distinct numbers between 0 and 1, got {times}: at 0 the posterior is "
+            "the law of the data, at 1 it is a point."
+        )
+        raise ValueError(message)
+
+
+def check_held_out(images: data.Images) -> None:
+    """Raises ValueError if there are too few held-out images for a standard error."""
+    if len(images.held_out) < 2:
+        message = (
+            f"at least 2 held-out images are needed, got {len(images.held_out)}: raise --held-out "
+            "or give more images."
+        )
+        raise ValueError(message)
 
 
 def calibration(t: float, result: dict[str, np.ndarray]) -> dict[str, float]:
@@ -117,6 +158,25 @@ def calibration(t: float, result: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
+def calibrations(by_time: dict[float, dict[str, np.ndarray]]) -> list[dict[str, float]]:
+    """Returns the rows of `calibration` for every time."""
+    return [calibration(t, result) for t, result in by_time.items()]
+
+
+def pooled(by_time: dict[float, dict[str, np.ndarray]]) -> dict[str, float]:
+    """Returns the correlations of U with the error over all times at once.
+
+    They are high whatever U knows of an image, since both fall with t: to be shown beside those at
+    one t, never instead of them.
+    """
+    join = lambda name: np.concatenate([result[name] for result in by_time.values()])  # noqa: E731
+    uncertainty, error = join("uncertainty"), join("error")
+    return {
+        "pearson": float(fmjax.metrics.pearson(uncertainty, error)),
+        "spearman": float(fmjax.metrics.spearman(uncertainty, error)),
+    }
+
+
 def table(rows: list[dict[str, float]]) -> str:
     """Returns the rows of `calibration` as lines of text."""
     lines = ["   t   E[error]     E[U]   E[error]/E[U]   Pearson   Spearman   best Pearson"]
@@ -133,20 +193,35 @@ def report(results: dict[str, Any], folder: os.PathLike) -> str:
     """Returns the summary that is printed at the end of a run.
 
     Args:
-      results: rows of `calibration` as "uncertainty", and perhaps a "likelihood".
+      results: what `uncertainty_images.evaluate` returns.
       folder: the run folder.
     """
     count = results["uncertainty"][0]["num_images"]
     lines = [f"uncertainty U of {count} held-out images against the error of the posterior mean"]
     lines.append(table(results["uncertainty"]))
+    trained = ", ".join(f"{row['ratio']:.2f}" for row in results["uncertainty_train"])
+    lines.append(f"E[error]/E[U] on training images at the same times: {trained}")
+    edges = ", ".join(f"{row['ratio']:.1f}" for row in results["edges"])
+    lines.append(f"variance on the edges of generated images over elsewhere: {edges}")
+    for part in ("train", "held_out"):
+        gaps = ", ".join(f"{row['median_relative_error']:.2f}" for row in results["exact"][part])
+        law = "their data set" if part == "train" else "the best kernel density"
+        lines.append(f"U against the exact one of {law}, {part.replace('_', '-')} states: {gaps}")
+    if "rivals" in results:
+        lines += ["other measures: Pearson correlation with the error, passes, time ratio"]
+        lines += [_rival(results["rivals"], row) for row in results["rivals"]["costs"][1:]]
     if "likelihood" in results:
         likelihood = results["likelihood"]
         lines.append(
             f"held-out negative log-likelihood: {likelihood['bits_per_dim']:.3f} ± "
             f"{likelihood['standard_error']:.3f} bits per dimension ({likelihood['how']})"
         )
-    lines.append(f"everything is in {folder}: config.json, metrics.jsonl, results.json,")
-    lines.append(
-        "figures/uncertainty.png, figures/calibration.png, figures/samples.png, checkpoints/"
-    )
+    lines.append(f"everything is in {folder}: config.json, metrics.jsonl, results.json, figures/")
     return "\n".join(lines)
+
+
+def _rival(results: dict[str, Any], cost: dict[str, Any]) -> str:
+    """Returns the line of one method: its correlations in the order of the times, its cost."""
+    mine = [row for row in results["rows"] if row["method"] == cost["method"]]
+    correlations = " ".join(f"{row['pearson']:5.2f}" for row in sorted(mine, key=lambda r: r["t"]))
+    return f" {cost['method']:30s} {correlations}  {cost['passes']:6d} F  {cost['time_ratio']:8.1f}"

@@ -4,6 +4,7 @@ Images come as x in [-1, 1] and are shown as grey levels from 0 (black) to 1 (wh
 standard deviation or an error in x is halved before it is drawn.
 """
 
+import contextlib
 import os
 from typing import Any
 
@@ -12,44 +13,55 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-_GREY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
+GREY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
 
 
-def save_all(
-    folder: os.PathLike, arrays: dict[str, Any], results: dict[str, Any], *, dataset: str
-) -> None:
-    """Writes uncertainty.png, calibration.png and samples.png into the folder.
+def style() -> contextlib.AbstractContextManager:
+    """Returns the context in which figures are made and saved: letters legible in a talk."""
+    return mpl.rc_context({"font.size": 13, "axes.titlesize": 13, "figure.dpi": 110})
+
+
+def save(folder: os.PathLike, pictures: dict[str, Figure]) -> None:
+    """Writes each figure into the folder as NAME.png.
 
     Args:
       folder: where to write; it is made if need be.
-      arrays: `samples` `[n, h, w, c]`, and `by_time`, from each time to the stacked output of
-        `uncertainty_images.measure`.
-      results: the numbers of the run, with one row of `uncertainty` for each time.
-      dataset: the name that the titles give to the images.
+      pictures: the figures, made in the context of `style`.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    style = {"font.size": 13, "axes.titlesize": 13, "figure.dpi": 110}
-    with mpl.rc_context(style):
-        pictures = {
-            "uncertainty": uncertainty(arrays["by_time"], dataset=dataset),
-            "calibration": calibration(arrays["by_time"], results["uncertainty"]),
-            "samples": samples(arrays["samples"], dataset=dataset),
-        }
-        for name, figure in pictures.items():
-            with (folder / f"{name}.png").open("wb") as file:
-                figure.savefig(file, format="png", bbox_inches="tight")
+    for name, figure in pictures.items():
+        with (folder / f"{name}.png").open("wb") as file:
+            figure.savefig(file, format="png", bbox_inches="tight")
 
 
-def _grey(x: np.ndarray) -> np.ndarray:
+def grey(x: np.ndarray) -> np.ndarray:
     """Returns `[h, w]` or `[h, w, 3]` in [0, 1] for an image in [-1, 1]."""
     shown = np.clip((np.asarray(x) + 1.0) / 2.0, 0.0, 1.0)
     return shown[..., 0] if shown.shape[-1] == 1 else shown
 
 
-def _over_channels(squares: np.ndarray) -> np.ndarray:
+def over_channels(squares: np.ndarray) -> np.ndarray:
     """Returns `[h, w]`, the root of the mean of squares over channels, in grey levels."""
     return np.sqrt(np.maximum(squares, 0.0).mean(axis=-1)) / 2.0
+
+
+def scale(figure: Any, drawn: Any, axes: Any, top: float, **options: Any) -> Any:
+    """Adds a colour bar that names its ends, 0 and the top, and returns it.
+
+    Args:
+      figure: the figure, or a part of it.
+      drawn: the image whose colours are shown.
+      axes: one or several, beside which it goes.
+      top: the value of the brightest colour.
+      **options: of `figure.colorbar`, such as its location.
+    """
+    bar = figure.colorbar(drawn, ax=axes, **options)
+    bar.set_ticks([0.0, top], labels=["0", f"{top:.2f}" if top >= 0.095 else f"{top:.2g}"])
+    if bar.orientation == "horizontal":  # within its own width, clear of its neighbours
+        for label, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
+            label.set_horizontalalignment(side)
+    return bar
 
 
 def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) -> Figure:
@@ -60,10 +72,10 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     lie above the scale.
 
     Args:
-      by_time: from each time to the stacked output of `uncertainty_images.measure`.
+      by_time: from each time to the stacked output of `maps.measure`.
       dataset: the name for the title.
     """
-    times, which = list(by_time), _typical(by_time)
+    times, which = list(by_time), typical(by_time)
     rows = (
         "held-out\nimage",
         "noised\nimage",
@@ -75,16 +87,15 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     axes = figure.subplots(len(rows), len(times), squeeze=False)
     for column, t in enumerate(times):
         one = {name: values[which] for name, values in by_time[t].items()}
-        deviation = _over_channels(one["variance"])
-        error = _over_channels((one["image"] - one["mean"]) ** 2)
+        deviation = over_channels(one["variance"])
+        error = over_channels((one["image"] - one["mean"]) ** 2)
         # Single wrong pixels must not darken the rest: the scale ends at 95 % of the errors.
         top = max(float(deviation.max()), float(np.quantile(error, 0.95)))
         for row, name in enumerate(("image", "noised", "mean")):
-            axes[row, column].imshow(_grey(one[name]), **_GREY)
+            axes[row, column].imshow(grey(one[name]), **GREY)
         for row, values in ((3, deviation), (4, error)):
             drawn = axes[row, column].imshow(values, cmap="magma", vmin=0.0, vmax=top)
-        bar = figure.colorbar(drawn, ax=axes[4, column], location="bottom", extend="max")
-        bar.set_ticks([0.0, top], labels=["0", f"{top:.2f}"])
+        scale(figure, drawn, axes[4, column], top, location="bottom", extend="max")
         axes[0, column].set_title(f"t = {t:g}")
     for row, label in enumerate(rows):
         axes[row, 0].set_ylabel(label)
@@ -100,7 +111,7 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     return figure
 
 
-def _typical(by_time: dict[float, dict[str, np.ndarray]]) -> int:
+def typical(by_time: dict[float, dict[str, np.ndarray]]) -> int:
     """Returns the image whose uncertainty at the middle time is the median of all."""
     middle = list(by_time)[len(by_time) // 2]
     return int(np.argsort(by_time[middle]["uncertainty"])[len(by_time[middle]["uncertainty"]) // 2])
@@ -112,7 +123,7 @@ def calibration(
     """Returns U against the squared error of every image, one panel for each time.
 
     Args:
-      by_time: from each time to the stacked output of `uncertainty_images.measure`.
+      by_time: from each time to the stacked output of `maps.measure`.
       rows: the table's row for each time, in the same order.
     """
     figure = Figure(figsize=(max(3.3 * len(rows), 9.0), 4.8), layout="constrained")
@@ -151,6 +162,6 @@ def samples(x: np.ndarray, *, dataset: str) -> Figure:
     for ax in figure.subplots(rows, columns, squeeze=False).flat:
         ax.axis("off")
     for ax, image in zip(figure.axes, x, strict=False):
-        ax.imshow(_grey(image), **_GREY)
+        ax.imshow(grey(image), **GREY)
     figure.suptitle(f"Samples of the flow trained on {dataset}")
     return figure

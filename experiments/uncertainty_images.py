@@ -1,15 +1,23 @@
 """Uncertainty maps of images from the Jacobian of a flow-matching velocity.
 
-Paper: Divergence is Uncertainty, arXiv 2605.00941, sections 4 and 5.2 to 5.3. A velocity field
-is trained on images by conditional flow matching; then, for held-out images noised to several
-times t and from the velocity's Jacobian alone: the posterior mean, the standard deviation of
-every pixel (exact diagonal) and the scalar uncertainty U = tr Cov[x1 | x_t], compared with the
-error that was made. Beside it: samples, and the held-out negative log-likelihood in bits per
-dimension by the exact divergence, of pixels dequantised with uniform noise.
+Paper: Divergence is Uncertainty, arXiv 2605.00941, sections 4 and 5. A velocity field is trained
+on images by conditional flow matching; then, from its Jacobian alone:
+
+1. maps of the posterior standard deviation along the generation of samples, and whether they lie
+   on the edges of what is drawn (5.2);
+2. U = tr Cov[x1 | x_t] against the error of the posterior mean, on training and on held-out
+   images noised to several times t (5.3);
+3. with --num-rivals, the same for a deep ensemble, Monte-Carlo dropout and the samples of the
+   memoryless SDE, with what each of them costs (5.3, 5.4);
+4. the learned posterior against the exact one of the training data.
+
+Beside it: samples, and the held-out negative log-likelihood in bits per dimension by the exact
+divergence, of pixels dequantised with uniform noise.
 
 Run:    python -m experiments.uncertainty_images                       (digits, no network)
+        python -m experiments.uncertainty_images --num-rivals 128      (and the rivals)
         python -m experiments.uncertainty_images --dataset mnist --data-dir DIR
-Time:   2 minutes for the digits on two CPU cores.
+Time:   3 minutes for the digits on two CPU cores; 16 with the rivals.
 Expect: E[error] / E[U] within 10 % of 1 on held-out digits for 0.1 <= t <= 0.9, and about 1.95
         bits per dimension; the table of experiments/README.md.
 """
@@ -22,16 +30,24 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 
-import fmjax
-from experiments import cli, data, evaluation, figures, loop
-from fmjax.types import Array, Key, PyTree, Velocity
+from experiments import (
+    cli,
+    data,
+    density,
+    evaluation,
+    exact,
+    figures,
+    figures_posterior,
+    loop,
+    maps,
+    rivals,
+    training,
+)
+from fmjax.types import Array, Key, PyTree
 
-path = fmjax.paths.linear()  # section 3.1
+path = training.path  # linear, section 3.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,172 +85,144 @@ class Config:
     times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     """Times at which uncertainty is measured, in (0, 1); 0 is noise, 1 is data."""
     num_uncertainty: int = 360
-    """Held-out images whose uncertainty is measured at each time."""
+    """Held-out images, and as many training images, measured at each time."""
     num_likelihood: int = 64
     """Held-out images whose likelihood is measured; 0 for none."""
     likelihood_probes: int = 0
     """Hutchinson probes of the likelihood's divergence; 0 is the exact divergence."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance of a step of the likelihood's adaptive solver."""
+    num_trajectories: int = 32
+    """Samples whose maps are followed from noise to data."""
+    num_rivals: int = 0
+    """Held-out images on which the other measures of uncertainty are compared, at least 2, or 0
+    for none."""
+    ensemble: int = 5
+    """Networks of the deep ensemble, at least 2, or 0 for none; trained only for the rivals."""
+    dropout_passes: int = 50
+    """Forward passes of Monte-Carlo dropout for each image and time."""
+    sde_seeds: int = 64
+    """Seeds of the memoryless SDE for each image and time."""
+    sde_steps: int = 20
+    """Steps of the memoryless SDE, of three evaluations each."""
     num_samples: int = 64
     """Samples to draw."""
     eval_batch_size: int = 8
     """Images evaluated at a time; memory grows with it."""
 
 
-def make_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
-    """Returns the conditional flow matching loss of a batch of uint8 images."""
-
-    def example(params: PyTree, key: Key, x0: Array, x1: Array, t: Array) -> Array:
-        velocity = functools.partial(apply, params, key=key)  # the key switches dropout on
-        return fmjax.losses.cfm(velocity, path, x0, x1, t)
-
-    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
-        x1 = data.dequantize(key_bins, batch["x"], levels)
-        x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
-        t = fmjax.times.stratified(key_time, x1.shape[:1])
-        keys = jax.random.split(key_dropout, x1.shape[0])
-        return jax.vmap(functools.partial(example, params))(keys, x0, x1, t).mean()
-
-    return loss
+def train(
+    config: Config, images: data.Images, folder: os.PathLike, key: Key
+) -> tuple[Callable[..., Array], list[PyTree]]:
+    """Returns the network, and its parameters followed by those of the rest of the ensemble."""
+    apply, params = training.flow(config, images, folder, key, seed=config.seed)
+    networks = [params]
+    for member in range(1, config.ensemble if config.num_rivals else 1):
+        place, seed = folder / "ensemble" / str(member), (config.seed + 1000 * member) % 2**32
+        # The data stay; network, order and noise change.
+        networks.append(training.flow(config, images, place, key, seed=seed)[1])
+    return apply, networks
 
 
-def make_evaluate(
-    apply: Callable[..., Array], images: data.Images, key: Key
-) -> Callable[..., dict]:
-    """Returns the held-out loss without dropout, on the same images and noise every time."""
-    key_bins, key_noise, key_time = jax.random.split(key, 3)
-    x1 = data.dequantize(key_bins, jnp.asarray(images.held_out[:512]), images.levels)
-    x0 = jax.random.normal(key_noise, x1.shape)
-    t = fmjax.times.stratified(key_time, x1.shape[:1])
-
-    @jax.jit
-    def held_out_loss(params: PyTree) -> Array:
-        cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
-        one = lambda arguments: cfm(*arguments)  # noqa: E731
-        return jax.lax.map(one, (x0, x1, t), batch_size=64).mean()
-
-    return lambda params, key: {"held_out_loss": float(held_out_loss(params))}  # noqa: ARG005
-
-
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Returns AdamW with clipping, a short warm-up and a cosine decay to a fiftieth."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=min(100, config.num_steps // 10),
-        decay_steps=config.num_steps,
-        end_value=config.learning_rate / 50,
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=config.weight_decay)
-    )
-
-
-def measure(velocity: Velocity, x0: Array, x1: Array, t: Array) -> dict[str, Array]:
-    """Returns the posterior of one noised image, and the error its mean makes."""
-    x = fmjax.paths.interpolate(path, x0, x1, t)
-    mean = fmjax.posterior.mean(velocity, path, x, t)  # section 4.1
-    variance = fmjax.posterior.diagonal(velocity, path, x, t)  # section 4.3, d jvps
-    return {
-        "image": x1,
-        "noised": x,
-        "mean": mean,
-        "variance": variance,
-        "uncertainty": variance.sum(),
-        "error": jnp.sum((x1 - mean) ** 2),
+def compare_rivals(
+    apply: Callable[..., Array],
+    networks: list[PyTree],
+    held_out: dict[float, dict[str, np.ndarray]],
+    config: Config,
+    key: Key,
+) -> tuple[dict[str, Any], dict[str, dict]]:
+    """Returns the other measures of uncertainty on the same states, and their cost (part 3)."""
+    by_time = {
+        t: {name: values[: config.num_rivals] for name, values in measured.items()}
+        for t, measured in held_out.items()
     }
-
-
-def log_likelihood(velocity: Velocity, config: Config, key: Key, x1: Array) -> Array:
-    """Returns the log-density of one image in nats, by an adaptive solver."""
-    divergence = fmjax.divergence.chunked
-    if config.likelihood_probes:
-        divergence = functools.partial(
-            fmjax.divergence.hutchinson, key, num_probes=config.likelihood_probes
-        )
-    solve = functools.partial(fmjax.samplers.adaptive, rtol=config.tolerance, atol=config.tolerance)
-    return fmjax.likelihood.log_prob(velocity, x1, divergence=divergence, solve=solve)
+    x = next(iter(by_time.values()))["noised"]
+    chosen = rivals.methods(
+        path,
+        x[0].size,
+        # A network without dropout has no features to drop.
+        dropout_passes=config.dropout_passes if config.dropout else 0,
+        sde_seeds=config.sde_seeds,
+        sde_steps=config.sde_steps,
+        networks=config.ensemble,
+        training_passes=3 * config.num_steps * config.batch_size,
+    )
+    size = config.eval_batch_size
+    rows, arrays = rivals.compare(apply, networks, chosen, by_time, key, size=size)
+    return {"rows": rows, "costs": rivals.costs(apply, networks, chosen, x[:size], path)}, arrays
 
 
 def evaluate(
-    apply: Callable[..., Array], params: PyTree, images: data.Images, config: Config, key: Key
+    apply: Callable[..., Array],
+    networks: list[PyTree],
+    images: data.Images,
+    config: Config,
+    key: Key,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the numbers of the run, and the arrays its figures are drawn from."""
-    batched = functools.partial(evaluation.batched, apply, params)
-    key_bins, key_noise, key_probe, key_sample = jax.random.split(key, 4)
-    held_out = jnp.asarray(images.held_out[: max(config.num_uncertainty, config.num_likelihood)])
-    x1 = data.dequantize(key_bins, held_out, images.levels)
-    x0 = jax.random.normal(key_noise, x1.shape)
-    every = functools.partial(evaluation.in_batches, size=config.eval_batch_size)
-
-    noise = jax.random.normal(key_sample, (config.num_samples, *x1.shape[1:]))
-    sample = functools.partial(fmjax.samplers.adaptive, rtol=1e-3, atol=1e-3)
-    arrays = {"samples": every(batched(sample), noise, label="samples"), "by_time": {}}
-
-    results = {"uncertainty": []}
-    measured, n = batched(measure), config.num_uncertainty
-    for t in config.times:
-        result = every(measured, x0[:n], x1[:n], np.full(len(x1[:n]), t), label=f"t = {t}")
-        results["uncertainty"].append(evaluation.calibration(t, result))
-        arrays["by_time"][t] = result
-
-    n = config.num_likelihood
-    if n:
-        keys = jax.random.split(key_probe, len(x1[:n]))
-        density = batched(log_likelihood, config)
-        nats = every(density, keys, x1[:n], label="likelihood")
-        width = data.bin_width(images.levels)
-        bits = fmjax.likelihood.bits_per_dim(nats, x1[0].size, bin_width=width)
-        probes = f"{config.likelihood_probes} Hutchinson probes for the"
-        results["likelihood"] = {
-            "bits_per_dim": float(bits.mean()),
-            "standard_error": float(bits.std(ddof=1) / len(bits) ** 0.5),
-            "how": f"{len(bits)} images, {probes if config.likelihood_probes else 'exact'} "
-            f"divergence, pixels of {images.levels} levels dequantised by uniform noise",
-        }
+    params, size, keys = networks[0], config.eval_batch_size, jax.random.split(key, 6)
+    noise = jax.random.normal(keys[0], (config.num_samples, *images.train.shape[1:]))
+    arrays = {"samples": maps.samples(apply, params, noise, size=size)}
+    noise = jax.random.normal(keys[1], (config.num_trajectories, *images.train.shape[1:]))
+    times, results = tuple(sorted(config.times)), {}
+    results["edges"], arrays["generations"] = maps.follow(
+        apply, params, path, noise, times, size=size
+    )  # part 1
+    calibrate = functools.partial(maps.calibrate, apply, params, path, size=size, times=times)
+    for part, k in (("held_out", keys[2]), ("train", keys[3])):  # part 2
+        pixels = getattr(images, part)[: config.num_uncertainty]
+        arrays[part] = calibrate(k, pixels, images.levels, label=part.replace("_", "-"))
+    results["uncertainty"] = evaluation.calibrations(arrays["held_out"])
+    results["uncertainty_train"] = evaluation.calibrations(arrays["train"])
+    results["pooled"] = evaluation.pooled(arrays["held_out"])
+    results["exact"], arrays["exact"] = exact.compare(path, images, arrays, size=size)  # part 4
+    if config.num_likelihood:
+        results["likelihood"] = density.bits_per_dim(
+            apply,
+            params,
+            images,
+            keys[4],
+            count=config.num_likelihood,
+            probes=config.likelihood_probes,
+            tolerance=config.tolerance,
+            size=size,
+        )
+    if config.num_rivals:
+        results["rivals"], arrays["rivals"] = compare_rivals(
+            apply, networks, arrays["held_out"], config, keys[5]
+        )
     return results, arrays
 
 
 def _check(config: Config) -> None:
     """Raises ValueError for options that would only fail after the training."""
-    wrong = [t for t in config.times if not 0.0 < t < 1.0]
-    if wrong or not config.times or len(set(config.times)) < len(config.times):
-        message = (
-            f"times must be distinct numbers between 0 and 1, got {config.times}: at 0 the "
-            "posterior is the law of the data, at 1 it is a point."
-        )
-        raise ValueError(message)
+    evaluation.check_times(config.times)
     bounds = {
         "num_steps": (1, math.inf),
         "num_uncertainty": (2, math.inf),
         "num_likelihood": (0, math.inf),
         "likelihood_probes": (0, math.inf),
         "num_samples": (1, math.inf),
+        "num_trajectories": (2, math.inf),
+        "num_rivals": (0, math.inf),
+        "ensemble": (0, 100),
+        "dropout_passes": (2, math.inf),
+        "sde_seeds": (2, math.inf),
+        "sde_steps": (1, math.inf),
         "eval_batch_size": (1, math.inf),
         "learning_rate": (1e-12, 1e12),
         "weight_decay": (0, 1e12),
         "tolerance": (1e-12, 0.5),
     }
-    for name, (low, high) in bounds.items():
-        value = getattr(config, name)
-        if not low <= value <= high:
-            limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-            message = f"{name} must be {limit}, got {value}."
+    cli.check_bounds(config, bounds)
+    for name, reason in (
+        ("num_likelihood", "one image has no standard error"),
+        ("num_rivals", "one image has no correlation"),
+        ("ensemble", "one network does not differ from itself"),
+    ):
+        if getattr(config, name) == 1:
+            message = f"{name} must be 0 or at least 2, got 1: {reason}."
             raise ValueError(message)
-    if config.num_likelihood == 1:
-        message = "num_likelihood must be 0 or at least 2, got 1: one image has no standard error."
-        raise ValueError(message)
-
-
-def _check_held_out(images: data.Images) -> None:
-    if len(images.held_out) < 2:
-        message = (
-            f"at least 2 held-out images are needed, got {len(images.held_out)}: raise --held-out "
-            "or give more images."
-        )
-        raise ValueError(message)
 
 
 def main(config: Config) -> None:
@@ -245,41 +233,28 @@ def main(config: Config) -> None:
         config.dataset, data_dir=config.data_dir, held_out=config.held_out, seed=config.seed
     )
     images = images._replace(held_out=data.shuffle(images.held_out, seed=config.seed))
-    _check_held_out(images)
+    evaluation.check_held_out(images)
     folder = config.workdir or f"runs/uncertainty_images/{name}"
     folder = loop.open_run(folder, config, data=data.fingerprint(images))
     # The loop splits the key of the seed; these two are folded far from its parts.
     key_loss, key_evaluate = (
         jax.random.fold_in(jax.random.key(config.seed), 1000 + i) for i in range(2)
     )
-    network = fmjax.models.UNet(
-        images.train.shape[1:],
-        channels=config.channels,
-        dropout=config.dropout,
-        rngs=nnx.Rngs(config.seed),
-    )
-    apply, params = fmjax.models.functional(network)
-    state = loop.fit(
-        make_loss(apply, images.levels),
-        params,
-        data.batches(images.train, config.batch_size, seed=config.seed),
-        make_optimizer(config),
-        make_evaluate(apply, images, key_loss),
-        workdir=folder,
-        num_steps=config.num_steps,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        eval_every=config.save_every,
-        save_every=config.save_every,
-    )
+    apply, networks = train(config, images, folder, key_loss)
     if jax.process_index() != 0:
         return  # one process evaluates and writes
-    params = jax.device_get(state.ema_params)
     # Near the noise the identity multiplies errors of the Jacobian: no TF32 or bfloat16 products.
     with jax.default_matmul_precision("highest"):
-        results, arrays = evaluate(apply, params, images, config, key_evaluate)
+        results, arrays = evaluate(apply, networks, images, config, key_evaluate)
     loop.write_json(folder / "results.json", results)
-    figures.save_all(folder / "figures", arrays, results, dataset=name)
+    with figures.style():
+        pictures = {
+            "samples": figures.samples(arrays["samples"], dataset=name),
+            "uncertainty": figures.uncertainty(arrays["held_out"], dataset=name),
+            "calibration": figures.calibration(arrays["held_out"], results["uncertainty"]),
+            **figures_posterior.all_of(arrays, results, dataset=name),
+        }
+        figures.save(folder / "figures", pictures)
     print(evaluation.report(results, folder))
 
 

@@ -1,0 +1,126 @@
+"""Training a flow on images: the loss of a batch of pixels, the optimiser, one network.
+
+What the image experiments share: pixels are dequantised with uniform noise, the noise of the
+path is drawn independently of them (the posterior identities need it), times are stratified
+over the batch, and the network is a U-Net with an exponential moving average of its parameters.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import fmjax
+from experiments import data, loop
+from fmjax.types import Array, Key, PyTree
+
+path = fmjax.paths.linear()
+
+
+def flow_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
+    """Returns the conditional flow matching loss of a batch of uint8 images.
+
+    Args:
+      apply: `(params, x, t, key=None) -> dx` of one example; a key switches dropout on.
+      levels: values that a pixel can take.
+    """
+
+    def example(params: PyTree, key: Key, x0: Array, x1: Array, t: Array) -> Array:
+        velocity = functools.partial(apply, params, key=key)
+        return fmjax.losses.cfm(velocity, path, x0, x1, t)
+
+    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
+        x1 = data.dequantize(key_bins, batch["x"], levels)
+        x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
+        t = fmjax.times.stratified(key_time, x1.shape[:1])
+        keys = jax.random.split(key_dropout, x1.shape[0])
+        return jax.vmap(functools.partial(example, params))(keys, x0, x1, t).mean()
+
+    return loss
+
+
+def held_out_loss(
+    apply: Callable[..., Array], images: data.Images, key: Key
+) -> Callable[[PyTree, Key], dict[str, float]]:
+    """Returns the held-out loss without dropout, on the same images and noise every time.
+
+    Args:
+      apply: `(params, x, t) -> dx` of one example.
+      images: the data set; its first 512 held-out images are used.
+      key: of the noise.
+    """
+    key_bins, key_noise, key_time = jax.random.split(key, 3)
+    x1 = data.dequantize(key_bins, jnp.asarray(images.held_out[:512]), images.levels)
+    x0 = jax.random.normal(key_noise, x1.shape)
+    t = fmjax.times.stratified(key_time, x1.shape[:1])
+
+    @jax.jit
+    def mean_loss(params: PyTree) -> Array:
+        cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
+        one = lambda arguments: cfm(*arguments)  # noqa: E731
+        return jax.lax.map(one, (x0, x1, t), batch_size=64).mean()
+
+    return lambda params, key: {"held_out_loss": float(mean_loss(params))}  # noqa: ARG005
+
+
+def adamw(config: Any) -> optax.GradientTransformation:
+    """Returns AdamW with clipping, a short warm-up and a cosine decay to a fiftieth.
+
+    Args:
+      config: has `learning_rate` (the peak), `weight_decay` and `num_steps`.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=min(100, config.num_steps // 10),
+        decay_steps=config.num_steps,
+        end_value=config.learning_rate / 50,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=config.weight_decay)
+    )
+
+
+def flow(
+    config: Any, images: data.Images, workdir: str | os.PathLike, key: Key, *, seed: int
+) -> tuple[Callable[..., Array], PyTree]:
+    """Trains a velocity on the images, or restores it, and returns it with averaged parameters.
+
+    Args:
+      config: has `channels`, `dropout`, `batch_size`, `num_steps`, `ema_decay`, `save_every` and
+        what `adamw` reads.
+      images: the data set.
+      workdir: folder of the checkpoints and of metrics.jsonl.
+      key: of the noise of the held-out loss.
+      seed: of the network, of the order of the images and of all noise.
+
+    Returns:
+      `apply`, `(params, x, t, key=None) -> dx` of one example, and the parameters.
+    """
+    network = fmjax.models.UNet(
+        images.train.shape[1:],
+        channels=config.channels,
+        dropout=config.dropout,
+        rngs=nnx.Rngs(seed),
+    )
+    apply, params = fmjax.models.functional(network)
+    state = loop.fit(
+        flow_loss(apply, images.levels),
+        params,
+        data.batches(images.train, config.batch_size, seed=seed),
+        adamw(config),
+        held_out_loss(apply, images, key),
+        workdir=workdir,
+        num_steps=config.num_steps,
+        seed=seed,
+        ema_decay=config.ema_decay,
+        eval_every=config.save_every,
+        save_every=config.save_every,
+    )
+    return apply, jax.device_get(state.ema_params)

@@ -1,0 +1,64 @@
+"""The experiments for a few steps: their smallest configurations, and what a run leaves."""
+
+import json
+import pathlib
+
+import matplotlib.image
+import numpy as np
+
+from experiments import meanflow_images, uncertainty_images
+
+FOLDER = pathlib.Path(uncertainty_images.__file__).parent
+# What is run as `python -m experiments.NAME`. Every other module of the folder is shared.
+EXPERIMENTS = {"meanflow_images": meanflow_images, "uncertainty_images": uncertainty_images}
+SHARED = {path.stem for path in FOLDER.glob("*.py")} - set(EXPERIMENTS)
+
+_COMMON = {
+    "channels": (8,),
+    "batch_size": 8,
+    "num_steps": 4,
+    "save_every": 2,
+    "times": (0.3, 0.7),
+    "num_uncertainty": 6,
+    "num_samples": 4,
+    "eval_batch_size": 4,
+}
+UNCERTAINTY = uncertainty_images.Config(
+    **_COMMON,
+    num_likelihood=2,
+    likelihood_probes=1,
+    num_trajectories=3,
+    num_rivals=4,
+    ensemble=2,
+    dropout_passes=2,
+    sde_seeds=2,
+    sde_steps=2,
+)
+MEANFLOW = meanflow_images.Config(**_COMMON, num_maps=3, renoisings=2)
+MEASURED = ("milliseconds", "time_ratio")  # differ from run to run
+
+
+def results(folder):
+    """Returns results.json without what a clock measured."""
+
+    def without(tree):
+        if isinstance(tree, dict):
+            return {name: without(part) for name, part in tree.items() if name not in MEASURED}
+        return [without(part) for part in tree] if isinstance(tree, list) else tree
+
+    return without(json.loads((folder / "results.json").read_text()))
+
+
+def contents(folder):
+    """Returns the bytes of every file below the folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check_pictures(folder, names):
+    """Asserts that the folder holds these figures and no other, none of them blank."""
+    assert {path.name for path in folder.iterdir()} == {f"{name}.png" for name in names}
+    for path in folder.iterdir():
+        picture = matplotlib.image.imread(path)
+        assert min(picture.shape[:2]) > 100, path
+        assert np.ptp(picture[..., :3]) == 1.0, path  # black letters on white
+        assert picture[..., :3].std() > 0.05, path
