@@ -144,6 +144,11 @@ def dequantize(key: Key, images: Array, levels: int) -> Array:
     return 2.0 * (images.astype(u.dtype) + u) / levels - 1.0
 
 
+def centres(images: np.ndarray, levels: int) -> np.ndarray:
+    """Returns pixels as x in [-1, 1] at the centres of their bins, float32."""
+    return (2.0 / levels) * images.astype(np.float32) + np.float32(1.0 / levels - 1.0)
+
+
 def quantize(x: Array, levels: int) -> Array:
     """Returns the integer pixel, uint8, in whose bin x lies; what lies outside is clipped."""
     return jax.numpy.clip((x + 1.0) * (levels / 2), 0, levels - 1).astype(jax.numpy.uint8)

@@ -6,6 +6,8 @@ import jax
 
 from fmjax.types import PyTree
 
+_SHUTDOWN_SECONDS = 24 * 3600
+
 
 def make_mesh() -> jax.sharding.Mesh:
     """Returns all devices of all hosts along one axis, "data"."""
@@ -48,7 +50,11 @@ def join_hosts() -> None:
     if several and not jax.distributed.is_initialized():
         count, index = get("JAX_NUM_PROCESSES"), get("JAX_PROCESS_ID")
         jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(index) if index else None
+            num_processes=int(count) if count else None,
+            process_id=int(index) if index else None,
+            # One process evaluates and writes; the others wait for it at the end, for a day if
+            # need be, where the default of five minutes would kill them all.
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         message = (

@@ -119,12 +119,18 @@ def check_times(times: tuple[float, ...]) -> None:
         raise ValueError(message)
 
 
-def check_held_out(images: data.Images) -> None:
-    """Raises ValueError if there are too few held-out images for a standard error."""
+def check_images(images: data.Images) -> None:
+    """Raises ValueError if there are too few held-out images, or pixels, for what is measured."""
     if len(images.held_out) < 2:
         message = (
             f"at least 2 held-out images are needed, got {len(images.held_out)}: raise --held-out "
             "or give more images."
+        )
+        raise ValueError(message)
+    if min(images.train.shape[1:3]) < 2:
+        message = (
+            f"images must be at least 2 pixels high and wide, got {images.train.shape[1:3]}: edges "
+            "are differences of neighbouring pixels."
         )
         raise ValueError(message)
 

@@ -111,7 +111,7 @@ def compare(
       `variance`.
     """
     # The centres of the pixels' bins; the width stands for what lies around them.
-    bank = jnp.asarray((2.0 * images.train + 1.0) / images.levels - 1.0, jnp.float32)
+    bank = jnp.asarray(data.centres(images.train, images.levels))
     held_out = next(iter(arrays["held_out"].values()))["image"]
     widths = {
         "train": data.bin_width(images.levels) / 12**0.5,

@@ -48,7 +48,7 @@ def generation(
     """
     by_time = generations["by_time"]
     which = _middle(by_time)
-    names = ("state", "posterior\nmean", "edges of\nthe mean", "predicted\nstd. dev.")
+    names = ("state", "posterior\nmean", "gradient\nof the mean", "predicted\nstd. dev.")
     figure = Figure(figsize=(2.1 * (len(by_time) + 1) + 1.2, 9.6), layout="constrained")
     axes = figure.subplots(len(names), len(by_time) + 1, squeeze=False)
     for column, ((t, arrays), row) in enumerate(zip(by_time.items(), rows, strict=True)):
@@ -61,7 +61,8 @@ def generation(
         drawn = axes[3, column].imshow(deviation, cmap="magma", vmin=0.0)
         figures.scale(figure, drawn, axes[3, column], deviation.max(), location="bottom")
         axes[0, column].set_title(
-            f"t = {t:g}\non / off edges {row['ratio']:.1f}\ncorrelation {row['correlation']:.2f}"
+            f"t = {t:g}\non / off edges {row['ratio']:.1f} ({row['null_ratio']:.1f})\n"
+            f"correlation {row['correlation']:.2f} ({row['null_correlation']:.2f})"
         )
     axes[0, -1].imshow(figures.grey(generations["samples"][which]), **figures.GREY)
     axes[0, -1].set_title("sample\nt = 1")
@@ -71,8 +72,8 @@ def generation(
     for row, label in enumerate(names):
         axes[row, 0].set_ylabel(label)
     figure.suptitle(
-        f"Uncertainty along a generation ({dataset}); numbers over {rows[0]['num_images']} samples;"
-        " maps in grey levels"
+        f"Uncertainty along a generation ({dataset}); maps in grey levels\n"
+        f"numbers over {rows[0]['num_images']} samples, in brackets those of another sample's map"
     )
     return figure
 
@@ -148,8 +149,8 @@ def _exact_maps(figure: Any, arrays: dict[str, Any]) -> None:
         figures.scale(figure, drawn, axes[:, column], top, location="right", shrink=0.8)
         axes[0, column].set_title(f"t = {t:g}")
     _bare(axes)
-    axes[0, 0].set_ylabel("learned\nstd. dev.")
-    axes[1, 0].set_ylabel("exact\nstd. dev.")
+    axes[0, 0].set_ylabel("learned, held-\nout std. dev.")
+    axes[1, 0].set_ylabel("kernel density\nstd. dev.")
 
 
 def rivals(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> Figure:

@@ -15,7 +15,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,12 +32,15 @@ write_json = record.write_json
 _norm = jax.jit(optax.tree.norm)
 
 
-def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
+def open_run(
+    workdir: str | os.PathLike, config: Any, *, evaluation: Sequence[str] = (), **facts: Any
+) -> epath.Path:
     """Joins the hosts of a multi-host run, then creates or reopens the run folder.
 
     Args:
       workdir: the folder, made if it is not there; may be gs://.
       config: a dataclass, recorded in config.json.
+      evaluation: its fields on which no training depends; they may change in a run folder.
       **facts: what else makes the run what it is, such as the data; recorded and compared too.
 
     Returns:
@@ -48,7 +51,7 @@ def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Pat
       OSError: if the folder cannot be written.
     """
     devices.join_hosts()
-    return record.open_folder(workdir, config, **facts)
+    return record.open_folder(workdir, config, evaluation=evaluation, **facts)
 
 
 def fit(

@@ -205,15 +205,16 @@ def edge_statistic(t: float, mean: np.ndarray, variance: np.ndarray) -> dict[str
     Returns:
       Over the `num_images` images with pixels on both sides: the share of edge pixels, the ratio
       of mean variance on and off the edges (of the sums over all images), and the mean over
-      images of the correlation of the map with the gradient, each with its standard error. What
-      too few images do not tell is NaN: all of them without one, a standard error with one.
+      images of the correlation of the map with the gradient, each with its standard error and,
+      as `null_ratio` and `null_correlation`, with every map replaced by that of the next image.
+      What too few images do not tell is NaN: all of them without one, a standard error with one.
     """
     g, c = gradient(mean), np.asarray(variance, np.float64).mean(axis=-1)
     edge = g >= 0.5 * g.max(axis=(1, 2), keepdims=True)
     told = np.flatnonzero(~edge.all(axis=(1, 2)))
     g, c, edge = g[told], c[told], edge[told]
-    on, off = ((c * side).sum(axis=(1, 2)) / side.sum(axis=(1, 2)) for side in (edge, ~edge))
-    correlations = [_correlation(a, b) for a, b in zip(c, g, strict=True)]
+    (on, off), correlations = _on_edges(c, g, edge)
+    (null_on, null_off), null_correlations = _on_edges(np.roll(c, 1, axis=0), g, edge)
     ratio = _mean(on) / _mean(off)
     return {
         "t": t,
@@ -221,9 +222,19 @@ def edge_statistic(t: float, mean: np.ndarray, variance: np.ndarray) -> dict[str
         "edge_share": _mean(edge),
         "ratio": ratio,
         "ratio_standard_error": _standard_error(on - ratio * off) / abs(_mean(off)),
+        "null_ratio": _mean(null_on) / _mean(null_off),
         "correlation": _mean(correlations),
         "correlation_standard_error": _standard_error(correlations),
+        "null_correlation": _mean(null_correlations),
     }
+
+
+def _on_edges(
+    c: np.ndarray, g: np.ndarray, edge: np.ndarray
+) -> tuple[list[np.ndarray], list[float]]:
+    """Returns the mean of each map on and off the edges, and its correlation with the gradient."""
+    sides = [(c * side).sum(axis=(1, 2)) / side.sum(axis=(1, 2)) for side in (edge, ~edge)]
+    return sides, [_correlation(a, b) for a, b in zip(c, g, strict=True)]
 
 
 def _correlation(variance: np.ndarray, g: np.ndarray) -> float:

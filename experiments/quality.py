@@ -34,15 +34,10 @@ _NUM_FEATURES = 64
 def _features(images: data.Images) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the projection on the principal components of the training images."""
     flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)  # noqa: E731
-    train = flat(_centres(images.train, images.levels))
+    train = flat(data.centres(images.train, images.levels))
     count = min(_NUM_FEATURES, *train.shape)
     fitted = PCA(count, svd_solver="covariance_eigh").fit(train)
     return lambda x: fitted.transform(flat(x)).astype(np.float32)
-
-
-def _centres(pixels: np.ndarray, levels: int) -> np.ndarray:
-    """Returns pixels as x in [-1, 1], at the centre of their bins."""
-    return (2.0 * pixels + 1.0) / levels - 1.0
 
 
 def draw(
@@ -50,6 +45,8 @@ def draw(
     samplers: dict[str, Callable[..., Array]],
     steps: Sequence[int],
     noise: Array,
+    *,
+    size: int,
 ) -> dict[str, dict[int, np.ndarray]]:
     """Returns samples of every model in every number of steps, from the same noise.
 
@@ -58,6 +55,7 @@ def draw(
       samplers: from the same names to `(apply, steps, params, noise) -> sample` of one example.
       steps: numbers of steps.
       noise: `[n, *dims]`.
+      size: samples at a time.
     """
     drawn = {}
     for name, (apply, params) in models.items():
@@ -65,7 +63,7 @@ def draw(
             one = functools.partial(samplers[name], apply, count)
             many = functools.partial(jax.jit(jax.vmap(one, in_axes=(None, 0))), params)
             label = f"samples of the {name} in {count} steps"
-            values = evaluation.in_batches(many, noise, size=64, label=label)
+            values = evaluation.in_batches(many, noise, size=size, label=label)
             drawn.setdefault(name, {})[count] = values
     return drawn
 
@@ -78,7 +76,7 @@ def table(drawn: dict[str, dict[int, np.ndarray]], images: data.Images) -> list[
       images: the data set.
     """
     project = _features(images)
-    train = project(_centres(images.train, images.levels))
+    train = project(data.centres(images.train, images.levels))
     distance = lambda x: float(fmjax.metrics.frechet(project(x), train))  # noqa: E731
     sizes = [len(x) for by_steps in drawn.values() for x in by_steps.values()]
     count = min(len(images.held_out), *sizes)
@@ -87,7 +85,7 @@ def table(drawn: dict[str, dict[int, np.ndarray]], images: data.Images) -> list[
         for model, by_steps in drawn.items()
         for steps, x in by_steps.items()
     ]
-    held_out = _centres(images.held_out[:count], images.levels)
+    held_out = data.centres(images.held_out[:count], images.levels)
     floor = {"model": "held-out images", "steps": 0, "num_samples": count}
     return [*rows, floor | {"frechet": distance(held_out)}]
 

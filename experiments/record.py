@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,13 +25,17 @@ _PLACES = ("workdir", "data_dir")  # where things lie: recorded, but no part of 
 _QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no terminal
 
 
-def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
+def open_folder(
+    workdir: str | os.PathLike, config: Any, *, evaluation: Sequence[str] = (), **facts: Any
+) -> epath.Path:
     """Creates or reopens a run folder.
 
     Args:
       workdir: the folder, made if it is not there; may be gs://.
       config: a dataclass, recorded in config.json. The fields `workdir` and `data_dir` are
         recorded but may change from call to call.
+      evaluation: other fields that may, because no training depends on them: the same networks are
+        then measured anew.
       **facts: what else makes the run what it is, recorded and compared like the options.
 
     Returns:
@@ -62,15 +67,16 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
             "Nothing was changed."
         )
         raise ValueError(message)
-    differing = "" if text is None else _differences(path, text, _plain(options))
+    options = _plain(options)
+    differing = "" if text is None else _differences(path, text, options, skip=evaluation)
     if differing and holds_a_run:
         message = (
             f"{folder} holds a run with other options: {differing}; give another --workdir, or the "
             "same options to continue that run. Nothing was changed."
         )
         raise ValueError(message)
-    if text is None or differing:
-        # A run that failed before it recorded anything may start again with other options.
+    if text is None or _differences(path, text, options, skip=()):
+        # Other measurements, or a run that failed before it recorded anything.
         write_json(path, options)
     return folder
 
@@ -100,14 +106,16 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         _replace(epath.Path(path), json.dumps(_plain(value), indent=2) + "\n")
 
 
-def _differences(path: epath.Path, text: bytes, config: dict[str, Any]) -> str:
+def _differences(
+    path: epath.Path, text: bytes, config: dict[str, Any], *, skip: Sequence[str]
+) -> str:
     """Returns how the recorded config differs from this one, places aside; "" if it does not."""
     try:
         before = dict(json.loads(text))
     except (ValueError, TypeError) as error:
         message = f"{path} is damaged ({error}): restore it, or give another --workdir."
         raise ValueError(message) from error
-    names = [name for name in {**before, **config} if name not in _PLACES]
+    names = [name for name in {**before, **config} if name not in (*_PLACES, *skip)]
     absent = "absent"
     return ", ".join(
         f"{name} ({json.dumps(before.get(name, absent))} there, "

@@ -36,6 +36,8 @@ from experiments import evaluation
 from fmjax.paths import Path
 from fmjax.types import Array, Key, PyTree, Velocity
 
+FORWARD = "forward pass"
+
 
 class Method(NamedTuple):
     """One measure of uncertainty.
@@ -131,9 +133,10 @@ def methods(
     nystrom = functools.partial(fmjax.estimators.xnysdiag, num_probes=16)
     products = 35 if size > 32 else 1 + size  # it is exact where that is cheaper
     chosen = {
+        FORWARD: Method(bound(forward), 1),
         "U, 1 Hutchinson probe": Method(bound(one_probe), 2),
         "U, 16 Hutchinson probes": Method(bound(estimated, probes), 17),
-        "U, XNysDiag with 16 products": Method(bound(estimated, nystrom), products),
+        "U, XNysDiag with 16 probes": Method(bound(estimated, nystrom), products),
         "U, exact": Method(bound(exact), 1 + size),
         f"memoryless SDE, {sde_seeds} seeds": Method(
             bound(seeds, sde_seeds, sde_steps), 3 * sde_seeds * sde_steps
@@ -149,9 +152,7 @@ def methods(
 
 
 def compare(
-    apply: Callable[..., Array],
-    networks: Sequence[PyTree],
-    chosen: dict[str, Method],
+    compiled: dict[str, Callable[..., Array]],
     by_time: dict[float, dict[str, np.ndarray]],
     key: Key,
     *,
@@ -160,9 +161,7 @@ def compare(
     """Returns how the methods' scores go with the error, and their variances.
 
     Args:
-      apply: `(params, x, t, key=None) -> dx` of one example.
-      networks: parameters; the first are those whose error is scored, all are the ensemble.
-      chosen: the methods.
+      compiled: the methods, from `compile_all`.
       by_time: from each time to `noised` `[n, *dims]` and `error` `[n]`.
       key: of probes, seeds and dropped features.
       size: states at a time.
@@ -171,11 +170,11 @@ def compare(
       For each method and time a row, and the arrays `[n, ...]` by method and time.
     """
     rows, arrays = [], {}
-    for name, method in chosen.items():
-        run, arrays[name] = _batched(apply, networks, method), {}
+    for number, (name, run) in enumerate(compiled.items()):
+        arrays[name], key_method = {}, jax.random.fold_in(key, number)
         for index, (t, measured) in enumerate(by_time.items()):
             x, error = measured["noised"], measured["error"]
-            keys = jax.random.split(jax.random.fold_in(key, index), len(x))
+            keys = jax.random.split(jax.random.fold_in(key_method, index), len(x))
             times = np.full(len(x), t, np.float32)
             values = evaluation.in_batches(run, keys, x, times, size=size, label=f"{name}, t = {t}")
             arrays[name][t] = values
@@ -195,6 +194,19 @@ def _agreement(t: float, values: np.ndarray, error: np.ndarray) -> dict[str, flo
     }
 
 
+def compile_all(
+    apply: Callable[..., Array], networks: Sequence[PyTree], chosen: dict[str, Method]
+) -> dict[str, Callable[..., Array]]:
+    """Returns every method as a function of batches, `(keys, x, t) -> variances`.
+
+    Args:
+      apply: `(params, x, t, key=None) -> dx` of one example.
+      networks: parameters; the first are those whose error is scored, all are the ensemble.
+      chosen: the methods.
+    """
+    return {name: _batched(apply, networks, method) for name, method in chosen.items()}
+
+
 def _batched(
     apply: Callable[..., Array], networks: Sequence[PyTree], method: Method
 ) -> Callable[..., Array]:
@@ -208,46 +220,38 @@ def _batched(
 
 
 def costs(
-    apply: Callable[..., Array],
-    networks: Sequence[PyTree],
-    chosen: dict[str, Method],
-    x: np.ndarray,
-    path: Path,
+    compiled: dict[str, Callable[..., Array]], chosen: dict[str, Method], x: np.ndarray
 ) -> list[dict]:
     """Returns for each method its passes and its time as a ratio to a forward pass.
 
     Args:
-      apply: `(params, x, t, key=None) -> dx` of one example.
-      networks: parameters, as for `compare`.
-      chosen: the methods.
+      compiled: the methods, `FORWARD` among them.
+      chosen: the same methods.
       x: `[n, *dims]`, the batch that is timed, at t = 1/2.
-      path: the path.
     """
-    unit = Method(functools.partial(forward, path), 1)
     keys, times = jax.random.split(jax.random.key(0), len(x)), jnp.full(len(x), 0.5)
-    seconds = {
-        name: _seconds(_batched(apply, networks, method), keys, x, times)
-        for name, method in {"forward pass": unit, **chosen}.items()
-    }
+    calls = {name: functools.partial(run, keys, x, times) for name, run in compiled.items()}
+    seconds = _seconds(calls)
     return [
         {
             "method": name,
             "passes": method.passes,
             "training_passes": method.training,
             "milliseconds": 1e3 * seconds[name] / len(x),
-            "time_ratio": seconds[name] / seconds["forward pass"],
+            "time_ratio": seconds[name] / seconds[FORWARD],
         }
-        for name, method in {"forward pass": unit, **chosen}.items()
+        for name, method in chosen.items()
     ]
 
 
-def _seconds(function: Callable[..., Array], *arrays: Array) -> float:
-    """Returns the median time of a call once it is compiled; one call where it is long."""
-    taken = []
-    for _ in range(6):
-        begin = time.perf_counter()
-        jax.block_until_ready(function(*arrays))
-        taken.append(time.perf_counter() - begin)
-        if len(taken) > 1 and taken[-1] > 2.0:
-            break
-    return statistics.median(taken[1:])
+def _seconds(calls: dict[str, Callable[[], Array]], rounds: int = 7) -> dict[str, float]:
+    """Returns the median time of each call, timed in turn; long ones are timed once."""
+    taken = {name: [] for name in calls}
+    for again in range(rounds + 1):
+        for name, call in calls.items():
+            if again > 1 and taken[name][-1] > 2.0:
+                continue
+            begin = time.perf_counter()
+            jax.block_until_ready(call())
+            taken[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values[1:]) for name, values in taken.items()}

@@ -68,7 +68,7 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
       `[]`, the squared error per dimension.
 
     Raises:
-      ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
+      ValueError: if shapes differ, or `t` is batched or a static number outside [0, 1].
 
     Example:
       >>> still = lambda x, t: jnp.zeros_like(x)
@@ -120,10 +120,10 @@ def meanflow(
         if both times are static and r < t.
 
     Example:
-      >>> still = lambda x, r, t: jnp.zeros_like(x)
-      >>> x0, x1 = jnp.zeros(2), jnp.array([1.0, 3.0])
-      >>> float(meanflow(still, paths.linear(), x0, x1, 0.75, 0.5))
-      5.0
+      >>> growing = lambda x, r, t: r * x
+      >>> x0, x1 = jnp.array([1.0, 0.0]), jnp.array([1.0, 3.0])
+      >>> round(float(meanflow(growing, paths.linear(), x0, x1, 0.75, 0.5)), 3)
+      3.252
 
     Reference:
       Geng et al. (2025), arXiv 2505.13447, eqs. (9) to (11). [geng2025mean]
@@ -148,7 +148,8 @@ def improved_meanflow(
 ) -> Array:
     """Returns the improved MeanFlow loss of one example, the mean square of eq. (4).
 
-    Its target, unless guided, is free of the network. A second head needs its own loss, `cfm`.
+    Its target, unless guided, is free of the network. A second head for the velocity is trained on
+    the same one: `meanflow(lambda x, r, t: head(x, t), path, x0, x1, t, t, guide=guide)`.
 
     Args:
       average_velocity: the network that is trained, `(x[*dims], r[], t[]) -> [*dims]`.
@@ -169,10 +170,10 @@ def improved_meanflow(
       ValueError: as `meanflow`.
 
     Example:
-      >>> still, head = lambda x, r, t: jnp.zeros_like(x), lambda x, t: jnp.zeros_like(x)
-      >>> x0, x1 = jnp.zeros(2), jnp.array([1.0, 3.0])
-      >>> float(improved_meanflow(still, head, paths.linear(), x0, x1, 0.75, 0.5))
-      5.0
+      >>> growing, head = lambda x, r, t: r * x, lambda x, t: t * x
+      >>> x0, x1 = jnp.array([1.0, 0.0]), jnp.array([1.0, 3.0])
+      >>> round(float(improved_meanflow(growing, head, paths.linear(), x0, x1, 0.75, 0.5)), 3)
+      2.247
 
     Reference:
       Geng et al. (2025), Improved Mean Flows, arXiv 2512.02012. [geng2025improved]
@@ -233,10 +234,13 @@ def guidance(
 
     def guide(v: Array, x: Array, t: Array) -> Array:
         t = _checks.time(t)
-        with_class = jax.lax.stop_gradient(conditional(x, t, t))
         without = jax.lax.stop_gradient(unconditional(x, t, t))
-        _checks.same_shape(v=v, conditional=with_class, unconditional=without)
-        guided = scale * v + (1.0 - scale - mix) * without + mix * with_class
+        _checks.same_shape(v=v, unconditional=without)
+        guided = scale * v + (1.0 - scale - mix) * without
+        if isinstance(mix, jax.Array) or mix != 0.0:  # else the network need not be asked
+            with_class = jax.lax.stop_gradient(conditional(x, t, t))
+            _checks.same_shape(v=v, conditional=with_class)
+            guided = guided + mix * with_class
         return jnp.where((low <= t) & (t <= high), guided, v)
 
     return guide

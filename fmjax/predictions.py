@@ -228,7 +228,8 @@ def as_velocity(
       given: the kind of its prediction, a row of this module or your own.
 
     Returns:
-      `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (module docstring).
+      `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (module docstring): begin
+      to solve at t0 = 1e-3 for the noise and the score, stop at t1 = 1 - 1e-3 for the data.
 
     Example:
       >>> denoiser = lambda x, t: 0.5 * x
@@ -257,7 +258,7 @@ def reverse_time(
       given: the kind of its prediction, a row of this module or your own.
 
     Returns:
-      `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise.
+      `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise; singular where `as_velocity` is.
 
     Example:
       >>> theirs = lambda x, s: -3.0 * x * s

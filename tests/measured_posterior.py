@@ -154,7 +154,7 @@ def further_float64() -> Iterator[Row]:
                 arguments = (index, kind, jnp.asarray(gamma), *states[index])
                 ours, truth = (_compiled(values, which)(*arguments) for which in (0, 1))
                 error = max(_relative(ours, truth).values())
-                yield Row(f"{label}, {name} path, relative", function, "DU 2.3", error, 1e-10)
+                yield Row(f"{label}, {name} path, relative", function, "DU 4.3", error, 1e-10)
 
 
 def further_float32() -> Iterator[Row]:
@@ -173,7 +173,7 @@ def further_float32() -> Iterator[Row]:
         # x1 = (x - sigma x0) / alpha: near the noise, noise and score say little about the data.
         bar = 4e-4 if "model of x0" in label or "model of score" in label else 2e-5
         text = f"{label}, linear path, 0.05 <= t <= 0.6, float32 relative"
-        yield Row(text, function, "DU 2.3", worst, bar)
+        yield Row(text, function, "DU 4.3", worst, bar)
 
 
 def classes() -> Iterator[Row]:
@@ -215,7 +215,7 @@ def classes() -> Iterator[Row]:
         ours, exact = (jax.jit(jax.vmap(f))(x, t) for f in (parts, truths))
         for name, a, b in zip(names, ours, exact, strict=True):
             function = f"posterior.total_{'covariance' if 'matrix' in name else 'diagonal'}"
-            yield Row(f"{name}, linear path", function, "DU 2.3", _largest(a, b), 1e-10)
+            yield Row(f"{name}, linear path", function, "DU 4.3", _largest(a, b), 1e-10)
         x, t = _states(path, np.array([0.3, 0.9]), n=4)
         found = jax.jit(jax.vmap(probabilities))(x, t)
         exact = jax.jit(jax.vmap(lambda x, t: _law(path, x, t).responsibilities))(x, t)
@@ -269,7 +269,7 @@ def components() -> Iterator[Row]:
         for what, error in _component_errors(found, truth).items():
             text = f"{what} of 5 components of digits, {num_matvecs} products, {x.dtype}, relative"
             limit = angle if "angle" in what else bar
-            yield Row(text, "posterior.principal_components", "DU 5.3", float(error), limit)
+            yield Row(text, "posterior.principal_components", "MM 4", float(error), limit)
 
 
 def priors() -> Iterator[Row]:
@@ -294,7 +294,7 @@ def priors() -> Iterator[Row]:
             ours, truth = compiled(index, jnp.asarray(TIMES))
             for which, a, b in zip(("covariance", "variance"), ours, truth, strict=True):
                 label = f"prior {which} of Gaussian data, {name} path"
-                yield Row(label, f"posterior.prior_{which}", "DU 2.5", _largest(a, b), 1e-10)
+                yield Row(label, f"posterior.prior_{which}", "limit (7)", _largest(a, b), 1e-10)
 
 
 GROUPS = (further_float64, further_float32, classes, components, priors)

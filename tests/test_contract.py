@@ -258,6 +258,7 @@ MAKERS = {
     "toy.moons",
     "losses.guidance",
     "onestep.instantaneous",
+    "onestep.reverse_time",
     "posterior.in_data_units",
     "posterior.near_noise",
     "predictions.as_velocity",

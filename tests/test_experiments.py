@@ -134,6 +134,19 @@ def test_another_configuration_is_refused_and_nothing_is_touched(runs, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_same_networks_may_be_measured_anew(runs, name, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(runs[name], again)
+    _main(name, again, num_uncertainty=5)
+    assert (again / "metrics.jsonl").read_bytes() == (runs[name] / "metrics.jsonl").read_bytes()
+    assert json.loads((again / "config.json").read_text())["num_uncertainty"] == 5
+    before, after = (tiny_runs.results(folder) for folder in (runs[name], again))
+    rows = "uncertainty" if name == "uncertainty_images" else "flow"
+    assert [row["num_images"] for row in after[rows]] == [5, 5]
+    assert before[rows] != after[rows]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_other_data_under_the_same_name_is_refused(runs, name, monkeypatch):
     other = data.load("digits")
     other.train[0, 0, 0] += 1

@@ -300,5 +300,15 @@ def test_networks_of_another_shape_are_named():
         losses.improved_meanflow(short, whole, *pair)
     with pytest.raises(ValueError, match=r"x \(2,\), velocity \(1,\)"):
         losses.improved_meanflow(whole, short, *pair)
-    with pytest.raises(ValueError, match=r"v \(2,\), conditional \(1,\), unconditional \(2,\)"):
-        losses.guidance(short, whole, scale=2.0)(jnp.zeros(2), jnp.zeros(2), 0.5)
+    with pytest.raises(ValueError, match=r"v \(2,\), conditional \(1,\)"):
+        losses.guidance(short, whole, scale=2.0, mix=0.5)(jnp.zeros(2), jnp.zeros(2), 0.5)
+    with pytest.raises(ValueError, match=r"v \(2,\), unconditional \(1,\)"):
+        losses.guidance(whole, short, scale=2.0)(jnp.zeros(2), jnp.zeros(2), 0.5)
+
+
+def test_guidance_without_mix_asks_only_the_network_without_class():
+    asked = []
+    network = lambda name: lambda x, r, t: (asked.append(name), x)[1]
+    guide = losses.guidance(network("with"), network("without"), scale=2.0)
+    np.testing.assert_allclose(guide(jnp.ones(2), jnp.full(2, 3.0), 0.5), [-1.0, -1.0])
+    assert asked == ["without"]

@@ -150,6 +150,18 @@ def test_the_edge_statistic_by_hand():
     assert row["correlation_standard_error"] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_the_null_of_the_edge_statistic_is_the_map_of_another_image():
+    rng = np.random.default_rng(3)
+    mean = rng.gamma(1.0, size=(40, 5, 6, 1))
+    variance = maps.gradient(mean)[..., None] + 0.5
+    row = maps.edge_statistic(0.5, mean, variance)
+    other = maps.edge_statistic(0.5, mean, np.roll(variance, 1, axis=0))
+    assert row["null_ratio"] == pytest.approx(other["ratio"], rel=1e-12)
+    assert row["null_correlation"] == pytest.approx(other["correlation"], rel=1e-12)
+    assert row["correlation"] == pytest.approx(1.0)
+    assert abs(row["null_correlation"]) < 0.2  # the images have nothing in common
+
+
 def test_the_edge_statistic_against_a_loop_and_a_bootstrap():
     rng = np.random.default_rng(1)
     mean = rng.gamma(1.0, size=(300, 5, 6, 2))

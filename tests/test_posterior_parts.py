@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import paths, posterior
+from fmjax import paths, posterior, predictions
 from tests import oracles
 
 PATH = paths.linear()
@@ -205,3 +205,33 @@ def test_units_that_do_not_fit_are_named():
         field, _ = posterior.in_data_units(_mixture, PATH, **wrong)
         with pytest.raises(ValueError, match=r"must broadcast.*\(2, 2, 3\).*one per channel"):
             field(jnp.zeros((2, 2, 3)), 0.5)
+
+
+def test_near_noise_refuses_what_its_limit_does_not_know():
+    x, variance = jnp.zeros(2), jnp.array([4.0, 1.0])
+    limit = partial(posterior.prior_variance, variance)
+    guarded = posterior.near_noise(posterior.diagonal, limit)
+    for options in ({"of": predictions.x0}, {"noise": lambda w: 4.0 * w}):
+        with pytest.raises(ValueError, match=r"near_noise takes no (of|noise)"):
+            guarded(lambda x, t: -x, PATH, x, 0.3, **options)
+    slip = posterior.near_noise(posterior.trace, limit)
+    for t in (jnp.float32(0.0), 0.3):
+        with pytest.raises(ValueError, match=r"limit has shape \(2,\), the quantity \(\)"):
+            slip(lambda x, t: -x, PATH, x, t)
+
+
+def test_the_noise_is_known_at_the_noise_end():
+    # Cov[x0 | x_t] -> 0 as t -> 0, static and traced, without a matrix.
+    field = lambda x, t: jnp.array([1.0, -2.0]) - x  # E[x1] - x, the exact velocity at t = 0
+    for t in (0.0, jnp.float32(0.0)):
+        ours = posterior.diagonal(field, PATH, jnp.ones(2), t, of=predictions.x0)
+        np.testing.assert_array_equal(ours, np.zeros(2))
+    with pytest.raises(ValueError, match="0 times infinity"):
+        posterior.diagonal(field, PATH, jnp.ones(2), 0.0, of=predictions.velocity)
+    later = posterior.covariance(field, PATH, jnp.ones(2), 0.4, of=predictions.x0)
+    np.testing.assert_allclose(later, posterior.gain(field, PATH, jnp.ones(2), 0.4), atol=1e-6)
+
+
+def test_integers_are_states_in_data_units_too():
+    field, _ = posterior.in_data_units(lambda x, t: x, PATH, scale=0.5)
+    np.testing.assert_allclose(field(jnp.array([1, 2]), 0.5), [1.0, 2.0])

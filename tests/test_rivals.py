@@ -128,7 +128,7 @@ def test_the_passes_where_products_are_as_many_as_entries():
     small = lambda x, t: (jnp.asarray(W[1][:, :30].T) @ jnp.tanh(W[0][:, :30] @ x.ravel())).reshape(
         x.shape
     )
-    method = _chosen(30)["U, XNysDiag with 16 products"]
+    method = _chosen(30)["U, XNysDiag with 16 probes"]
     program = jax.make_jaxpr(lambda *rest: method.run(small, *rest))(jax.random.key(0), x, 0.5)
     assert _multiplications(program.jaxpr) / (2 * HIDDEN * 30) == method.passes
 
@@ -149,7 +149,8 @@ def test_the_comparison_and_its_costs():
         for t in (0.3, 0.7)
     }
     chosen = _chosen()
-    rows, arrays = rivals.compare(_network, networks, chosen, by_time, key, size=2)
+    compiled = rivals.compile_all(_network, networks, chosen)
+    rows, arrays = rivals.compare(compiled, by_time, key, size=2)
     assert [(row["method"], row["t"]) for row in rows] == list(itertools.product(chosen, by_time))
     for row in rows:
         values, error = arrays[row["method"]][row["t"]], by_time[row["t"]]["error"]
@@ -170,11 +171,12 @@ def test_the_comparison_and_its_costs():
         means = [x + (1 - t) * np.asarray(_network(p, x, t)) for p in networks]
         ours = arrays["ensemble of 3"][t][3]
         np.testing.assert_allclose(ours, np.var(means, axis=0, ddof=1), rtol=1e-3, atol=1e-6)
-    costs = rivals.costs(_network, networks, chosen, by_time[0.3]["noised"][:2], PATH)
-    assert [row["method"] for row in costs] == ["forward pass", *chosen]
+    costs = rivals.costs(compiled, chosen, by_time[0.3]["noised"][:2])
+    assert [row["method"] for row in costs] == list(chosen)
+    assert costs[0]["method"] == rivals.FORWARD
     assert (costs[0]["passes"], costs[0]["time_ratio"]) == (1, 1.0)
     assert all(row["milliseconds"] > 0 and row["time_ratio"] > 0 for row in costs)
-    assert [row["passes"] for row in costs[1:]] == [method.passes for method in chosen.values()]
+    assert [row["passes"] for row in costs] == [method.passes for method in chosen.values()]
 
 
 # Samples of few steps
@@ -221,7 +223,7 @@ def test_the_frechet_distance_against_scipy(num_features, monkeypatch):
 
 def test_a_sample_of_the_images_themselves_is_nearest():
     images = _images(400, 400)
-    centred = quality._centres(images.train, 17)
+    centred = data.centres(images.train, 17)
     drawn = {"flow": {1: np.random.default_rng(2).permutation(centred), 2: centred + 0.5}}
     same, moved, held_out = quality.table(drawn, images)
     assert same["frechet"] == pytest.approx(0.0, abs=1e-3)
@@ -235,7 +237,9 @@ def test_samples_are_drawn_by_each_models_sampler_from_the_same_noise():
     sampler = lambda factor: (
         lambda apply, steps, params, x: factor * params * x + steps + len(apply)
     )
-    drawn = quality.draw(models, {"flow": sampler(10), "MeanFlow": sampler(1)}, (1, 4), noise)
+    drawn = quality.draw(
+        models, {"flow": sampler(10), "MeanFlow": sampler(1)}, (1, 4), noise, size=64
+    )
     for name, factor in (("MeanFlow", 2.0), ("flow", 30.0)):
         assert list(drawn[name]) == [1, 4]
         for steps in (1, 4):

@@ -270,3 +270,15 @@ def test_wrong_arguments_are_named(call, words, key):
 
     with pytest.raises(ValueError, match=words):
         call(draw, _gaussian(PATHS["linear"]), jnp.array([0.4, -1.0]))
+
+
+def test_a_traced_end_of_the_flow_returns_the_state():
+    x = jnp.array([0.3, -0.7])
+    draw = jax.jit(
+        lambda t0: samplers.memoryless_sde(jax.random.key(0), _still, paths.linear(), x, t0)
+    )
+    np.testing.assert_array_equal(draw(1.0), x)
+
+
+def _still(x, t):
+    return jnp.zeros_like(x)

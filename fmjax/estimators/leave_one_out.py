@@ -91,6 +91,9 @@ def _unit_scale(matvec: Field, probe: Array) -> tuple[Field, Array]:
 def xtrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
     """Returns the value and an unbiased estimate of the trace of any Jacobian, eq. (3).
 
+    On a CPU let `jax.lax.map` run over many large cases: `vmap` of its QR may hang there, see
+    `fmjax.estimators`.
+
     Args:
       key: a typed PRNG key.
       f: the field, `[*dims] -> [*dims]`.
@@ -118,7 +121,8 @@ def xtrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array
 def xnystrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
     """Returns the value and an estimate of the trace of a positive semi-definite Jacobian.
 
-    Half the probes of `xtrace` for the same error. The Jacobian is symmetrised; directions of
+    With twice the probes, that is with as many products, a smaller error than `xtrace` where the
+    Jacobian is positive semi-definite. It is symmetrised; directions of
     negative curvature are dropped, so the estimate is biased on an indefinite one, by several
     times the trace, and the standard error does not warn: a Jacobian that is negative definite,
     as a velocity's may be, comes out as zero plus or minus zero. For a learned covariance near
@@ -151,6 +155,9 @@ def xnystrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Ar
 
 def xdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
     """Returns the value and an unbiased estimate of the diagonal of any Jacobian, eq. (3).
+
+    On a CPU let `jax.lax.map` run over many large cases: `vmap` of its QR may hang there, see
+    `fmjax.estimators`.
 
     Args:
       key: a typed PRNG key.

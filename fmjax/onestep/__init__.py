@@ -21,7 +21,8 @@ on the linear path:
                                                                   more so the nearer to the data
     E7  the covariance of G(x + e) for small e                    first order: J Cov[e] J^T
 
-E1 and E6 hold for every path with alpha(1) = 1 and sigma(1) = 0. So "the uncertainty of a
+In the form (2) of `fmjax.posterior` E1 holds on every path, E6 on those with alpha(1) = 1 and
+sigma(1) = 0. So "the uncertainty of a
 generated sample" is one of three questions, each with its function:
 
 * How ambiguous is this sample at noise level t? `renoised`, E1 at a state made from it.
@@ -47,7 +48,7 @@ from fmjax.onestep.jacobian import (
     sensitivity_estimate,
     sensitivity_trace,
 )
-from fmjax.onestep.states import Prior, flow_map, instantaneous, prior, renoised
+from fmjax.onestep.states import Prior, flow_map, instantaneous, prior, renoised, reverse_time
 
 __all__ = [
     "Prior",
@@ -55,6 +56,7 @@ __all__ = [
     "instantaneous",
     "prior",
     "renoised",
+    "reverse_time",
     "sensitivity",
     "sensitivity_diagonal",
     "sensitivity_estimate",

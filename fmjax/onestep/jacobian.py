@@ -54,8 +54,8 @@ def sensitivity(
       [[4.0, 0.0], [0.0, 4.0]]
 
     Reference:
-      First-order propagation of the noise through the flow map; E6 of `fmjax.onestep`, noted for
-      arXiv 2605.00941, section 4.5. [xing2026divergence]
+      First-order propagation of the noise through the flow map; E6, derived in
+      `fmjax.onestep`; one-step models are section 4.5 of arXiv 2605.00941. [xing2026divergence]
     """
     x, to_data, sigma = _map(average_velocity, path, x, t)
     if x.size > MAX_DENSE:
@@ -152,7 +152,8 @@ def sensitivity_trace(
       8.0
 
     Reference:
-      E6 of `fmjax.onestep`, noted for arXiv 2605.00941, section 4.5. [xing2026divergence]
+      E6, derived in `fmjax.onestep`; one-step models are section 4.5 of arXiv 2605.00941.
+      [xing2026divergence]
     """
     return sensitivity_diagonal(average_velocity, path, x, t, chunk_size=chunk_size).sum()
 

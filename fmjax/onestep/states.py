@@ -52,6 +52,30 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
     return velocity
 
 
+def reverse_time(model: AverageVelocity) -> AverageVelocity:
+    """Returns, in our time, the average velocity of a model whose t = 1 is the noise.
+
+    As the MeanFlow papers count. A network that is given the length h of the interval instead of
+    one end is first `model = lambda z, r, t: network(z, t, t - r)`, both in its own time.
+
+    Args:
+      model: `(z[*dims], r[], t[]) -> [*dims]`, r = 0 the data and t = 1 the noise.
+
+    Returns:
+      `(x[*dims], r[], t[]) -> [*dims]`, t = 0 the noise and r = 1 the data.
+
+    Example:
+      >>> theirs = lambda z, r, t: z * (t - r)  # one step from the noise: z - theirs(z, 0, 1)
+      >>> ours = reverse_time(theirs)
+      >>> float(flow_map(ours, jnp.array(3.0), 1.0, 0.25))  # 3 - 0.75 * 3 * 0.75
+      1.3125
+
+    Reference:
+      Geng et al. (2025), arXiv 2505.13447, for the convention. [geng2025mean]
+    """
+    return lambda x, r, t: -model(x, 1.0 - r, 1.0 - t)
+
+
 def flow_map(average_velocity: AverageVelocity, x: Array, r: Array, t: Array) -> Array:
     """Returns where the flow carries x from time t to time r, eq. (1).
 
@@ -145,7 +169,8 @@ def prior(bank: Array) -> Prior:
       ([2.0, 5.0], [1.0, 0.0])
 
     Reference:
-      The limit E2 of `fmjax.onestep`, noted for arXiv 2605.00941, section 4.5. [xing2026divergence]
+      The limit E2, derived in `fmjax.onestep`; one-step models are section 4.5 of arXiv
+      2605.00941. [xing2026divergence]
     """
     _checks.bank(bank, jnp.zeros(jnp.shape(bank)[1:]))
     bank = jnp.asarray(bank)

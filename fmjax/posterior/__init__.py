@@ -37,8 +37,8 @@ What to know before use
   `w C_conditional + (1 - w) C_unconditional`, which is no covariance and may be negative. Use the
   conditional velocity alone. A network trained on guided targets has guidance built in.
 * At the noise end alpha -> 0 and (2) is 0 times infinity: a small error of the model's J is
-  multiplied by `sigma^2 / alpha`. The exact limit is the covariance of the data. `near_noise`
-  returns it below t = 0.05, and
+  multiplied by `sigma^3 / (alpha D)`, 17 at t = 0.05 of the linear path and 919 there of vp. The
+  exact limit is the covariance of the data. `near_noise` returns it below a smallest t, and
 
       P = alpha grad m = (alpha^2 / sigma^2) Cov = alpha / D (sigma J - sigma_dot I)      (4)
 

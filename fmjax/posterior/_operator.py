@@ -14,6 +14,7 @@ Lanczos) knows the covariance. `a = 1, b = 0` is the data: `F = sigma^2 / alpha 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fmjax import _checks, predictions
@@ -83,18 +84,23 @@ def check_dense(x: Array) -> None:
 
 
 def _scale(path: Path, t: Array | float, of: Prediction) -> Array:
-    """Returns `(a sigma - b alpha)^2 / alpha`, or refuses a static time at which alpha is 0."""
-    if not isinstance(t, jax.Array) and np.ndim(t) == 0 and _vanishes(path.alpha, t):
+    """Returns `(a sigma - b alpha)^2 / alpha`, or refuses a static time at which it is infinite."""
+    static = not isinstance(t, jax.Array) and np.ndim(t) == 0
+    informed = static and _vanishes(lambda t: of(path, t)[0], t)  # no share of the data
+    if static and _vanishes(path.alpha, t) and not informed:
         message = (
             f"the covariance is 0 times infinity at t = {t}, where the state says nothing about "
-            "the data and the answer is the covariance of the data set; ask for t >= 0.05, bind "
-            "that limit with posterior.near_noise, or take posterior.gain, which is finite there."
+            "the data and the answer is the prior, the covariance of the data set; ask for "
+            "t >= 0.05, bind that limit with posterior.near_noise, or take posterior.gain or "
+            "of=predictions.x0, which are finite there."
         )
         raise ValueError(message)
     t = _checks.time(t)
     a, b = of(path, t)
     alpha, sigma = path.alpha(t), path.sigma(t)
-    return (a * sigma - b * alpha) ** 2 / alpha
+    # Written out, so that b^2 alpha is all that is left where a = 0, at alpha = 0 too.
+    shared = a * sigma / jnp.where(a == 0, 1, alpha)
+    return a * sigma * shared - 2 * a * b * sigma + b**2 * alpha
 
 
 def _vanishes(coefficient: Callable[[Array], Array], t: float) -> bool:

@@ -81,7 +81,8 @@ def total_covariance(
       ([[0.0]], [[1.0]])
 
     Reference:
-      The law of total covariance; Xing et al. (2026), arXiv 2605.00941. [xing2026divergence]
+      The law of total covariance; for the parts Xing et al. (2026), arXiv 2605.00941.
+      [xing2026divergence]
     """
     _operator.check_dense(_checks.floating(x))  # before the velocity is traced
     outer = lambda gap: jnp.outer(gap, gap)  # noqa: E731
@@ -117,7 +118,8 @@ def total_diagonal(
       ([0.0, 0.0], [0.75, 0.75])
 
     Reference:
-      The law of total covariance; Xing et al. (2026), arXiv 2605.00941. [xing2026divergence]
+      The law of total covariance; for the parts Xing et al. (2026), arXiv 2605.00941.
+      [xing2026divergence]
     """
     square = lambda gap: (gap**2).reshape(jnp.shape(x))  # noqa: E731
     return _parts(moments.diagonal, square, velocity, path, x, t, classes, probabilities)

@@ -39,7 +39,9 @@ def in_data_units(
         posterior.diagonal(field, path, x, t, noise=noise)      # variances of pixels 0 ... 255
 
     where the state is in data units too, `x = alpha(t) x1 + sigma(t) scale x0`; a state y of the
-    network is `x = scale y + alpha(t) shift`.
+    network is `x = scale y + alpha(t) shift`. The noise of this field is not white, so sample
+    with the network itself (`memoryless_sde` and `near_noise` want white noise), rescale its
+    samples, and give `likelihood.log_prob` the density of the scaled noise as `log_prob0`.
 
     Args:
       velocity: the field of the network, `(y[*dims], t[]) -> [*dims]`.
@@ -67,6 +69,7 @@ def in_data_units(
     """
 
     def field(x: Array, t: Array) -> Array:
+        x = _checks.floating(x)
         size, offset = _like(x, scale, "scale"), _like(x, shift, "shift")
         c = paths.coefficients(path, t)
         return size * velocity((x - c.alpha * offset) / size, t) + c.alpha_dot * offset
@@ -81,7 +84,8 @@ def in_data_units(
 def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: int = 16) -> Array:
     """Returns how far the velocity is from a gradient field at one state, eq. (10).
 
-    Zero for an exact velocity with white noise; a small trained network has about 0.1.
+    Zero for an exact velocity with white noise (and only then: not for a field in data units
+    whose scale differs between entries); a small trained network has about 0.1.
 
     Args:
       key: of the random probes.

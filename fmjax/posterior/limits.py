@@ -5,9 +5,17 @@ the data, whatever the state:
 
     Cov[x1 | x_t = x] -> Cov[x1],      Cov[x0 | x_t = x] -> 0                            (7)
 
-The formula reaches this limit as `sigma^2 / alpha` times a matrix that vanishes, so a learned
-field's error is multiplied: by `(1 - t)^3 / t` on the linear path, 97 at t = 0.01, 17 at
-t = 0.05, 7 at t = 0.1. Three ways to stay finite:
+The formula reaches this limit as a factor that grows times a matrix that vanishes, so a learned
+field's error in J is multiplied by `sigma^3 / (alpha D)`, on the linear path `(1 - t)^3 / t`:
+
+| path   | factor at t = 0.05 | t at which it is 17 |
+|--------|--------------------|---------------------|
+| linear | 17                 | 0.05                |
+| cosine | 8                  | 0.025               |
+| ve     | 125                | 0.17                |
+| vp     | 919                | 0.31                |
+
+Three ways to stay finite:
 
 * `gain`, the covariance in units of `sigma^2 / alpha^2`, is finite at both ends;
 * `prior_variance` and `prior_covariance` are the posterior of Gaussian data with the moments of
@@ -28,8 +36,8 @@ from fmjax.posterior import _operator
 from fmjax.types import Array, Velocity
 
 SMALLEST_T = 0.05
-"""Below this time the formula multiplies the error of a velocity's Jacobian by more than 17 on
-the linear path; learned fields are rarely good enough for it (2605.00941, facts in docs)."""
+"""The smallest time at which the formula is used on the linear path unless told otherwise; for
+another path take the last column of the table."""
 
 
 def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
@@ -37,7 +45,8 @@ def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
 
     The share of a change of the state that the denoiser keeps, `t (I + (1 - t) J)` on the
     linear path: zero at the noise end, a projector onto the data's tangent space at the data
-    end. For white noise it is also the covariance of the noise given the state, at every t.
+    end. It is also the covariance of the noise given the state, at every t, so that its diagonal
+    and trace without a matrix are those of `diagonal` and `trace` with `of=predictions.x0`.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -98,8 +107,7 @@ def prior_variance(variance: Array, path: Path, t: Array) -> Array:
       [0.800000011920929, 0.5]
 
     Reference:
-      The Wiener filter; the limit (7) is noted for 2605.00941 in docs/papers.md.
-      [xing2026divergence]
+      The Wiener filter, applied to the limit (7); derived here.
     """
     t, variance = _checks.time(t), _checks.floating(variance)
     alpha, sigma = path.alpha(t), path.sigma(t)
@@ -126,8 +134,7 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
       [[2.0, 1.0], [1.0, 2.0]]
 
     Reference:
-      The Wiener filter; the limit (7) is noted for 2605.00941 in docs/papers.md.
-      [xing2026divergence]
+      The Wiener filter, applied to the limit (7); derived here.
     """
     t, covariance = _checks.time(t), _checks.floating(covariance)
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
@@ -151,19 +158,22 @@ def near_noise(
     """Returns a quantity of the posterior that is its prior limit below a smallest t.
 
     Finite at every t, traced or static, and so is its gradient: below `smallest_t` the formula
-    is evaluated at `smallest_t` and dropped.
+    is evaluated at `smallest_t` and dropped. The limit is that of the data under white noise, so
+    the options `of` and `noise` are refused.
 
     Args:
       quantity: `(velocity, path, x, t, **options) -> arrays`, such as `posterior.diagonal`.
       limit: `(path, t) -> arrays` of the same shapes; `partial(prior_variance, variance)` for
         the diagonal.
-      smallest_t: the documented smallest time of the formula, in (0, 1).
+      smallest_t: the smallest time of the formula, in (0, 1); the default is for the linear
+        path, see the table above.
 
     Returns:
       A function of the signature of `quantity`.
 
     Raises:
-      ValueError: if `smallest_t` is outside (0, 1).
+      ValueError: if `smallest_t` is outside (0, 1); on a call, if `of` or `noise` is given, or if
+        limit and quantity differ in shape.
 
     Example:
       >>> from functools import partial
@@ -180,12 +190,40 @@ def near_noise(
         raise ValueError(message)
 
     def guarded(velocity: Velocity, path: Path, x: Array, t: Array, **options: Any) -> Any:
+        _refuse(options)
         static = not isinstance(t, jax.Array) and np.ndim(t) == 0
         t_checked = _checks.time(t)
+        prior = limit(path, t_checked)
         if static and t < smallest_t:
-            return limit(path, t_checked)
-        value = quantity(velocity, path, x, jnp.maximum(t_checked, smallest_t), **options)
-        choose = lambda a, b: jnp.where(t_checked < smallest_t, a, b)  # noqa: E731
-        return jax.tree.map(choose, limit(path, t_checked), value)
+            return prior
+        below = t_checked < smallest_t
+        value = quantity(velocity, path, x, jnp.where(below, smallest_t, t_checked), **options)
+        for one, other in zip(jax.tree.leaves(prior), jax.tree.leaves(value), strict=True):
+            _check_limit(jnp.shape(one), jnp.shape(other))
+        choose = lambda a, b: jnp.where(below, a, b)  # noqa: E731
+        return jax.tree.map(choose, prior, value)
 
     return guarded
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    """Raises ValueError for options under which the limit would be another one."""
+    wrong = sorted({"of", "noise"} & set(options))
+    if wrong:
+        message = (
+            f"near_noise takes no {' and no '.join(wrong)}: its limit is that of the data under "
+            "white noise; call the quantity itself at times where it is finite, or in the units "
+            "of the network."
+        )
+        raise ValueError(message)
+
+
+def _check_limit(limit: tuple[int, ...], quantity: tuple[int, ...]) -> None:
+    """Raises ValueError if the prior limit is not shaped like what it stands for."""
+    if limit != quantity:
+        message = (
+            f"the limit has shape {limit}, the quantity {quantity}: for the diagonal take "
+            "partial(prior_variance, variance) with a variance for every entry, for the trace "
+            "its sum."
+        )
+        raise ValueError(message)

@@ -3,8 +3,8 @@
 The formulas (1) to (3) are those of `fmjax.posterior`. Options that all of them share:
 
 * `of` names what the covariance is of, as a row of `fmjax.predictions`: the data by default,
-  `predictions.x0` for the noise, `predictions.velocity` for dx_t/dt. Given the state all of
-  them are affine in x1, so one factor carries one covariance to the other:
+  `predictions.x0` for the noise (finite at t = 0 too), `predictions.velocity` for dx_t/dt. Given
+  the state all of them are affine in x1, so one factor carries one covariance to the other:
 
       Cov[a x1 + b x0 | x_t] = ((a sigma - b alpha) / sigma)^2 Cov[x1 | x_t]               (6)
 
@@ -52,7 +52,7 @@ def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
       [1.0, -2.0]
 
     Reference:
-      Xing et al. (2026), arXiv 2605.00941, section 4.1; Robbins (1956). [xing2026divergence]
+      Xing et al. (2026), arXiv 2605.00941, section 4.1. [xing2026divergence]
     """
     t, x = _checks.time(t), _checks.floating(x)
     return predictions.convert(

@@ -131,6 +131,8 @@ def memoryless_sde(
 def _step(velocity: Velocity, path: Path, x: Array, t: Array, s: Array, noise: Array) -> Array:
     """Returns the state at s, eq. (6)."""
     alpha, sigma, alpha_dot, sigma_dot = paths.coefficients(path, t)
+    ended = sigma == 0  # nothing is left to draw; a traced t0 = t1 = 1 comes here
+    sigma = jnp.where(ended, 1, sigma)
     wronskian = alpha_dot * sigma - alpha * sigma_dot
 
     def mean(z: Array) -> Array:  # of the data, eq. (3)
@@ -145,7 +147,8 @@ def _step(velocity: Velocity, path: Path, x: Array, t: Array, s: Array, noise: A
     # Opposite points, so that their difference adds nothing to the mean of the step.
     here, above, below = jax.vmap(mean)(jnp.stack([x, x + delta, x - delta]))
     drift = sigma_s / sigma * w * x + alpha_s * (1 - w**2) * here  # eq. (4)
-    return drift + sigma_s * spread + 0.5 * alpha_s * (1 - w) * (above - below)
+    drawn = drift + sigma_s * spread + 0.5 * alpha_s * (1 - w) * (above - below)
+    return jnp.where(ended, x, drawn)
 
 
 def _nowhere(t0: Array | float, t1: Array | float, num_steps: int) -> bool:
