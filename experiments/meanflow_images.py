@@ -16,7 +16,7 @@ square, and experiments/README.md has both.
 
 Run:    python -m experiments.meanflow_images                          (digits, no network)
         python -m experiments.meanflow_images --dataset mnist --data-dir DIR
-Time:   7 minutes for the digits on two CPU cores.
+Time:   6 minutes for the digits on two CPU cores.
 Expect: the tables of experiments/README.md.
 """
 

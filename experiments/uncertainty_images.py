@@ -17,7 +17,7 @@ divergence, of pixels dequantised with uniform noise.
 Run:    python -m experiments.uncertainty_images                       (digits, no network)
         python -m experiments.uncertainty_images --num-rivals 128      (and the rivals)
         python -m experiments.uncertainty_images --dataset mnist --data-dir DIR
-Time:   3 minutes for the digits on two CPU cores; 16 with the rivals.
+Time:   2 minutes for the digits on two CPU cores; 16 with the rivals.
 Expect: E[error] / E[U] within 10 % of 1 on held-out digits for 0.3 <= t <= 0.9, and about 1.95
         bits per dimension; the table of experiments/README.md.
 """
