@@ -19,6 +19,7 @@ References:
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -147,7 +148,8 @@ def _row(t: float, learned: dict, mean: np.ndarray, variance: np.ndarray) -> dic
     """Returns the line of the table for one time; `exact_error` is that of the exact mean."""
     flat = lambda a: a.reshape(len(a), -1)  # noqa: E731
     u, exact = flat(learned["variance"]).sum(axis=1), flat(variance).sum(axis=1)
-    maps = jax.vmap(fmjax.metrics.pearson)(flat(learned["variance"]), flat(variance))
+    maps = np.asarray(jax.vmap(fmjax.metrics.pearson)(flat(learned["variance"]), flat(variance)))
+    told = maps[np.isfinite(maps)]  # an exact map that is constant correlates with nothing
     return {
         "t": t,
         "num_images": len(u),
@@ -156,6 +158,6 @@ def _row(t: float, learned: dict, mean: np.ndarray, variance: np.ndarray) -> dic
         "exact_error": float(flat((learned["image"] - mean) ** 2).sum(axis=1).mean()),
         "median_relative_error": float(np.median(np.abs(u - exact) / exact)),
         "pearson_u": float(fmjax.metrics.pearson(u, exact)),
-        "map_correlation": float(np.mean(maps)),
+        "map_correlation": float(told.mean()) if len(told) else math.nan,
         "rms_mean_difference": float(np.sqrt(np.mean((learned["mean"] - mean) ** 2))),
     }

@@ -6,8 +6,9 @@ the central differences of neighbouring pixels,
 
     g = |grad m|,     edge: g >= max(g) / 2                                                (1)
 
-and two numbers say how far a map C lies on them: the mean of C on edge pixels over its mean
-elsewhere, and the correlation of C with g over pixels. They are 1 and 0 for a map that does not
+and two numbers say how far a map C lies on them: the mean of max(C, 0) on edge pixels over its mean
+elsewhere (a learned C is often negative where nothing varies, and a ratio of such means says
+nothing), and the correlation of C with g over pixels. They are 1 and 0 for a map that does not
 know of the edges, a constant one among them; a mean without edges, such as a flat one, says
 nothing and is left out.
 
@@ -233,7 +234,8 @@ def _on_edges(
     c: np.ndarray, g: np.ndarray, edge: np.ndarray
 ) -> tuple[list[np.ndarray], list[float]]:
     """Returns the mean of each map on and off the edges, and its correlation with the gradient."""
-    sides = [(c * side).sum(axis=(1, 2)) / side.sum(axis=(1, 2)) for side in (edge, ~edge)]
+    positive = np.maximum(c, 0.0)
+    sides = [(positive * side).sum(axis=(1, 2)) / side.sum(axis=(1, 2)) for side in (edge, ~edge)]
     return sides, [_correlation(a, b) for a, b in zip(c, g, strict=True)]
 
 

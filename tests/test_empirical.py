@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +70,7 @@ def test_jitted_softmax_is_one_at_its_maximum():
 def test_the_exact_flow_makes_points_of_the_data_set(bank):
     # Euler's last step lands on the posterior mean, a data point once the weights collapsed.
     noise = jax.random.normal(jax.random.key(1), (8, 2, 2))
-    solve = partial(samplers.fixed, num_steps=100, solver=samplers.diffrax.Euler())
+    solve = partial(samplers.fixed, num_steps=100, solver=diffrax.Euler())
     field = partial(empirical.velocity, PATH, bank)
     made = jax.jit(jax.vmap(partial(solve, field)))(noise)
     gaps = jnp.linalg.norm((made[:, None] - bank[None]).reshape(8, 20, 4), axis=-1)
