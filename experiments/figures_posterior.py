@@ -125,7 +125,7 @@ def exact(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> F
         name = {"train": "training", "held_out": "held-out"}[part]
         ax.set_title(f"{name} images (kernel width {width:.3f})")
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=11, loc="upper right")
+        ax.legend(fontsize=11, loc="best")
     panels[0].set_ylabel("squared units of x, summed")
     _exact_maps(below, arrays)
     figure.suptitle(f"The learned posterior against the exact one ({dataset})")
