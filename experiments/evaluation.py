@@ -183,6 +183,22 @@ def pooled(by_time: dict[float, dict[str, np.ndarray]]) -> dict[str, float]:
     }
 
 
+def totals(values: np.ndarray) -> np.ndarray:
+    """Returns the sum of every example, `[n]`, of `[n, *dims]`."""
+    return values.reshape(len(values), -1).sum(axis=1)
+
+
+def map_correlations(maps: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns the correlation over entries of every pair, `[n]`; NaN where one is constant.
+
+    Args:
+      maps: `[n, *dims]`.
+      others: `[n, *dims]`.
+    """
+    pairs = (a.reshape(len(a), -1) for a in (maps, others))
+    return np.asarray(jax.vmap(fmjax.metrics.pearson)(*pairs))
+
+
 def table(rows: list[dict[str, float]]) -> str:
     """Returns the rows of `calibration` as lines of text."""
     lines = ["   t   E[error]     E[U]   E[error]/E[U]   Pearson   Spearman   best Pearson"]

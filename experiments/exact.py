@@ -146,16 +146,15 @@ def _of_states(
 
 def _row(t: float, learned: dict, mean: np.ndarray, variance: np.ndarray) -> dict[str, float]:
     """Returns the line of the table for one time; `exact_error` is that of the exact mean."""
-    flat = lambda a: a.reshape(len(a), -1)  # noqa: E731
-    u, exact = flat(learned["variance"]).sum(axis=1), flat(variance).sum(axis=1)
-    maps = np.asarray(jax.vmap(fmjax.metrics.pearson)(flat(learned["variance"]), flat(variance)))
+    u, exact = evaluation.totals(learned["variance"]), evaluation.totals(variance)
+    maps = evaluation.map_correlations(learned["variance"], variance)
     told = maps[np.isfinite(maps)]  # an exact map that is constant correlates with nothing
     return {
         "t": t,
         "num_images": len(u),
         "mean_u": float(u.mean()),
         "mean_exact_u": float(exact.mean()),
-        "exact_error": float(flat((learned["image"] - mean) ** 2).sum(axis=1).mean()),
+        "exact_error": float(evaluation.totals((learned["image"] - mean) ** 2).mean()),
         "median_relative_error": float(np.median(np.abs(u - exact) / exact)),
         "pearson_u": float(fmjax.metrics.pearson(u, exact)),
         "map_correlation": float(told.mean()) if len(told) else math.nan,

@@ -64,6 +64,13 @@ def scale(figure: Any, drawn: Any, axes: Any, top: float, **options: Any) -> Any
     return bar
 
 
+def bare(axes: np.ndarray) -> None:
+    """Takes the ticks off axes that hold pictures."""
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+
+
 def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) -> Figure:
     """Returns the maps of one image: a column for each time, a row for each quantity.
 
@@ -99,9 +106,7 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
         axes[0, column].set_title(f"t = {t:g}")
     for row, label in enumerate(rows):
         axes[row, 0].set_ylabel(label)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
+    bare(axes)
     colours = by_time[times[0]]["image"].shape[-1]
     unit = "grey levels" if colours == 1 else "colour levels, root mean square over channels"
     figure.suptitle(

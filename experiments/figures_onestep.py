@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures
+from experiments import evaluation, figures
 
 
 def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
@@ -27,12 +27,6 @@ def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> 
         "agreement": agreement(arrays, results, dataset=dataset),
         "calibration": figures.calibration(arrays["MeanFlow"], results["MeanFlow"]),
     }
-
-
-def _bare(axes: np.ndarray) -> None:
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
 
 
 def samples(
@@ -55,7 +49,7 @@ def samples(
             ax.imshow(figures.grey(image), **figures.GREY)
         label = f"{model}, {steps} step{'s' * (steps > 1)}\nFrechet {distance[model, steps]:.2f}"
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)
-    _bare(axes)
+    figures.bare(axes)
     figure.suptitle(
         f"Samples by number of steps ({dataset}); each column one noise; "
         f"Frechet distance of {rows[-1]['num_samples']} held-out images {rows[-1]['frechet']:.2f}"
@@ -71,7 +65,7 @@ def one_step_maps(made: dict[str, np.ndarray], times: tuple[float, ...], *, data
       times: of the noising.
       dataset: the name for the title.
     """
-    order = np.argsort(made["sensitivity"].reshape(len(made["sample"]), -1).sum(axis=1))
+    order = np.argsort(evaluation.totals(made["sensitivity"]))
     chosen = order[np.linspace(0, len(order) - 1, min(8, len(order))).round().astype(int)]
     inner = [i for i, t in enumerate(times) if 0.25 < t < 0.75] or range(len(times))
     rows = [(f"posterior std.\nnoised to t = {times[i]:g}", made["renoised"][:, i]) for i in inner]
@@ -96,7 +90,7 @@ def one_step_maps(made: dict[str, np.ndarray], times: tuple[float, ...], *, data
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
         figures.scale(figure, drawn, list(line), top, **beside)
     axes[0, 0].set_ylabel("one-step\nsample", rotation=0, ha="right", va="center", fontsize=12)
-    _bare(axes)
+    figures.bare(axes)
     figure.suptitle(
         f"How uncertain is a one-step sample? ({dataset}; grey levels)\n"
         "from the least to the most sensitive of the samples"
@@ -128,7 +122,7 @@ def agreement(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) 
         ax.scatter(u["flow"], u["MeanFlow"], s=9, alpha=0.5, color="tab:purple", edgecolors="none")
         ax.axline((u["flow"].mean(),) * 2, slope=1.0, color="black", linewidth=1, label="equal")
         ax.set(xlabel="U, plain flow", title=f"correlation {row['u_correlation']:.2f}")
-    _bare(axes[:2])
+    figures.bare(axes[:2])
     axes[2, 0].legend(loc="upper left", fontsize=10)
     for row, label in enumerate((*names.values(), "U, MeanFlow")):
         axes[row, 0].set_ylabel(label)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, maps
+from experiments import evaluation, figures, maps
 
 
 def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
@@ -28,12 +28,6 @@ def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> 
     if "rivals" in results:
         pictures["rivals"] = rivals(arrays, results["rivals"], dataset=dataset)
     return pictures
-
-
-def _bare(axes: np.ndarray) -> None:
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
 
 
 def generation(
@@ -66,7 +60,7 @@ def generation(
         )
     axes[0, -1].imshow(figures.grey(generations["samples"][which]), **figures.GREY)
     axes[0, -1].set_title("sample\nt = 1")
-    _bare(axes)
+    figures.bare(axes)
     for ax in axes[1:, -1]:
         ax.axis("off")
     for row, label in enumerate(names):
@@ -81,8 +75,7 @@ def generation(
 def _middle(by_time: dict[float, dict[str, np.ndarray]]) -> int:
     """Returns the example whose total variance at the middle time is the median."""
     variance = list(by_time.values())[len(by_time) // 2]["variance"]
-    total = variance.reshape(len(variance), -1).sum(axis=1)
-    return int(np.argsort(total)[len(total) // 2])
+    return int(np.argsort(evaluation.totals(variance))[len(variance) // 2])
 
 
 def exact(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> Figure:
@@ -118,7 +111,7 @@ def exact(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> F
             markersize=9,
             label="E[error] of the exact law's mean",
         )
-        u = [_total(truth[t]["variance"]).mean() for t in times]
+        u = [evaluation.totals(truth[t]["variance"]).mean() for t in times]
         ax.plot(times, u, "--", color="tab:orange", linewidth=2, label=f"E[U], exact for {law}")
         ax.set(xlabel="t (noise at 0, data at 1)", yscale="log")
         width = results["exact"]["widths"][part]
@@ -130,10 +123,6 @@ def exact(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> F
     _exact_maps(below, arrays)
     figure.suptitle(f"The learned posterior against the exact one ({dataset})")
     return figure
-
-
-def _total(variance: np.ndarray) -> np.ndarray:
-    return variance.reshape(len(variance), -1).sum(axis=1)
 
 
 def _exact_maps(figure: Any, arrays: dict[str, Any]) -> None:
@@ -148,7 +137,7 @@ def _exact_maps(figure: Any, arrays: dict[str, Any]) -> None:
             drawn = ax.imshow(values, cmap="magma", vmin=0.0, vmax=top)
         figures.scale(figure, drawn, axes[:, column], top, location="right", shrink=0.8)
         axes[0, column].set_title(f"t = {t:g}")
-    _bare(axes)
+    figures.bare(axes)
     axes[0, 0].set_ylabel("learned, held-\nout std. dev.")
     axes[1, 0].set_ylabel("kernel density\nstd. dev.")
 
@@ -212,5 +201,5 @@ def _rival_maps(figure: Any, arrays: dict[str, Any], t: float) -> None:
         drawn = ax.imshow(deviation, cmap="magma", vmin=0.0)
         figures.scale(figure, drawn, ax, deviation.max(), location="bottom")
         ax.set_title(textwrap.fill(name, 16), fontsize=11)
-    _bare(axes)
+    figures.bare(axes)
     axes[0, 0].set_ylabel(f"t = {t:g}\n(grey levels)")

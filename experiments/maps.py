@@ -8,9 +8,10 @@ the central differences of neighbouring pixels,
 
 and two numbers say how far a map C lies on them: the mean of max(C, 0) on edge pixels over its mean
 elsewhere (a learned C is often negative where nothing varies, and a ratio of such means says
-nothing), and the correlation of C with g over pixels. They are 1 and 0 for a map that does not
-know of the edges, a constant one among them; a mean without edges, such as a flat one, says
-nothing and is left out.
+nothing), and the correlation of C with g over pixels. Strokes lie in the middle of an image and
+vary there, so a map that knows nothing of the image at hand is not at 1 and 0, as a constant one
+is: beside each number stands its null, the same of the map of another image. A mean without edges,
+such as a flat one, says nothing and is left out.
 
 References:
   Xing et al. (2026), Divergence is Uncertainty, arXiv 2605.00941, section 5.2.
@@ -35,25 +36,17 @@ _solve = functools.partial(fmjax.samplers.adaptive, rtol=1e-3, atol=1e-3)
 
 def measure(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> dict[str, Array]:
     """Returns the posterior of one noised image, and the error its mean makes."""
-    x = fmjax.paths.interpolate(path, x0, x1, t)
-    mean = fmjax.posterior.mean(velocity, path, x, t)  # section 4.1
-    variance = fmjax.posterior.diagonal(velocity, path, x, t)  # section 4.3, d jvps
-    return {
-        "image": x1,
-        "noised": x,
-        "mean": mean,
-        "variance": variance,
-        "uncertainty": variance.sum(),
-        "error": jnp.sum((x1 - mean) ** 2),
-    }
+    found = state(velocity, path, fmjax.paths.interpolate(path, x0, x1, t), t)
+    error = jnp.sum((x1 - found["mean"]) ** 2)
+    return found | {"image": x1, "uncertainty": found["variance"].sum(), "error": error}
 
 
 def state(velocity: Velocity, path: Path, x: Array, t: Array) -> dict[str, Array]:
     """Returns the posterior at one state of a generation, where there is no error to be had."""
     return {
         "noised": x,
-        "mean": fmjax.posterior.mean(velocity, path, x, t),
-        "variance": fmjax.posterior.diagonal(velocity, path, x, t),
+        "mean": fmjax.posterior.mean(velocity, path, x, t),  # section 4.1
+        "variance": fmjax.posterior.diagonal(velocity, path, x, t),  # section 4.3, d jvps
     }
 
 

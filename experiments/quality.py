@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.decomposition import PCA
 
@@ -100,14 +99,13 @@ def agreement(
       ours: `uncertainty` `[n]`, `variance` and `mean` `[n, *dims]`.
       theirs: the same of the other model.
     """
-    flat = lambda a: a.reshape(len(a), -1)  # noqa: E731
-    correlations = jax.vmap(fmjax.metrics.pearson)(flat(ours["variance"]), flat(theirs["variance"]))
+    correlations = evaluation.map_correlations(ours["variance"], theirs["variance"])
     return {
         "t": t,
         "num_images": len(ours["uncertainty"]),
         "u_ratio": float(ours["uncertainty"].mean() / theirs["uncertainty"].mean()),
         "u_correlation": float(fmjax.metrics.pearson(ours["uncertainty"], theirs["uncertainty"])),
-        "map_correlation": float(jnp.mean(correlations)),
+        "map_correlation": float(correlations.mean()),
         "rms_mean_difference": float(np.sqrt(np.mean((ours["mean"] - theirs["mean"]) ** 2))),
     }
 
@@ -124,19 +122,18 @@ def one_step(made: dict[str, np.ndarray], times: tuple[float, ...]) -> dict[str,
       The prior's total, quantiles of the sensitivity's, and for each time the mean total of the
       noised samples and the correlations of the sensitivity with it, over samples and pixels.
     """
-    total = lambda a: a.reshape(len(a), -1).sum(axis=1)  # noqa: E731
-    flat = lambda a: a.reshape(len(a), -1)  # noqa: E731
-    sensitivity = total(made["sensitivity"])
+    sensitivity = evaluation.totals(made["sensitivity"])
     rows = []
     for index, t in enumerate(times):
         maps = made["renoised"][:, index]
-        pixels = jax.vmap(fmjax.metrics.pearson)(flat(maps), flat(made["sensitivity"]))
+        uncertainty = evaluation.totals(maps)
+        pixels = evaluation.map_correlations(maps, made["sensitivity"])
         rows.append(
             {
                 "t": t,
-                "mean_renoised": float(total(maps).mean()),
-                "correlation_of_totals": float(fmjax.metrics.pearson(total(maps), sensitivity)),
-                "correlation_of_maps": float(jnp.mean(pixels)),
+                "mean_renoised": float(uncertainty.mean()),
+                "correlation_of_totals": float(fmjax.metrics.pearson(uncertainty, sensitivity)),
+                "correlation_of_maps": float(pixels.mean()),
             }
         )
     return {

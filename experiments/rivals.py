@@ -183,7 +183,7 @@ def compare(
 
 
 def _agreement(t: float, values: np.ndarray, error: np.ndarray) -> dict[str, float]:
-    score = values.reshape(len(values), -1).sum(axis=1)
+    score = evaluation.totals(values)
     return {
         "t": t,
         "num_images": len(score),

@@ -71,6 +71,27 @@ def same_shape(**arrays: Array) -> None:
     )
 
 
+MAX_DENSE = 4096
+"""The largest d of which a `[d, d]` matrix is made; in float32 it takes 67 MB."""
+
+
+def dense(x: Array, instead: str) -> None:
+    """Raises ValueError if a `[d, d]` matrix over the entries of `x` would be too large.
+
+    Args:
+      x: `[*dims]`, the state.
+      instead: the end of the message, what to call that needs no matrix.
+    """
+    if x.size <= MAX_DENSE:
+        return
+    gigabytes = x.size**2 * x.dtype.itemsize / 1e9
+    message = (
+        f"a matrix over the {x.size} entries of x {x.shape} would take {gigabytes:.1f} GB, more "
+        f"than the {MAX_DENSE} entries that are allowed: {instead}."
+    )
+    raise ValueError(message)
+
+
 def bank(points: Array, x: Array) -> None:
     """Raises ValueError unless `points` is a floating, non-empty stack of arrays like `x`."""
     dtype = jnp.asarray(points).dtype

@@ -38,3 +38,9 @@ def summary(terms: Array) -> Estimate:
     variance = jnp.var(terms, axis=0, ddof=1) / len(terms)
     zero = variance == 0  # where the root has no derivative; a NaN is not zero and stays
     return Estimate(terms.mean(0), jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance))))
+
+
+def symmetric(tangent_map: Field, x: Array) -> Field:
+    """Returns the symmetric part of a Jacobian: one tangent and one cotangent a product."""
+    transposed = jax.linear_transpose(tangent_map, x)
+    return lambda w: 0.5 * (tangent_map(w) + transposed(w)[0])

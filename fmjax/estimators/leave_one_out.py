@@ -32,12 +32,6 @@ def _jacobian(tangent_map: Field, x: Array) -> Field:  # noqa: ARG001
     return tangent_map
 
 
-def _symmetric(tangent_map: Field, x: Array) -> Field:
-    """Returns the symmetric part of the Jacobian: one tangent and one cotangent."""
-    transposed = jax.linear_transpose(tangent_map, x)
-    return lambda w: 0.5 * (tangent_map(w) + transposed(w)[0])
-
-
 def _diagonal(entries: Array) -> Array:
     """Returns the diagonal as it is."""
     return entries
@@ -54,9 +48,9 @@ _SPHERE, _SIGNS = stochtrace.sampler_sphere, stochtrace.sampler_signs
 _XTRACE = _Algorithm(stochtrace.leave_one_out_xtrace(), _SPHERE, _jacobian, jnp.sum)
 _XDIAG = _Algorithm(stochtrace.leave_one_out_xdiag(), _SIGNS, _jacobian, _diagonal)
 _XNYSTRACE = _Algorithm(
-    stochtrace.leave_one_out_xnystrace(qr_r=_triangle), _SPHERE, _symmetric, jnp.sum
+    stochtrace.leave_one_out_xnystrace(qr_r=_triangle), _SPHERE, _common.symmetric, jnp.sum
 )
-_XNYSDIAG = _Algorithm(stochtrace.leave_one_out_xnysdiag(), _SIGNS, _symmetric, _diagonal)
+_XNYSDIAG = _Algorithm(stochtrace.leave_one_out_xnysdiag(), _SIGNS, _common.symmetric, _diagonal)
 
 
 def _leave_one_out(

@@ -18,13 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks
-from fmjax.estimators import Estimate
+from fmjax.estimators import Estimate, _common
 from fmjax.onestep.states import flow_map
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Key
-
-MAX_DENSE = 4096
-"""The largest d of which `sensitivity` makes a `[d, d]` matrix; in float32 it takes 67 MB."""
 
 
 def sensitivity(
@@ -58,13 +55,7 @@ def sensitivity(
       `fmjax.onestep`; one-step models are section 4.5 of arXiv 2605.00941. [xing2026divergence]
     """
     x, to_data, sigma = _map(average_velocity, path, x, t)
-    if x.size > MAX_DENSE:
-        message = (
-            f"a matrix over the {x.size} entries of x {x.shape} would take "
-            f"{x.size**2 * x.dtype.itemsize / 1e9:.1f} GB, more than the {MAX_DENSE} entries that "
-            "are allowed: take sensitivity_diagonal or sensitivity_estimate."
-        )
-        raise ValueError(message)
+    _checks.dense(x, "take sensitivity_diagonal or sensitivity_estimate")
     jacobian = sigma * jax.jacfwd(to_data)(x).reshape(x.size, x.size)
     return jacobian @ jacobian.T
 
@@ -205,10 +196,7 @@ def sensitivity_estimate(
     _, tangent_map = jax.linearize(to_data, x)
     probes = jax.random.rademacher(key, (num_probes, *x.shape), x.dtype)
     squares = jnp.square(sigma * jax.vmap(tangent_map)(probes))
-    variance = squares.var(axis=0, ddof=1) / num_probes
-    zero = variance == 0  # where the root has no derivative; a NaN is not zero and stays
-    error = jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance)))
-    return Estimate(squares.mean(axis=0), error)
+    return _common.summary(squares)
 
 
 def _map(

@@ -18,15 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax import _checks, predictions
+from fmjax.estimators import _common
 from fmjax.paths import Path
 from fmjax.predictions import Prediction
 from fmjax.types import Array, Velocity
 
 Linear = Callable[[Array], Array]
 """`w[*dims] -> [*dims]`, linear."""
-
-MAX_DENSE = 4096
-"""The largest d of which a `[d, d]` matrix is made; in float32 it takes 67 MB."""
 
 
 def white(vector: Array) -> Array:
@@ -57,9 +55,8 @@ def field(
 
 def symmetric(function: Linear, x: Array) -> Linear:
     """Returns products with the symmetric part of a field's Jacobian, from one linearisation."""
-    _, tangent = jax.linearize(function, x)
-    transposed = jax.linear_transpose(tangent, x)
-    return lambda vector: 0.5 * (tangent(vector) + transposed(vector)[0])
+    _, tangent_map = jax.linearize(function, x)
+    return _common.symmetric(tangent_map, x)
 
 
 def dense(function: Linear, x: Array) -> Array:
@@ -72,15 +69,8 @@ def dense(function: Linear, x: Array) -> Array:
 
 def check_dense(x: Array) -> None:
     """Raises ValueError if a `[d, d]` matrix of the state's size would be too large."""
-    if x.size <= MAX_DENSE:
-        return
-    gigabytes = x.size**2 * x.dtype.itemsize / 1e9
-    message = (
-        f"a matrix over the {x.size} entries of x {x.shape} would take {gigabytes:.1f} GB, more "
-        f"than the {MAX_DENSE} entries that are allowed: posterior.matvec, diagonal, estimate and "
-        "principal_components need no matrix."
-    )
-    raise ValueError(message)
+    instead = "posterior.matvec, diagonal, estimate and principal_components need no matrix"
+    _checks.dense(x, instead)
 
 
 def _scale(path: Path, t: Array | float, of: Prediction) -> Array:
