@@ -23,7 +23,6 @@ Expect: the tables of experiments/README.md.
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +30,6 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 import fmjax
 from experiments import (
@@ -136,44 +134,13 @@ def make_loss(apply: Callable[..., Array], levels: int, config: Config) -> Calla
         return fmjax.losses.adaptive(loss, power=config.power, eps=1e-3 / x1.size)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
-        x1 = data.dequantize(key_bins, batch["x"], levels)
-        x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
+        x0, x1, key_time, keys = training.pairs(key, batch["x"], levels)
         r, t = fmjax.times.intervals(
             key_time, x1.shape[:1], sampler=sampler, fraction_equal=config.fraction_equal
         )
-        keys = jax.random.split(key_dropout, x1.shape[0])
         return jax.vmap(functools.partial(example, params))(keys, x0, x1, r, t).mean()
 
     return loss
-
-
-def train_meanflow(
-    config: Config, images: data.Images, workdir: os.PathLike, key: Key
-) -> tuple[Callable[..., Array], PyTree]:
-    """Trains the average velocity, or restores it."""
-    network = fmjax.models.UNet(
-        images.train.shape[1:],
-        channels=config.channels,
-        num_times=2,
-        dropout=config.dropout,
-        rngs=nnx.Rngs(config.seed),
-    )
-    apply, params = fmjax.models.functional(network)
-    state = loop.fit(
-        make_loss(apply, images.levels, config),
-        params,
-        data.batches(images.train, config.batch_size, seed=config.seed),
-        training.adamw(config),
-        training.held_out_loss(functools.partial(slice_of, apply), images, key),
-        workdir=workdir,
-        num_steps=config.num_steps,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        eval_every=config.save_every,
-        save_every=config.save_every,
-    )
-    return apply, jax.device_get(state.ema_params)
 
 
 def slice_of(apply: Callable[..., Array], params: PyTree, x: Array, t: Array) -> Array:
@@ -199,11 +166,15 @@ def _euler(apply: Callable[..., Array], steps: int, params: PyTree, noise: Array
 
 
 def sample_maps(
-    apply: Callable[..., Array], params: PyTree, images: data.Images, config: Config, key: Key
+    apply: Callable[..., Array],
+    params: PyTree,
+    images: data.Images,
+    config: Config,
+    times: tuple[float, ...],
+    key: Key,
 ) -> dict[str, np.ndarray]:
     """Returns one-step samples and their maps, each under its own name (part 3)."""
     key_noise, key_again = jax.random.split(key)
-    times = tuple(sorted(config.times))
     noise = jax.random.normal(key_noise, (config.num_maps, *images.train.shape[1:]))
     shape = (config.num_maps, config.renoisings, *images.train.shape[1:])
     again = jax.random.normal(key_again, shape)
@@ -233,7 +204,8 @@ def evaluate(
     apply, params = models["MeanFlow"]
     fields = {"MeanFlow": (functools.partial(slice_of, apply), params), "flow": models["flow"]}
     pixels = images.held_out[: config.num_uncertainty]
-    options = {"times": tuple(sorted(config.times)), "size": size}
+    times = tuple(sorted(config.times))
+    options = {"times": times, "size": size}
     for name, model in fields.items():  # part 2, both at the same states
         options["label"] = f"held-out, {name}"
         arrays[name] = maps.calibrate(*model, path, key_states, pixels, images.levels, **options)
@@ -241,8 +213,8 @@ def evaluate(
     results["agreement"] = [
         quality.agreement(t, arrays["MeanFlow"][t], arrays["flow"][t]) for t in arrays["flow"]
     ]
-    arrays["one_step"] = sample_maps(apply, params, images, config, key_maps)
-    results["one_step"] = quality.one_step(arrays["one_step"], tuple(sorted(config.times)))
+    arrays["one_step"] = sample_maps(apply, params, images, config, times, key_maps)
+    results["one_step"] = quality.one_step(arrays["one_step"], times)
     return results, arrays
 
 
@@ -269,20 +241,21 @@ def _check(config: Config) -> None:
 def main(config: Config) -> None:
     """Trains or continues both networks, evaluates, and leaves everything under the run folder."""
     _check(config)
-    name = os.path.splitext(os.path.basename(config.dataset))[0]
-    images = data.load(
-        config.dataset, data_dir=config.data_dir, held_out=config.held_out, seed=config.seed
-    )
-    images = images._replace(held_out=data.shuffle(images.held_out, seed=config.seed))
-    evaluation.check_images(images)
+    name, images = training.load(config)
     folder = config.workdir or f"runs/meanflow_images/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
-    # The loop splits the key of the seed; these two are folded far from its parts.
-    key_loss, key_evaluate = (
-        jax.random.fold_in(jax.random.key(config.seed), 1000 + i) for i in range(2)
-    )
+    key_loss, key_evaluate = training.keys(config.seed)
     models = {
-        "MeanFlow": train_meanflow(config, images, folder, key_loss),
+        "MeanFlow": training.fit(
+            config,
+            images,
+            folder,
+            key_loss,
+            make_loss=functools.partial(make_loss, config=config),
+            seed=config.seed,
+            velocity=lambda apply: functools.partial(slice_of, apply),
+            num_times=2,
+        ),
         "flow": training.flow(config, images, folder / "flow", key_loss, seed=config.seed),
     }
     if jax.process_index() != 0:

@@ -1,4 +1,4 @@
-"""Training a flow on images: the loss of a batch of pixels, the optimiser, one network.
+"""Training on images: the data and keys of a run, the loss of a batch, the optimiser, a network.
 
 What the image experiments share: pixels are dequantised with uniform noise, the noise of the
 path is drawn independently of them (the posterior identities need it), times are stratified
@@ -16,10 +16,45 @@ import optax
 from flax import nnx
 
 import fmjax
-from experiments import data, loop
+from experiments import data, evaluation, loop
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
+
+
+def load(config: Any) -> tuple[str, data.Images]:
+    """Returns the name and the images of a run, the held-out ones shuffled, or refuses them.
+
+    Args:
+      config: has `dataset`, `data_dir`, `held_out` and `seed`.
+    """
+    name = os.path.splitext(os.path.basename(config.dataset))[0]
+    images = data.load(
+        config.dataset, data_dir=config.data_dir, held_out=config.held_out, seed=config.seed
+    )
+    images = images._replace(held_out=data.shuffle(images.held_out, seed=config.seed))
+    evaluation.check_images(images)
+    return name, images
+
+
+def keys(seed: int) -> tuple[Key, Key]:
+    """Returns the keys of the held-out loss and of the evaluation at the end."""
+    # The loop splits the key of the seed; these two are folded far from its parts.
+    return tuple(jax.random.fold_in(jax.random.key(seed), 1000 + i) for i in range(2))
+
+
+def pairs(key: Key, pixels: Array, levels: int) -> tuple[Array, Array, Key, Array]:
+    """Returns the pairs of a batch of pixels, a key for the times, and one for each dropout.
+
+    Args:
+      key: of the step.
+      pixels: uint8 `[n, h, w, c]`.
+      levels: values that a pixel can take.
+    """
+    key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
+    x1 = data.dequantize(key_bins, pixels, levels)
+    x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
+    return x0, x1, key_time, jax.random.split(key_dropout, x1.shape[0])
 
 
 def flow_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
@@ -35,11 +70,8 @@ def flow_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
         return fmjax.losses.cfm(velocity, path, x0, x1, t)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
-        x1 = data.dequantize(key_bins, batch["x"], levels)
-        x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
+        x0, x1, key_time, keys = pairs(key, batch["x"], levels)
         t = fmjax.times.stratified(key_time, x1.shape[:1])
-        keys = jax.random.split(key_dropout, x1.shape[0])
         return jax.vmap(functools.partial(example, params))(keys, x0, x1, t).mean()
 
     return loss
@@ -87,10 +119,22 @@ def adamw(config: Any) -> optax.GradientTransformation:
     )
 
 
-def flow(
-    config: Any, images: data.Images, workdir: str | os.PathLike, key: Key, *, seed: int
+def _itself(apply: Callable[..., Array]) -> Callable[..., Array]:
+    return apply
+
+
+def fit(
+    config: Any,
+    images: data.Images,
+    workdir: str | os.PathLike,
+    key: Key,
+    *,
+    make_loss: Callable[..., Any],
+    seed: int,
+    velocity: Callable[..., Any] = _itself,
+    num_times: int = 1,
 ) -> tuple[Callable[..., Array], PyTree]:
-    """Trains a velocity on the images, or restores it, and returns it with averaged parameters.
+    """Trains a network on the images, or restores it, and returns it with averaged parameters.
 
     Args:
       config: has `channels`, `dropout`, `batch_size`, `num_steps`, `ema_decay`, `save_every` and
@@ -98,24 +142,28 @@ def flow(
       images: the data set.
       workdir: folder of the checkpoints and of metrics.jsonl.
       key: of the noise of the held-out loss.
+      make_loss: `(apply, levels) -> loss`, as `flow_loss`.
       seed: of the network, of the order of the images and of all noise.
+      velocity: from `apply` to that of the velocity whose held-out loss is measured.
+      num_times: times that the network takes.
 
     Returns:
-      `apply`, `(params, x, t, key=None) -> dx` of one example, and the parameters.
+      `apply`, `(params, x, *times, key=None) -> dx` of one example, and the parameters.
     """
     network = fmjax.models.UNet(
         images.train.shape[1:],
         channels=config.channels,
+        num_times=num_times,
         dropout=config.dropout,
         rngs=nnx.Rngs(seed),
     )
     apply, params = fmjax.models.functional(network)
     state = loop.fit(
-        flow_loss(apply, images.levels),
+        make_loss(apply, images.levels),
         params,
         data.batches(images.train, config.batch_size, seed=seed),
         adamw(config),
-        held_out_loss(apply, images, key),
+        held_out_loss(velocity(apply), images, key),
         workdir=workdir,
         num_steps=config.num_steps,
         seed=seed,
@@ -124,3 +172,7 @@ def flow(
         save_every=config.save_every,
     )
     return apply, jax.device_get(state.ema_params)
+
+
+flow = functools.partial(fit, make_loss=flow_loss)
+"""`(config, images, workdir, key, *, seed)`: trains a velocity by conditional flow matching."""

@@ -259,19 +259,11 @@ def _check_rivals(config: Config, images: data.Images) -> None:
 def main(config: Config) -> None:
     """Trains or continues, evaluates, and leaves everything under the run folder."""
     _check(config)
-    name = os.path.splitext(os.path.basename(config.dataset))[0]
-    images = data.load(
-        config.dataset, data_dir=config.data_dir, held_out=config.held_out, seed=config.seed
-    )
-    images = images._replace(held_out=data.shuffle(images.held_out, seed=config.seed))
-    evaluation.check_images(images)
+    name, images = training.load(config)
     _check_rivals(config, images)
     folder = config.workdir or f"runs/uncertainty_images/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
-    # The loop splits the key of the seed; these two are folded far from its parts.
-    key_loss, key_evaluate = (
-        jax.random.fold_in(jax.random.key(config.seed), 1000 + i) for i in range(2)
-    )
+    key_loss, key_evaluate = training.keys(config.seed)
     apply, networks = train(config, images, folder, key_loss)
     if jax.process_index() != 0:
         return  # one process evaluates and writes
