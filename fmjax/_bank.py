@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks
+from fmjax import _checks, paths
 from fmjax.paths import Path
 from fmjax.types import Array
 
@@ -49,6 +49,29 @@ def masses(path: Path, bank: Array, x: Array, t: Array) -> tuple[Array, Array]:
     peak = jnp.max(q)
     # Subtract before scaling: XLA on CPUs contracts exp(s q - max(s q)) and gets it wrong.
     return peak, jnp.exp((q - peak) / path.sigma(t) ** 2)
+
+
+def anchored(
+    path: Path, bank: Array, x0: Array, x1: Array, t: Array
+) -> tuple[Array, Array, paths.Coefficients]:
+    """Returns weights `[n]` and gaps `b_i - x1`, `[n, *dims]`, at the state of a known pair.
+
+    With `rho = alpha / sigma` the logits relative to that of x1 are
+
+        -rho^2 |x1 - b_j|^2 / 2 - rho <x0, x1 - b_j>
+
+    in which nothing large cancels as t -> 1. The path's coefficients come along.
+    """
+    _checks.same_shape(x0=x0, x1=x1)
+    _checks.bank(bank, x1)
+    c = paths.coefficients(path, t)
+    rho = c.alpha / c.sigma
+    gaps = bank - x1[None]
+    flat = gaps.reshape(bank.shape[0], -1)
+    products = jnp.matmul(flat, x0.ravel(), precision=HIGHEST)
+    q = products - 0.5 * rho * jnp.sum(flat**2, axis=1)
+    masses = jnp.exp(rho * (q - jnp.max(q)))  # subtracted before scaling, as above
+    return masses / masses.sum(), gaps, c
 
 
 def average(weights: Array, bank: Array) -> Array:

@@ -6,8 +6,10 @@ arrays are never read; a docstring says what they must be.
 """
 
 import numbers
+from typing import Any
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,6 +71,20 @@ def same_shape(**arrays: Array) -> None:
         exception_type=ValueError,
         custom_message=message,
     )
+
+
+def positive_sigma(path: Any, t: Array | float) -> None:
+    """Raises ValueError if the path has no noise at a static time; an array's value is not read."""
+    if isinstance(t, jax.Array):
+        return
+    sigma = path.sigma(time(t))
+    if not isinstance(sigma, jax.core.Tracer) and float(sigma) <= 0:
+        message = (
+            f"sigma must be positive, got {float(sigma)} at t = {float(t)}: this needs a division "
+            "by it. Take t below 1, or a path that keeps some noise, such as "
+            "paths.linear(sigma_min=1e-3)."
+        )
+        raise ValueError(message)
 
 
 MAX_DENSE = 4096

@@ -160,16 +160,8 @@ def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -
       Bertrand et al. (2025), arXiv 2506.03719, eq. (8) of appendix B.1, where the bank is a
       minibatch; the anchored form is this library's. [bertrand2025closed]
     """
-    _checks.same_shape(x0=x0, x1=x1)
-    _checks.bank(bank, x1)
-    c = paths.coefficients(path, t)
-    rho = c.alpha / c.sigma
-    gaps = bank - x1[None]
-    flat = gaps.reshape(bank.shape[0], -1)
-    products = jnp.matmul(flat, x0.ravel(), precision=_bank.HIGHEST)
-    q = products - 0.5 * rho * jnp.sum(flat**2, axis=1)
-    masses = jnp.exp(rho * (q - jnp.max(q)))
-    pull = _bank.average(masses / masses.sum(), gaps)
+    weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
+    pull = _bank.average(weights, gaps)
     return c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
 
 

@@ -1,10 +1,7 @@
-"""Training losses: one scalar per example, nothing random inside.
+"""MeanFlow: learning the average velocity, which samples in one step.
 
-Noise, times and couplings are drawn before and passed in, so a loss is tested by its value;
-the caller takes the mean over the batch. All losses are means over the entries of an example.
-
-Flow matching (`cfm`) regresses a velocity on `d x_t / dt`, whose conditional mean given x_t is
-the marginal velocity v. MeanFlow learns its average along the flow that is at x at time t,
+Flow matching (`cfm`) learns the marginal velocity v, the conditional mean of `d x_t / dt` given
+x_t. MeanFlow learns its average along the flow that is at x at time t,
 
     u(x, r, t) = 1 / (r - t) int_t^r v(x_s, s) ds,    u(x, t, t) = v(x, t)            (1)
 
@@ -33,7 +30,6 @@ has it inside: its h = 0 slice is not the marginal velocity of any data, and the
 `fmjax.posterior` do not hold for it.
 
 References:
-  Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747.
   Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
   Geng et al. (2025), Improved Mean Flows, arXiv 2512.02012.
 """
@@ -49,40 +45,6 @@ from fmjax.types import Array, AverageVelocity, Velocity
 
 Guide = Callable[[Array, Array, Array], Array]
 """`(v[*dims], x[*dims], t[]) -> [*dims]`: what the velocity v of a pair is replaced by."""
-
-
-def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array:
-    """Returns the conditional flow matching loss of one example.
-
-    The mean over dimensions of `(velocity(x_t, t) - d x_t / dt)^2`. Over pairs and times its
-    minimiser is the marginal velocity `E[d x_t / dt | x_t]`.
-
-    Args:
-      velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
-      path: the path.
-      x0: `[*dims]`, noise.
-      x1: `[*dims]`, data.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      `[]`, the squared error per dimension.
-
-    Raises:
-      ValueError: if shapes differ, or `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> still = lambda x, t: jnp.zeros_like(x)
-      >>> float(cfm(still, paths.linear(), jnp.zeros(2), jnp.array([1.0, 3.0]), 0.5))
-      5.0
-
-    Reference:
-      Lipman et al. (2023), arXiv 2210.02747, eq. (14). [lipman2023flow]
-    """
-    x = paths.interpolate(path, x0, x1, t)
-    target = predictions.target(predictions.velocity, path, x0, x1, t)
-    value = velocity(x, t)
-    _checks.same_shape(x=x, velocity=value)
-    return jnp.mean(jnp.square(value - target))
 
 
 def _unguided(v: Array, x: Array, t: Array) -> Array:  # noqa: ARG001
@@ -244,34 +206,6 @@ def guidance(
         return jnp.where((low <= t) & (t <= high), guided, v)
 
     return guide
-
-
-def adaptive(loss: Array, *, power: Array | float = 1.0, eps: Array | float = 1e-3) -> Array:
-    """Returns a loss divided by a power of its own value, `loss / sg[loss + eps]^power`.
-
-    Examples with a large error no longer dominate the gradient: power = 1 makes it that of
-    log(loss + eps). Report the plain loss, whose value still says how well the network does.
-
-    MeanFlow adds its constant c to a sum over the d entries; here the loss is their mean, and
-    `eps = c / d` gives the same gradient up to a factor `d^(1 - power)`: c = 1e-3 on images of
-    32 x 32 x 3 is eps = 3.3e-7.
-
-    Args:
-      loss: `[]`, of one example, not negative; under `vmap` before the mean of the batch.
-      power: 0 for the plain loss, 1 for full normalisation.
-      eps: positive; it bounds the weight where the loss is 0.
-
-    Returns:
-      `[]`.
-
-    Example:
-      >>> float(adaptive(jnp.array(4.0), power=0.5, eps=5.0))
-      1.3333333730697632
-
-    Reference:
-      Geng et al. (2025), arXiv 2505.13447, section 4.3. [geng2025mean]
-    """
-    return loss / jax.lax.stop_gradient(loss + eps) ** power
 
 
 def _interval(r: Array | float, t: Array | float) -> tuple[Array, Array]:

@@ -1,0 +1,42 @@
+"""Training losses: one scalar per example, nothing random inside.
+
+Noise, times and couplings are drawn before and passed in, so a loss is tested by its value;
+the caller takes the mean over the batch.
+
+* flow matching: `cfm`, on drawn pairs; `adaptive`, a weight for any loss
+* flow and divergence matching: `fdm` on drawn pairs, `dm` on the exact field of a data set or of
+  a minibatch; what is matched is a function, `match_trace`, `match_product` or `match_jacobian`;
+  `cdm` and `cdm_absolute`, the divergence loss alone, to train on and to report; `probe_every`
+  for a divergence on a share of the batch
+* average velocities: `meanflow`, `improved_meanflow`, `guidance`
+"""
+
+from fmjax.losses.average_velocity import Guide, guidance, improved_meanflow, meanflow
+from fmjax.losses.flow import adaptive, cfm
+from fmjax.losses.flow_divergence import cdm, cdm_absolute, dm, fdm, probe_every
+from fmjax.losses.matching import (
+    Matching,
+    Target,
+    match_jacobian,
+    match_product,
+    match_trace,
+)
+
+__all__ = [
+    "Guide",
+    "Matching",
+    "Target",
+    "adaptive",
+    "cdm",
+    "cdm_absolute",
+    "cfm",
+    "dm",
+    "fdm",
+    "guidance",
+    "improved_meanflow",
+    "match_jacobian",
+    "match_product",
+    "match_trace",
+    "meanflow",
+    "probe_every",
+]

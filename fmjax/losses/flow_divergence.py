@@ -1,0 +1,286 @@
+"""Flow and divergence matching: losses that fit a velocity and its divergence together.
+
+The total variation between the path p_t and the path that a velocity v transports is at most
+
+    TV(p_t, p_hat_t) <= 1/2 int_0^t E |r_s| ds <= 1/2 int_0^t E |r_s(. | x1)| ds      (1)
+
+with the residual r of `fmjax.losses.matching`, marginal or conditional. Flow matching alone makes
+`|u - v|` small and says nothing of its derivative; flow and divergence matching adds it,
+
+    fdm = cfm + weight * penalty,                                                     (2)
+
+where the penalty is the square of sigma times the conditional residual, per dimension (`cdm`,
+or another matching). The conditional form is an upper bound for want of the marginal field. For a
+finite data set that field is known in closed form, so `dm` regresses on it directly; with a
+minibatch in place of the data set its expected gradient is still that of the marginal loss,
+and a minibatch of x1 alone is `fdm` again.
+
+References:
+  Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719 (the marginal
+  field of a finite data set).
+"""
+
+import numbers
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks, divergence
+from fmjax.losses import matching as matchings
+from fmjax.losses.matching import Matching, Target, match_trace
+from fmjax.paths import Path
+from fmjax.types import Array, Divergence, Velocity
+
+
+def cdm(
+    velocity: Velocity,
+    path: Path,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    divergence: Divergence = divergence.exact,
+) -> Array:
+    """Returns the conditional divergence matching loss of one example, to train on.
+
+    The square of `sigma r / d`, with the residual r of the pair. Finite at every t, also where
+    sigma vanishes. Alone it does not fix a velocity, whose rotations it does not see: use `fdm`.
+
+    Args:
+      velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
+      path: the path.
+      x0: `[*dims]`, noise, N(0, I) and independent of x1: a coupling changes p_t given x1.
+      x1: `[*dims]`, data.
+      t: `[]`, in [0, 1].
+      divergence: any estimator of `fmjax.divergence`; see `match_trace`.
+
+    Returns:
+      `[]`, squared, per dimension squared.
+
+    Raises:
+      ValueError: if shapes differ, or `t` is batched or a static number outside [0, 1].
+
+    Example:
+      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> from fmjax import paths
+      >>> float(cdm(still, paths.linear(), x0, x1, 0.5))
+      1.0
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, section 4.1. [huang2025improving]
+    """
+    target = matchings.of_pair(path, x0, x1, t)
+    return match_trace(partial(_at, velocity, t), target, divergence=divergence)[1]
+
+
+def cdm_absolute(
+    velocity: Velocity,
+    path: Path,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    divergence: Divergence = divergence.exact,
+) -> Array:
+    """Returns the absolute conditional residual of one example, to report the bound (1) by.
+
+    Half its mean over pairs and times in [0, t] is, times t, a bound of TV(p_t, p_hat_t). On a
+    path whose sigma vanishes at t = 1 it grows as 1 / sigma even at the exact velocity, so the
+    bound grows as log(1 / sigma(t)): report it up to some t < 1, or on a path with sigma > 0.
+
+    Args:
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path.
+      x0: `[*dims]`, noise, N(0, I) and independent of x1.
+      x1: `[*dims]`, data.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      divergence: an exact one; the absolute value of an estimate is too large on average.
+
+    Returns:
+      `[]`, |r|, per unit of time.
+
+    Raises:
+      ValueError: if shapes differ, `t` is batched or a static number outside [0, 1], or if sigma
+        is not positive at a static t.
+
+    Example:
+      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> from fmjax import paths
+      >>> float(cdm_absolute(still, paths.linear(), x0, x1, 0.5))
+      4.0
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, eq. (14). [huang2025improving]
+    """
+    _checks.positive_sigma(path, t)
+    target = matchings.of_pair(path, x0, x1, t)
+    value, div = divergence(partial(_at, velocity, t), target.x)
+    return jnp.abs(matchings.residual(value, div, target)) / target.sigma
+
+
+def fdm(
+    velocity: Velocity,
+    path: Path,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    weight: Array | float,
+    matching: Matching = match_trace,
+) -> Array:
+    """Returns the flow and divergence matching loss of one example, eq. (2).
+
+    Args:
+      velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
+      path: the path.
+      x0: `[*dims]`, noise, N(0, I) and independent of x1: a coupling changes p_t given x1.
+      x1: `[*dims]`, data.
+      t: `[]`, in [0, 1].
+      weight: lambda_2, not negative; the number 0 is `cfm` exactly, and costs no derivative.
+      matching: `(field, target) -> (value, penalty)`: `match_trace` with any divergence,
+        `partial(match_product, key)` or `partial(match_jacobian, key)`, or your own.
+
+    Returns:
+      `[]`, the squared error per dimension plus the weighted penalty.
+
+    Raises:
+      ValueError: if shapes differ, `t` is batched or a static number outside [0, 1], or if
+        `weight` is a negative number.
+
+    Example:
+      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> from fmjax import paths
+      >>> float(fdm(still, paths.linear(), x0, x1, 0.5, weight=0.5))  # 1 + 0.5 * 1
+      1.5
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, eq. (17). [huang2025improving]
+    """
+    return _fit(velocity, matchings.of_pair(path, x0, x1, t), t, weight, matching)
+
+
+def dm(
+    velocity: Velocity,
+    path: Path,
+    bank: Array,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    weight: Array | float,
+    matching: Matching = match_trace,
+) -> Array:
+    """Returns the marginal flow and divergence matching loss of one example on a data set.
+
+    As `fdm`, but velocity, score and divergence of the target are those of the whole bank, in
+    closed form: no noise of the pair is left in the target, and nothing bounds it from above. The
+    mean over pairs of the residual's absolute value is the paper's intractable loss. One pass over
+    the bank per example, `n d` numbers at a time.
+
+    Args:
+      velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a minibatch of it drawn independently of x0. It must
+        contain x1. With a minibatch the expected gradient is that of the data set.
+      x0: `[*dims]`, noise, N(0, I) and independent of the bank.
+      x1: `[*dims]`, data, one of the points of the bank.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      weight: of the penalty, not negative; the number 0 costs no derivative.
+      matching: as for `fdm`.
+
+    Returns:
+      `[]`, the squared error per dimension plus the weighted penalty.
+
+    Raises:
+      ValueError: as `fdm`; if the bank is empty or its points are not shaped like x1, or if sigma
+        is not positive at a static t.
+
+    Example:
+      >>> from fmjax import paths
+      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> bank = jnp.stack([x1, -x1])
+      >>> round(float(dm(still, paths.linear(), bank, x0, x1, 0.5, weight=0.5)), 4)
+      1.4998
+
+    Reference:
+      The marginal loss of Huang et al. (2025), arXiv 2602.00869, theorem 3.3, on the closed form
+      of Bertrand et al. (2025), arXiv 2506.03719. [huang2025improving; bertrand2025closed]
+    """
+    _checks.positive_sigma(path, t)
+    return _fit(velocity, matchings.of_bank(path, bank, x0, x1, t), t, weight, matching)
+
+
+def probe_every(
+    every: int, loss: Callable[..., Array], weight: Array | float, *arrays: Array
+) -> Array:
+    """Returns the mean loss of a batch whose divergence is probed on a share of it.
+
+    Every k-th example carries the penalty with its weight scaled by n over their number, the
+    others none: the expected gradient is that of the whole batch, the cost of the divergence
+    falls to a k-th, and its noise grows. Sees a batch.
+
+    Args:
+      every: k, from 1 (all) to the size of the batch.
+      loss: `(weight, *example) -> []` of one example, such as `fdm` with its weight first; it
+        is called with the number 0.0 for the examples without a penalty.
+      weight: the weight that the whole batch is to have.
+      *arrays: `[n, *dims]` each, what the loss takes for one example; keys too. Their order must
+        say nothing about them, as with times from `times.stratified`.
+
+    Returns:
+      `[]`, the mean over the batch.
+
+    Raises:
+      ValueError: if `every` is not from 1 to n, or the arrays are not equally long.
+
+    Example:
+      >>> loss = lambda weight, x: x + weight * 10.0
+      >>> float(probe_every(2, loss, 1.0, jnp.zeros(3)))  # 0.75 * 2 of 3, so 1.5 each
+      10.0
+    """
+    sizes = {len(array) for array in arrays}
+    if len(sizes) != 1 or not 1 <= every <= min(sizes):
+        message = (
+            "probe_every needs arrays of one length n and 1 <= every <= n, got lengths "
+            f"{sorted(sizes)} and every = {every}: every k-th example is probed."
+        )
+        raise ValueError(message)
+    (n,) = sizes
+    probed = [array[::every] for array in arrays]
+    total = jnp.sum(jax.vmap(partial(loss, weight * n / len(probed[0])))(*probed))
+    if every > 1:
+        # The others, without a copy by index: whole blocks of k less their first, and the rest.
+        rest = [_without_every(array, every) for array in arrays]
+        total = total + jnp.sum(jax.vmap(partial(loss, 0.0))(*rest))
+    return total / n
+
+
+def _without_every(array: Array, every: int) -> Array:
+    """Returns the entries along the first axis whose index is not a multiple of `every`."""
+    index = [i for i in range(len(array)) if i % every]
+    return array[jnp.asarray(index)]
+
+
+def _at(velocity: Velocity, t: Array, x: Array) -> Array:
+    return velocity(x, t)
+
+
+def _fit(
+    velocity: Velocity, target: Target, t: Array, weight: Array | float, matching: Matching
+) -> Array:
+    """Returns eq. (2) for a target, the penalty only if it has a weight."""
+    if isinstance(weight, numbers.Number) and not weight >= 0:
+        message = (
+            f"weight must not be negative, got {weight}: it multiplies the divergence penalty, and "
+            "0 is flow matching alone."
+        )
+        raise ValueError(message)
+    if isinstance(weight, numbers.Number) and weight == 0:
+        value, penalty = velocity(target.x, t), 0.0
+    else:
+        value, penalty = matching(partial(_at, velocity, t), target)
+    _checks.same_shape(x=target.x, velocity=value)
+    return jnp.mean(jnp.square(value - target.velocity)) + weight * penalty
