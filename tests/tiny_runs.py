@@ -10,8 +10,14 @@ from experiments import meanflow_images, uncertainty_images
 
 FOLDER = pathlib.Path(uncertainty_images.__file__).parent
 # What is run as `python -m experiments.NAME`. Every other module of the folder is shared.
+RUNNABLE = {
+    path.stem
+    for path in FOLDER.glob("*.py")
+    if path.read_text().endswith("    cli.run(main, Config)\n")
+}
+SHARED = {path.stem for path in FOLDER.glob("*.py")} - RUNNABLE
+# Those on images, which have much in common; each other one has a test module of its name.
 EXPERIMENTS = {"meanflow_images": meanflow_images, "uncertainty_images": uncertainty_images}
-SHARED = {path.stem for path in FOLDER.glob("*.py")} - set(EXPERIMENTS)
 
 _COMMON = {
     "channels": (8,),

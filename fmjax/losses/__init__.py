@@ -5,7 +5,8 @@ the caller takes the mean over the batch.
 
 * flow matching: `cfm`, on drawn pairs; `adaptive`, a weight for any loss
 * flow and divergence matching: `fdm` on drawn pairs, `dm` on the exact field of a data set or of
-  a minibatch; what is matched is a function, `match_trace`, `match_product` or `match_jacobian`;
+  a minibatch; what is matched is a function, `match_trace`, `match_product` or `match_jacobian`,
+  to a target, `of_pair` or `of_bank`, by its `residual`;
   `cdm` and `cdm_absolute`, the divergence loss alone, to train on and to report; `probe_every`
   for a divergence on a share of the batch
 * average velocities: `meanflow`, `improved_meanflow`, `guidance`
@@ -20,6 +21,9 @@ from fmjax.losses.matching import (
     match_jacobian,
     match_product,
     match_trace,
+    of_bank,
+    of_pair,
+    residual,
 )
 
 __all__ = [
@@ -38,5 +42,8 @@ __all__ = [
     "match_product",
     "match_trace",
     "meanflow",
+    "of_bank",
+    "of_pair",
     "probe_every",
+    "residual",
 ]

@@ -75,6 +75,20 @@ def of_pair(path: Path, x0: Array, x1: Array, t: Array) -> Target:
       x0: `[*dims]`, noise, N(0, I) and independent of x1.
       x1: `[*dims]`, data.
       t: `[]`, in [0, 1].
+
+    Returns:
+      The target, finite also where sigma vanishes.
+
+    Raises:
+      ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
+
+    Example:
+      >>> target = of_pair(paths.linear(), jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0]), 0.5)
+      >>> target.velocity.tolist(), float(target.rate)
+      ([1.0, 1.0], -2.0)
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, section 4. [huang2025improving]
     """
     x = paths.interpolate(path, x0, x1, t)
     c = paths.coefficients(path, t)
@@ -92,6 +106,22 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
       x0: `[*dims]`, noise, N(0, I) and independent of the bank.
       x1: `[*dims]`, data.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
+
+    Returns:
+      The target; its velocity is `empirical.anchored_velocity`.
+
+    Raises:
+      ValueError: if the bank is empty or shapes differ, or if `t` is batched or a static number
+        outside [0, 1].
+
+    Example:
+      >>> bank = jnp.array([[2.0, 0.0], [1.0, 0.0]])
+      >>> target = of_bank(paths.linear(), bank, jnp.array([1.0, -1.0]), bank[0], 0.5)
+      >>> [round(float(u), 4) for u in target.velocity]
+      [0.6351, 1.0]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, eq. (6), and its divergence. [bertrand2025closed]
     """
     weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
     pull = _bank.average(weights, gaps)  # E[x1 | x_t] - x1
@@ -244,6 +274,18 @@ def residual(value: Array, div: Array, target: Target) -> Array:
       value: `[*dims]`, the velocity at the state.
       div: `[]`, its divergence.
       target: of a pair or of a data set.
+
+    Returns:
+      `[]`, per unit of time, times sigma.
+
+    Example:
+      >>> target = of_pair(paths.linear(), jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0]), 0.5)
+      >>> value, div = divergence.exact(lambda x: 0.0 * x, target.x)
+      >>> float(residual(value, div, target))
+      -2.0
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, eqs. (8) and (14). [huang2025improving]
     """
     pushed = jnp.sum(jax.lax.stop_gradient(value) * target.noise)
     return target.rate + pushed - target.sigma * div

@@ -1,0 +1,166 @@
+"""The checkerboard experiment: its exact density by quadrature, its network, a run of few steps."""
+
+import dataclasses
+import json
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+import fmjax
+from experiments import checkerboard, cli, fdm_checkerboard, perceptron
+from tests import tiny_runs
+
+TINY = fdm_checkerboard.Config(
+    weights=(0.0, 0.3),
+    seeds=(0,),
+    width=8,
+    depth=2,
+    batch_size=16,
+    num_steps=4,
+    num_evaluations=2,
+    num_points=20,
+    tolerance=1e-2,
+    tv_times=(0.5,),
+    grid_points=6,
+)
+
+
+def _by_quadrature(x, t):
+    """Returns p_t(x) by integrating the noise over each square, side by side."""
+
+    def side(coordinate, corner):
+        low, high = corner * checkerboard.SIDE, (corner + 1) * checkerboard.SIDE
+        one = lambda x1: stats.norm.pdf(coordinate, t * x1, 1 - t)
+        return integrate.quad(one, low, high, epsabs=1e-14, epsrel=1e-12)[0] / checkerboard.SIDE
+
+    corners = [(i, j) for i in range(-2, 2) for j in range(-2, 2) if (i + j) % 2 == 0]
+    return np.mean([side(x[0], i) * side(x[1], j) for i, j in corners])
+
+
+def test_the_exact_density_along_the_path(x64):
+    function = jax.jit(jax.vmap(checkerboard.log_density))
+    points = np.array([[0.3, -1.2], [1.9, 3.8], [-4.0, 0.7], [0.1, 0.05]])
+    x = np.repeat(points, 3, axis=0)
+    t = np.tile([0.1, 0.5, 0.9], 4)
+    exact = [_by_quadrature(*pair) for pair in zip(x, t, strict=True)]
+    np.testing.assert_allclose(np.exp(function(x, t)), exact, rtol=1e-9, atol=1e-30)
+    # Far out, where the differences of Phi underflow, its logarithm and slope stay finite.
+    slope = jax.grad(checkerboard.log_density)(jnp.array([9.0, -30.0]), 0.9)
+    assert np.isfinite(np.asarray(slope)).all()
+
+
+def test_the_exact_density_in_float32_and_its_integral():
+    grid, area = checkerboard.grid(100)
+    assert area == pytest.approx(0.01)
+    for t in (0.5, 0.9):
+        log_p = jax.jit(jax.vmap(checkerboard.log_density, (0, None)))(grid, jnp.asarray(t))
+        assert float(jnp.exp(log_p).sum()) * area == pytest.approx(1.0, abs=2e-4)
+    some = np.asarray(grid)[::1371]
+    got = np.exp(np.asarray(jax.vmap(checkerboard.log_density, (0, None))(some, jnp.asarray(0.9))))
+    np.testing.assert_allclose(got, [_by_quadrature(x, 0.9) for x in some], rtol=2e-5, atol=1e-7)
+
+
+def test_the_perceptron_against_numpy():
+    params = perceptron.init(jax.random.key(3), 2, width=5, depth=3)
+    assert [params[f"layer_{i}"]["kernel"].shape for i in range(4)] == [
+        (3, 5), (5, 5), (5, 5), (5, 2)
+    ]  # fmt: skip
+    x, t = np.array([0.4, -1.3]), 0.3
+    hidden = np.append(x, t)
+    for i in range(4):
+        layer = {name: np.asarray(value) for name, value in params[f"layer_{i}"].items()}
+        assert max(abs(value).max() for value in layer.values()) <= 1 / len(hidden) ** 0.5
+        hidden = hidden @ layer["kernel"] + layer["bias"]
+        hidden = hidden if i == 3 else hidden / (1 + np.exp(-hidden))
+    np.testing.assert_allclose(perceptron.apply(params, jnp.asarray(x), t), hidden, rtol=1e-5)
+
+
+def test_the_loss_with_weight_0_is_flow_matching_and_the_penalty_is_added():
+    params = perceptron.init(jax.random.key(3), 2, width=5, depth=2)
+    batch, key = {"index": np.arange(8)}, jax.random.key(7)
+
+    def plain(key):
+        velocity = partial(perceptron.apply, params)
+        x0, x1, t = fdm_checkerboard.draw(key)
+        cfm = fmjax.losses.cfm(velocity, checkerboard.path, x0, x1, t)
+        return cfm, fmjax.losses.cdm(velocity, checkerboard.path, x0, x1, t)
+
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(8))
+    cfm, cdm = map(np.asarray, jax.jit(jax.vmap(plain))(keys))
+    losses = {
+        case: float(jax.jit(fdm_checkerboard.make_loss(*case))(params, key, batch))
+        for case in ((0.0, 1), (0.5, 1), (0.5, 2))
+    }
+    assert losses[0.0, 1] == pytest.approx(cfm.mean(), rel=1e-6)
+    assert losses[0.5, 1] == pytest.approx(cfm.mean() + 0.5 * cdm.mean(), rel=1e-5)
+    assert losses[0.5, 2] == pytest.approx(cfm.mean() + 0.5 * cdm[::2].mean(), rel=1e-5)
+
+
+def test_the_schedule_is_that_of_the_paper():
+    config = fdm_checkerboard.Config()
+    optimizer = fdm_checkerboard.adam(config)
+    state = optimizer.init(jnp.zeros(()))
+    step = jax.jit(lambda state: optimizer.update(jnp.ones(()), state))
+    rates = []
+    for _ in range(32):
+        update, state = step(state)
+        rates.append(-float(update))  # of a constant gradient Adam's step is the learning rate
+    np.testing.assert_allclose(rates[:10], 1e-4 * np.arange(10), rtol=1e-4)
+    np.testing.assert_allclose(rates[10:20], 1e-3, rtol=1e-4)
+    np.testing.assert_allclose(rates[20:30], 0.999e-3, rtol=1e-4)
+    assert 0.999 ** (config.num_steps / 10) * 1e-3 == pytest.approx(5e-5, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkerboard") / "run"
+    fdm_checkerboard.main(dataclasses.replace(TINY, workdir=str(folder)))
+    return folder
+
+
+def test_a_run_leaves_numbers_and_figures(run, capsys):
+    models = json.loads((run / "results.json").read_text())["models"]
+    assert [(m["seed"], m["weight"]) for m in models] == [(0, 0), (0, 0.3)]
+    for model in models:
+        assert model["density"] == pytest.approx(np.exp(model["log_likelihood"]))
+        assert 0 < model["total_variation"]["0.5"] < 1
+        lines = (run / model["folder"] / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    tiny_runs.check_pictures(run / "figures", {"densities", "curves", "path", "weights"})
+
+
+def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "seed_0" / "weight_0.3" / "checkpoints" / "4")  # interrupted
+    (again / "seed_0" / "weight_0.3" / "evaluation.json").unlink()
+    config = dataclasses.replace(TINY, workdir=str(again), seeds=(0, 5))
+    fdm_checkerboard.main(config)
+    before, after = (json.loads((f / "results.json").read_text())["models"] for f in (run, again))
+    assert [model for model in after if model["seed"] == 0] == before
+    out = capsys.readouterr().out
+    assert "the greatest possible exp(mean) x 100 is 2.53125" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--weights", "0", "-1"], "weights must be different numbers that are not negative"),
+        (["--seeds", "1", "1"], "seeds must be different"),
+        (["--tv-times", "1.0"], "tv_times must lie strictly between 0 and 1"),
+        (["--every", "1000"], "every must be between 1 and 512"),
+        (["--num-steps", "0"], "num_steps must be at least 1"),
+        (["--workdir", __file__ + "/run"], "run"),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(fdm_checkerboard.main, fdm_checkerboard.Config, args=arguments)
+    assert stopped.value.code == 1
+    assert words in capsys.readouterr().err
