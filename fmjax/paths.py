@@ -10,23 +10,27 @@ lines:
 
     path = Path(alpha=lambda t: t**2, sigma=lambda t: 1 - t**2)
 
-| path   | alpha                | sigma                                    | sigma(1)    |
-|--------|----------------------|------------------------------------------|-------------|
-| linear | t                    | 1 - (1 - sigma_min) t                    | sigma_min   |
-| cosine | sin(pi t / 2)        | cos(pi t / 2)                            | 0           |
-| vp     | exp(-T(1 - t) / 2)   | sqrt(1 - exp(-T(1 - t)))                 | 0           |
-| ve     | 1                    | sigma_min (sigma_max / sigma_min)^(1-t)  | sigma_min   |
+| path       | alpha                | sigma                                           | sigma(1)  |
+|------------|----------------------|-------------------------------------------------|-----------|
+| linear     | t                    | 1 - (1 - sigma_min) t                           | sigma_min |
+| cosine     | sin(pi t / 2)        | cos(pi t / 2)                                   | 0         |
+| vp         | exp(-T(1 - t) / 2)   | sqrt(1 - exp(-T(1 - t)))                        | 0         |
+| ve         | 1                    | sigma_min r^(1-t), r = sigma_max / sigma_min    | sigma_min |
+| ve_to_zero | 1                    | sigma_min sqrt(r^(2 (1-t)) - 1)                 | 0         |
 
 with `T(s) = beta_min s + (beta_max - beta_min) s^2 / 2`. Only linear and cosine start at pure
-noise of variance one: vp keeps `alpha(0) = exp(-T(1) / 2)`, about 0.0066, and ve starts from
-`sigma_max * N(0, I) + x1`.
+noise of variance one: vp keeps `alpha(0) = exp(-T(1) / 2)`, about 0.0066, and both ve start from
+`sigma(0) * N(0, I) + x1`. The derivative of sigma is infinite at t = 1 of vp and ve_to_zero.
 
 References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747, section 4.1.
   Albergo et al. (2023), Stochastic Interpolants, arXiv 2303.08797 (trigonometric path).
   Song et al. (2021), Score-Based Generative Modeling through SDEs, arXiv 2011.13456 (VP, VE).
+  Finzi et al. (2023), User-defined Event Sampling and Uncertainty Quantification in Diffusion
+  Models for Physical Dynamical Systems, arXiv 2306.07526 (VE to zero).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -198,6 +202,45 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Path:
     return Path(
         alpha=lambda t: jnp.ones_like(t),
         sigma=lambda t: sigma_max * (sigma_min / sigma_max) ** t,
+    )
+
+
+def ve_to_zero(sigma_min: float = 1e-3, sigma_max: float = 300.0) -> Path:
+    """Returns the variance-exploding path that ends without noise.
+
+    `ve` with `sigma_min^2` taken off its variance, so that the data are met exactly. Its velocity
+    is singular at t = 1, where sigma falls to zero like a square root and `sigma_dot` is infinite:
+    train and solve to `1 - eps` (1e-3 in the paper). A sampler must start it from
+    `sigma_max * N(0, I)`.
+
+    Args:
+      sigma_min: the scale at which the square root sets in, positive.
+      sigma_max: standard deviation of the noise at t = 0, up to a share of
+        `(sigma_min / sigma_max)^2 / 2`; larger than `sigma_min`.
+
+    Returns:
+      The path; each call makes a new one, so build it once and close over it.
+
+    Raises:
+      ValueError: unless `0 < sigma_min < sigma_max`.
+
+    Example:
+      >>> path = ve_to_zero()
+      >>> round(float(path.sigma(0.0))), float(path.sigma(1.0))
+      (300, 0.0)
+
+    Reference:
+      Finzi et al. (2023), arXiv 2306.07526; the schedule of Song et al. (2021), arXiv 2011.13456,
+      appendix C, shifted to zero. [finzi2023user; song2021score]
+    """
+    if not 0.0 < sigma_min < sigma_max:
+        message = f"ve_to_zero needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}."
+        raise ValueError(message)
+    rate = 2.0 * math.log(sigma_max / sigma_min)
+    return Path(
+        alpha=lambda t: jnp.ones_like(t),
+        # expm1 keeps the digits of sigma near the data, where the power is close to one.
+        sigma=lambda t: sigma_min * jnp.sqrt(jnp.expm1(rate * (1.0 - t))),
     )
 
 

@@ -1,0 +1,190 @@
+"""Conditioning a trained velocity on an event that the user defines after training.
+
+An event is a set of data, `E = {x1 : C(x1) > 0}`, given by one differentiable function C of one
+example: an excursion of a trajectory, the brightness of an image. Nothing is retrained. Given the
+state, the velocity v knows the mean m of the data and, by its Jacobian, their covariance
+(`fmjax.posterior`, eq. (1) and (2)). If the data given the state are taken as Gaussian, and C as
+linear around m, then C(x1) is Gaussian and
+
+    P(E | x_t = x) = Phi(C(m) / std),    std^2 = grad C(m) . Cov[x1 | x_t = x] grad C(m)  (1)
+
+which is exact for Gaussian data and affine C. By Bayes' rule the score of the conditioned law is
+`grad log p_t(x) + grad log P(E | x_t = x)`, and the velocity is affine in the score, so with
+`D = alpha_dot sigma - alpha sigma_dot` the law of the data given E has the velocity
+
+    v_E(x, t) = v(x, t) + sigma D / alpha grad_x log P(E | x_t = x)                       (2)
+
+It is a velocity like any other: every sampler takes it, `posterior` says how certain it is, and
+it may be conditioned again on another event.
+
+What to know before use
+* Away from Gaussian data and affine C, (1) is an approximation that becomes right as sigma -> 0,
+  wherever the data have a density and C a gradient. It is worst where the data given the state
+  have two far modes, one of them in E: for two such peaks on a line P(E | x_t) is off by 0.08 on
+  average up to t = 0.4 and by less than 0.001 from t = 0.8. Of its draws given E, those of
+  `memoryless_sde` are nearer to the law than those of the flow equation: 0.04 against 0.06 in
+  total variation. Almost all of them are in E.
+* A learned Jacobian errs, and the error is multiplied by `sigma^2 / alpha` in the covariance. So
+
+      std^2 = |grad C . Cov grad C| + jitter sigma^2 / alpha^2                            (3)
+
+  is what is computed: `jitter` is the error to expect of `grad C . P grad C`, where
+  `P = alpha grad m` is `posterior.gain`, a matrix between 0 and I. The absolute value stands for
+  a variance that came out negative: its size says how wrong the Jacobian is, and a probability
+  that is too cautious errs less than one that is too sharp. With an exact field take jitter 0.
+* At the noise end alpha -> 0 the product in (2) is infinity times zero, and (1) asks for the
+  covariance of the data, which no velocity at that time knows. The limit is finite: there
+  `sigma^2 / alpha grad_x log P` no longer depends on x nor, nearly, on t. `conditioned` therefore
+  keeps it below a smallest t as it is there, for the same noise x0.
+* At the data end the second term pulls a state outside E ever more strongly, and vanishes for one
+  inside. Where sigma = 0 it is left out.
+* One evaluation of (2) costs about five of v: v, m with one tangent, and the way back through both.
+
+References:
+  Finzi et al. (2023), User-defined Event Sampling and Uncertainty Quantification in Diffusion
+  Models for Physical Dynamical Systems, arXiv 2306.07526.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks, paths, posterior, predictions
+from fmjax.paths import Path
+from fmjax.posterior import _operator
+from fmjax.types import Array, Velocity
+
+Event = Callable[[Array], Array]
+"""`x1[*dims] -> []`, positive where the event happens."""
+
+JITTER = 1e-3
+"""The error of the gain to expect of a trained network, as in the paper's code."""
+
+
+def log_probability(
+    event: Event,
+    velocity: Velocity,
+    path: Path,
+    x: Array,
+    t: Array,
+    *,
+    jitter: float = JITTER,
+    log_cdf: Callable[[Array], Array] = jax.scipy.special.log_ndtr,
+) -> Array:
+    """Returns the logarithm of the probability of the event given the state, eq. (1) and (3).
+
+    Args:
+      event: C, `x1[*dims] -> []`, positive where the event happens; differentiable.
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on, with white noise.
+      x: `[*dims]`, the state.
+      t: `[]`, in (0, 1); see `fmjax.posterior` for small t.
+      jitter: error to expect of the gain, eq. (3), not negative; 0 for an exact field.
+      log_cdf: `[] -> []`, logarithm of the distribution function of the standard normal law, or
+        what stands for it; the paper takes `lambda z: jax.nn.log_sigmoid(1.6 * z)`.
+
+    Returns:
+      `[]`, in nats, at most 0.
+
+    Raises:
+      ValueError: if the event does not return one number, if `jitter` is negative, if the
+        velocity is not shaped like `x`, or if `t` is batched or a static number outside (0, 1].
+
+    Example:
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> positive = lambda x1: x1[0]
+      >>> x = jnp.array([0.5, -2.0])  # given it, the first entry is N(1 / 2, 1 / 2)
+      >>> log_p = log_probability(positive, gaussian, paths.linear(), x, 0.5, jitter=0.0)
+      >>> round(float(jnp.exp(log_p)), 4)  # Phi(0.7071)
+      0.7602
+
+    Reference:
+      Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]
+    """
+    if jitter < 0:
+        message = f"jitter must not be negative, got {jitter}: it is added to a variance; give 0."
+        raise ValueError(message)
+    x = _checks.floating(x)
+    scale = _operator._scale(path, t, predictions.x1)  # sigma^2 / alpha; refuses a static alpha = 0
+    # The quadratic form of the Jacobian is that of its symmetric part, so that one tangent is
+    # enough where `posterior.matvec` takes a cotangent too.
+    mean, tangent_map = jax.linearize(lambda z: posterior.mean(velocity, path, z, t), x)
+    _check(event, mean)
+    value, slope = jax.value_and_grad(event)(mean)
+    variance = jnp.sum(slope * tangent_map(slope))  # over scale
+    t = _checks.time(t)
+    return log_cdf(
+        value / jnp.sqrt(scale * (jnp.abs(variance) + jitter / path.alpha(t)))
+    )  # eq. (3)
+
+
+def conditioned(
+    event: Event,
+    velocity: Velocity,
+    path: Path,
+    *,
+    smallest_t: float = posterior.SMALLEST_T,
+    jitter: float = JITTER,
+    log_cdf: Callable[[Array], Array] = jax.scipy.special.log_ndtr,
+) -> Velocity:
+    """Returns the velocity of the data's law given the event, eq. (2).
+
+    Args:
+      event: C, `x1[*dims] -> []`, positive where the event happens; differentiable.
+      velocity: the field, `(x[*dims], t[]) -> [*dims]`.
+      path: the path that it was trained on, with white noise.
+      smallest_t: the smallest time at which the event is asked for, in [0, 1); 0 serves a path
+        with alpha(0) > 0, and an event that must count at once.
+      jitter: error to expect of the gain, eq. (3), not negative; 0 for an exact field.
+      log_cdf: `[] -> []`, as in `log_probability`.
+
+    Returns:
+      `(x[*dims], t[]) -> [*dims]`, for every t at which the velocity is finite. It raises
+      ValueError if the event does not return one number.
+
+    Raises:
+      ValueError: if `smallest_t` is outside [0, 1).
+
+    Example:
+      >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+      >>> positive = conditioned(lambda x1: x1[0], gaussian, paths.linear())
+      >>> velocity = positive(jnp.zeros(2), 0.5)  # to the right, and nowhere else
+      >>> [round(float(entry), 2) for entry in velocity]
+      [1.13, 0.0]
+
+    Reference:
+      Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]
+    """
+    if not 0.0 <= smallest_t < 1.0:
+        message = f"smallest_t must lie in [0, 1), got {smallest_t}: take the default for linear()."
+        raise ValueError(message)
+
+    def log_p(x: Array, t: Array) -> Array:
+        return log_probability(event, velocity, path, x, t, jitter=jitter, log_cdf=log_cdf)
+
+    def field(x: Array, t: Array) -> Array:
+        t, x = _checks.time(t), _checks.floating(x)
+        here = paths.coefficients(path, t)
+        held = jnp.maximum(t, smallest_t)
+        alpha, sigma = path.alpha(held), path.sigma(held)
+        ended = here.sigma == 0
+        # Of the same noise at the time `held`; one from smallest_t on.
+        ratio = sigma / jnp.where(ended, 1, here.sigma)
+        slope = jax.grad(log_p)(ratio * x, held)
+        pull = here.wronskian * ratio * (sigma / alpha) * slope  # eq. (2)
+        return velocity(x, t) + jnp.where(ended, jnp.zeros_like(x), pull)
+
+    return field
+
+
+def _check(event: Event, x: Array) -> None:
+    """Raises ValueError unless the event of one example is one number."""
+    out = jax.eval_shape(event, x)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(out)]
+    if shapes != [()]:
+        message = (
+            f"the event must return one number, shape (), got {shapes} for an example of shape "
+            f"{x.shape}: return how far inside the event the example is, such as x.max() - 2.5."
+        )
+        raise ValueError(message)
