@@ -1,0 +1,44 @@
+"""How far the law of a learned flow is from the law of the path that it was trained on.
+
+Let p_t be the true law at time t, moved by the true velocity u, and q_t the law that a learned
+velocity v makes out of the same noise. Both obey the continuity equation, so their difference
+eps = p - q obeys the error equation
+
+    d eps / dt + div(eps v) = -p r,    r = div(u - v) + (u - v) . grad log p      (1)
+
+(Proposition 3.1). Since `div u + u . grad log p = -d log p / dt`, the residual r needs no u:
+
+    r = -(d log p / dt + div v + v . grad log p)                                  (2)
+
+per unit of time, zero everywhere if and only if v moves p as it should. Two velocities with
+r = 0 may still differ: only their action on p counts. Along the flow phi of v, with
+`J_t = det(d phi_t / d x0)`, equation (1) is an ordinary one and its solution is Duhamel's,
+
+    eps_t(phi_t(x0)) J_t = eps_0(x0) - integral_0^t p_s r_s(phi_s(x0)) J_s ds      (3)
+
+(Corollary 3.2; eps_0 = 0 on the paths that start from pure noise). Absolute values and a change of
+variables bound the total variation distance (Theorem 3.3),
+
+    TV(p_t, q_t) <= TV(p_0, q_0) + 1/2 integral_0^t E_{x ~ p_s} |r_s(x)| ds        (4)
+
+A true log-density is any function `log_density(x, t) -> nats`, differentiable in both. That of the
+data set `bank` is `partial(empirical.log_density, path, bank)`. With a bank of the one point x1 it
+is the conditional law `p_t(x | x1)`, and (2) becomes the conditional residual: its mean absolute
+value over x1 and x bounds that of the marginal one (Theorem 4.1) and is what a loss can see. On a
+path that ends without noise it is not finite: near t = 1 the mean grows as 1 / (1 - t) even for
+v = u, and the bound it gives as log 1 / (1 - t).
+
+In many dimensions the integral (4) is a mean over samples of the path, `0.5 * mean |residual|`
+with t uniform on [0, 1] and x ~ p_t. In one or two, `bound` and `total_variation` sum over a grid.
+
+* `residual`, `forcing`, `duhamel`: at a point, in any dimension
+* `bound`, `total_variation`: of the whole law, on a grid
+
+Reference:
+  Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
+"""
+
+from fmjax.path_error.on_grid import bound, total_variation
+from fmjax.path_error.pointwise import LogDensity, duhamel, forcing, residual
+
+__all__ = ["LogDensity", "bound", "duhamel", "forcing", "residual", "total_variation"]

@@ -1,0 +1,168 @@
+"""The error of a density at a point: its residual, what drives it, and where the flow takes it.
+
+The numbered equations are those of `fmjax.path_error`.
+
+Reference:
+  Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks, divergence, likelihood, samplers
+from fmjax.types import Array, Divergence, Solve, Velocity
+
+LogDensity = Callable[[Array, Array], Array]
+"""`(x[*dims], t[]) -> []`, the log-density of the true law at time t, in nats."""
+
+
+def residual(
+    log_density: LogDensity,
+    velocity: Velocity,
+    x: Array,
+    t: Array,
+    *,
+    divergence: Divergence = divergence.exact,
+) -> Array:
+    """Returns by how much a velocity fails to move a law as time goes, eq. (2).
+
+    Args:
+      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
+      x: `[*dims]`, where the law has density.
+      t: `[]`, in [0, 1].
+      divergence: any estimator of `fmjax.divergence`.
+
+    Returns:
+      `[]`, per unit of time; with the true velocity 0.
+
+    Raises:
+      ValueError: if the log-density is not a scalar, if the velocity is not shaped like `x`, or if
+        `t` is batched or a static number outside [0, 1].
+
+    Example:
+      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
+      >>> x = jnp.array([2.0, 1.0])
+      >>> true = lambda x, t: x / (1 + t)
+      >>> round(abs(float(residual(widening, true, x, 0.5))), 5)
+      0.0
+      >>> float(residual(widening, lambda x, t: 0 * x, x, 0.0))  # d - |x|^2
+      -3.0
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, Proposition 3.1. [huang2025improving]
+    """
+    x = _checks.floating(x)
+    t = _checks.time(t).astype(x.dtype)
+    value, div = divergence(lambda x: velocity(x, t), x)
+    score, rate = jax.grad(partial(_scalar, log_density), argnums=(0, 1))(x, t)
+    return -(rate + div + jnp.sum(value * score))
+
+
+def forcing(
+    log_density: LogDensity,
+    velocity: Velocity,
+    x: Array,
+    t: Array,
+    *,
+    divergence: Divergence = divergence.exact,
+) -> Array:
+    """Returns what drives the error of the density, `-p r`, the right side of eq. (1).
+
+    Args:
+      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
+      x: `[*dims]`.
+      t: `[]`, in [0, 1].
+      divergence: any estimator of `fmjax.divergence`.
+
+    Returns:
+      `[]`, a density per unit of time. Its integral over x is 0.
+
+    Raises:
+      ValueError: as `residual`.
+
+    Example:
+      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
+      >>> still = lambda x, t: 0 * x
+      >>> round(float(forcing(widening, still, jnp.zeros(1), 0.0)), 4)  # -1 / sqrt(2 pi)
+      -0.3989
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, eq. (8). [huang2025improving]
+    """
+    x = _checks.floating(x)
+    t = _checks.time(t).astype(x.dtype)
+    rest = residual(log_density, velocity, x, t, divergence=divergence)
+    return -jnp.exp(log_density(x, t)) * rest
+
+
+def duhamel(
+    log_density: LogDensity,
+    velocity: Velocity,
+    x0: Array,
+    t: Array,
+    *,
+    log_prob0: Callable[[Array], Array] = likelihood.standard_normal,
+    divergence: Divergence = divergence.exact,
+    solve: Solve = samplers.adaptive,
+) -> tuple[Array, Array]:
+    """Returns where a point goes and the error of the density there, by eq. (3).
+
+    One solve carries the point, the logarithm of J and the integral. The density of the learned
+    flow is never formed, so `exp(log_density) - exp(likelihood.log_prob)` at the same point is
+    another route to the same number.
+
+    Args:
+      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
+      x0: `[*dims]`, the point at time 0.
+      t: `[]`, in [0, 1], where to stop.
+      log_prob0: log-density of the noise that the learned flow starts from, `[*dims] -> []`.
+      divergence: any estimator of `fmjax.divergence`; for a random one bind one key.
+      solve: `samplers.adaptive` or `samplers.fixed`, with options bound.
+
+    Returns:
+      The point at time t, `[*dims]`, and `p_t - q_t` there, `[]`.
+
+    Raises:
+      ValueError: as `residual`.
+
+    Example:
+      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
+      >>> x, error = duhamel(widening, lambda x, t: 0 * x, jnp.zeros(1), 1.0)
+      >>> x.tolist(), round(float(error), 4)  # N(0; 0, 4) - N(0; 0, 1)
+      ([0.0], -0.1995)
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, Corollary 3.2. [huang2025improving]
+    """
+
+    def field(state: tuple[Array, Array, Array], t: Array) -> tuple[Array, Array, Array]:
+        x, log_det, _ = state
+        value, div = divergence(lambda x: velocity(x, t), x)
+        # The same linearisation serves the residual.
+        known = lambda _, x: (value, div)  # noqa: ARG005, E731
+        drive = forcing(log_density, velocity, x, t, divergence=known)
+        return value, div, drive * jnp.exp(log_det)
+
+    x0 = _checks.floating(x0)
+    start = jnp.zeros_like(x0, shape=())
+    error0 = jnp.exp(_scalar(log_density, x0, start)) - jnp.exp(log_prob0(x0))
+    x, log_det, total = solve(field, (x0, start, error0), 0.0, t)
+    return x, total * jnp.exp(-log_det)
+
+
+def _scalar(log_density: LogDensity, x: Array, t: Array) -> Array:
+    """Returns the log-density, or says that it is not one number."""
+    value = log_density(x, t)
+    if jnp.shape(value) != ():
+        message = (
+            f"log_density must return a scalar, got shape {jnp.shape(value)}: it is that of one "
+            "example, summed over its dimensions."
+        )
+        raise ValueError(message)
+    return value
