@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fmjax.models.conv1d import Conv1D
 from fmjax.models.mlp import MLP
 from fmjax.models.unet import UNet
 from fmjax.types import Array, Key, PyTree
 
-__all__ = ["MLP", "UNet", "functional"]
+__all__ = ["MLP", "Conv1D", "UNet", "functional"]
 
 
 def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
@@ -39,9 +40,10 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
         parameters nor random state are kept as constants.
 
     Returns:
-      `(apply, params)`. `apply(params, x, *times, key=None)` evaluates the module: without a
-      key in evaluation mode, with a typed key in training mode, every random layer drawing
-      from its own fold of that key. `params` is a nested dict of arrays with string keys.
+      `(apply, params)`. `apply(params, x, *times, key=None, **inputs)` evaluates the module:
+      without a key in evaluation mode, with a typed key in training mode, every random layer
+      drawing from its own fold of that key. Any other keyword, such as the `context` of
+      `Conv1D`, goes to the module. `params` is a nested dict of arrays with string keys.
 
     Raises:
       ValueError: if the module carries running statistics, which a pure function could not
@@ -64,7 +66,9 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
 
     wanted = _shapes(params)
 
-    def apply(params: PyTree, x: Array, *times: Array, key: Key | None = None) -> Array:
+    def apply(
+        params: PyTree, x: Array, *times: Array, key: Key | None = None, **inputs: Array
+    ) -> Array:
         _check_fit(_shapes(params), wanted)
         filled = [(path, variable.replace(_at(params, path))) for path, variable in variables]
         # The copy belongs to this trace, so that random state can be written under jvp and vmap.
@@ -74,7 +78,7 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
         else:
             merged.train()
             _reseed(merged, key)
-        return merged(x, *times)
+        return merged(x, *times, **inputs)
 
     return apply, params
 

@@ -205,12 +205,12 @@ class GroupNorm(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Adds two convolutions of an image to it, conditioned on time, eq. (2).
+    """Adds two convolutions of an image or a sequence to it, conditioned on time, eq. (2).
 
     Args:
-      channels_in: channels of the input.
-      channels: channels of the result; where they differ a dense layer per position adapts
-        the input.
+      channels_in: channels of the input; a dense layer per position adapts it to `channels`.
+      channels: channels of the result.
+      kernel_size: of both convolutions, a size for each axis of positions.
       time_features: length of the time embedding.
       num_groups: groups of the normalisation, a divisor of both numbers of channels.
       dropout_rate: probability of dropout before the last convolution, in [0, 1).
@@ -233,6 +233,7 @@ class ResidualBlock(nnx.Module):
         channels_in,
         channels,
         *,
+        kernel_size=(3, 3),
         time_features,
         num_groups,
         dropout_rate=0.0,
@@ -242,16 +243,16 @@ class ResidualBlock(nnx.Module):
         options = {"param_dtype": param_dtype, "rngs": rngs}
         zeros = nnx.initializers.zeros
         self.norm_in = GroupNorm(channels_in, num_groups=num_groups, **options)
-        self.conv_in = nnx.Conv(channels_in, channels, (3, 3), **options)
+        self.conv_in = nnx.Conv(channels_in, channels, kernel_size, **options)
         self.film = nnx.Linear(time_features, 2 * channels, **options)
         self.norm_out = GroupNorm(channels, num_groups=num_groups, **options)
         self.dropout = dropout(dropout_rate, rngs=rngs)
-        self.conv_out = nnx.Conv(channels, channels, (3, 3), kernel_init=zeros, **options)
+        self.conv_out = nnx.Conv(channels, channels, kernel_size, kernel_init=zeros, **options)
         same = channels_in == channels
         self.adapt = None if same else nnx.Linear(channels_in, channels, **options)
 
     def __call__(self, x: Array, embedding: Array) -> Array:
-        """Returns `[h, w, channels]` of one image and its time embedding."""
+        """Returns `[*positions, channels]` of one example and its time embedding."""
         hidden = self.conv_in(jax.nn.silu(self.norm_in(x)))
         scale, offset = jnp.split(self.film(embedding), 2)
         normal = self.norm_out(hidden)

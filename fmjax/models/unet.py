@@ -16,6 +16,7 @@ Reference:
 """
 
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -25,24 +26,26 @@ from fmjax.models import layers
 from fmjax.types import Array
 
 
-def repeat_to(x: Array, height: int, width: int) -> Array:
-    """Returns an image at twice its resolution by repetition, cropped to a size.
+def repeat_to(x: Array, *sizes: int) -> Array:
+    """Returns an image or a sequence at twice its resolution by repetition, cropped to a size.
 
     Args:
-      x: `[h, w, c]`.
-      height: at most `2 h`.
-      width: at most `2 w`.
+      x: `[*positions, c]`.
+      *sizes: of the result, at most twice that of `x` along each axis of positions.
 
     Returns:
-      `[height, width, c]`; the pixel at `(i, j)` is the one of `x` at `(i // 2, j // 2)`.
+      `[*sizes, c]`; the pixel at `(i, j)` is the one of `x` at `(i // 2, j // 2)`.
 
     Example:
       >>> repeat_to(jnp.array([[[1.0], [2.0]]]), 1, 3)[..., 0].tolist()
       [[1.0, 1.0, 2.0]]
     """
-    h, w, c = x.shape
-    doubled = jnp.broadcast_to(x[:, None, :, None], (h, 2, w, 2, c)).reshape(2 * h, 2 * w, c)
-    return doubled[:height, :width]
+    *coarse, channels = x.shape
+    apart = jnp.expand_dims(x, range(1, 2 * len(coarse), 2))
+    pairs = [number for size in coarse for number in (size, 2)]
+    doubled = jnp.broadcast_to(apart, (*pairs, channels))
+    doubled = doubled.reshape(*(2 * size for size in coarse), channels)
+    return doubled[tuple(slice(size) for size in sizes)]
 
 
 class _Merge(nnx.Module):
@@ -54,11 +57,48 @@ class _Merge(nnx.Module):
         self.from_skip = nnx.Linear(fine, fine, use_bias=False, **options)
 
     def __call__(self, x: Array, skip: Array) -> Array:
-        """Returns `[h, w, fine]`, the size of `skip`."""
-        return repeat_to(self.from_coarse(x), *skip.shape[:2]) + self.from_skip(skip)
+        """Returns `[*positions, fine]`, the size of `skip`."""
+        return repeat_to(self.from_coarse(x), *skip.shape[:-1]) + self.from_skip(skip)
 
 
-class UNet(nnx.Module):
+class Levels(nnx.Module):
+    """The way down and up again, over any number of axes; a network adds what is around it."""
+
+    def add_levels(self, channels, num_blocks, *, kernel_size, param_dtype, rngs, **block):
+        """Makes the layers of all levels; `num_blocks` has one entry for each."""
+        options = {"param_dtype": param_dtype, "rngs": rngs}
+        block = {"kernel_size": kernel_size, **block, **options}
+        self.down = nnx.List([])
+        self.halve = nnx.List([])
+        self.merge = nnx.List([])
+        self.up = nnx.List([])
+        above = (channels[0], *channels[:-1])
+        for before, here, count in zip(above, channels, num_blocks, strict=True):
+            self.down.append(_blocks(before, here, count, **block))
+            self.up.append(_blocks(here, here, count, **block))
+        for fine, coarse in itertools.pairwise(channels):
+            self.halve.append(nnx.Conv(fine, fine, kernel_size, strides=2, **options))
+            self.merge.append(_Merge(coarse, fine, **options))
+
+    def through_levels(
+        self, hidden: Array, embedding: Array, coarsest: Callable[[Array], Array] = lambda x: x
+    ) -> Array:
+        """Returns the features `[*positions, channels[0]]` after all levels."""
+        skips = []
+        for level, blocks in enumerate(self.down):
+            if level > 0:
+                skips.append(hidden)
+                hidden = self.halve[level - 1](hidden)
+            hidden = _apply(blocks, hidden, embedding)
+        hidden = coarsest(hidden)
+        for level, blocks in reversed(list(enumerate(self.up))):
+            hidden = _apply(blocks, hidden, embedding)
+            if level > 0:
+                hidden = self.merge[level - 1](hidden, skips.pop())
+        return hidden
+
+
+class UNet(Levels):
     """A convolutional network `model(x, *times) -> dx` of one image.
 
     The output starts at exactly zero. Cost of a call with one block a level, counted by XLA:
@@ -115,20 +155,12 @@ class UNet(nnx.Module):
         self.shape, self.num_times = _checked(shape, channels, num_blocks), num_times
         options = {"param_dtype": param_dtype, "rngs": rngs}
         zeros = nnx.initializers.zeros
-        block = {"num_groups": num_groups, "dropout_rate": dropout, **options}
         first, last, time = channels[0], channels[-1], 4 * channels[0]
         self.embed = layers.TimeEmbedding(num_times=num_times, features=time, **options)
         self.conv_in = nnx.Conv(self.shape[-1], first, (3, 3), **options)
-        self.down = nnx.List([])
-        self.halve = nnx.List([])
-        self.merge = nnx.List([])
-        self.up = nnx.List([])
-        for above, here in zip((first, *channels[:-1]), channels, strict=True):
-            self.down.append(_blocks(above, here, num_blocks, time_features=time, **block))
-            self.up.append(_blocks(here, here, num_blocks, time_features=time, **block))
-        for fine, coarse in itertools.pairwise(channels):
-            self.halve.append(nnx.Conv(fine, fine, (3, 3), strides=2, **options))
-            self.merge.append(_Merge(coarse, fine, **options))
+        block = {"time_features": time, "num_groups": num_groups, "dropout_rate": dropout}
+        blocks = [num_blocks] * len(channels)
+        self.add_levels(channels, blocks, kernel_size=(3, 3), **block, **options)
         heads = {"num_heads": num_heads, "num_groups": num_groups}
         self.attention = layers.Attention(last, **heads, **options)
         self.norm_out = layers.GroupNorm(first, num_groups=num_groups, **options)
@@ -138,18 +170,7 @@ class UNet(nnx.Module):
         """Returns `[h, w, c]` for one image `x` `[h, w, c]` and scalar times in [0, 1]."""
         layers.example(x, times, shape=self.shape, num_times=self.num_times)
         embedding = self.embed(*times)
-        hidden = self.conv_in(x)
-        skips = []
-        for level, blocks in enumerate(self.down):
-            if level > 0:
-                skips.append(hidden)
-                hidden = self.halve[level - 1](hidden)
-            hidden = _apply(blocks, hidden, embedding)
-        hidden = self.attention(hidden)
-        for level, blocks in reversed(list(enumerate(self.up))):
-            hidden = _apply(blocks, hidden, embedding)
-            if level > 0:
-                hidden = self.merge[level - 1](hidden, skips.pop())
+        hidden = self.through_levels(self.conv_in(x), embedding, self.attention)
         return self.conv_out(jax.nn.silu(self.norm_out(hidden)))
 
 
