@@ -7,6 +7,8 @@ at `t = 0` to data at `t = 1`. Every module is a floor of one house:
 * `divergence`, `estimators`: exact, in bounded memory, or estimated with a standard error
 * `empirical`: the exact field of a finite data set
 * `posterior`: mean and covariance of the data given a noisy state, from any velocity
+* `events`: a trained velocity given an event that is defined afterwards
+* `path_error`: how far the law of a learned flow is from the true one, and a bound on it
 * `onestep`: the same for models that sample in one step, and what it is not
 * `losses`, `couplings`, `times`, `train`: training
 * `samplers`, `likelihood`, `metrics`: using and judging the result
@@ -31,11 +33,13 @@ _MODULES = (
     "divergence",
     "empirical",
     "estimators",
+    "events",
     "likelihood",
     "losses",
     "metrics",
     "models",
     "onestep",
+    "path_error",
     "paths",
     "posterior",
     "predictions",

@@ -23,10 +23,12 @@ from fmjax import (
     divergence,
     empirical,
     estimators,
+    events,
     likelihood,
     losses,
     metrics,
     onestep,
+    path_error,
     paths,
     posterior,
     predictions,
@@ -52,6 +54,14 @@ def _conditional(x, t, c):
 def _components(x, y):
     """Two components of which one has no variance; sample and traverse ask no more of them."""
     return posterior.Components(jnp.array([2.0, -1.0], x.dtype), jnp.stack([x, y]), None)
+
+
+def _log_density(x, t):
+    return -jnp.sum((1 + t) * jnp.cosh(x - t))
+
+
+def _event(x):
+    return jnp.sum(x) - 0.3
 
 
 def _average(x, r, t):
@@ -89,6 +99,9 @@ PER_EXAMPLE = {
     ),
     "divergence.diagonal": Case(
         lambda x, t: divergence.diagonal(lambda z: _field(z, t), x, chunk_size=3), STATE
+    ),
+    "divergence.unrolled": Case(
+        lambda x, t: divergence.unrolled(lambda z: _field(z, t), x), STATE
     ),
     "divergence.hutchinson": Case(
         lambda k, x, t: divergence.hutchinson(k, lambda z: _field(z, t), x, num_probes=2), "kxt"
@@ -167,6 +180,37 @@ PER_EXAMPLE = {
         lambda x, t: posterior.prior_covariance(jnp.outer(x, x), PATH, t), STATE
     ),
     "losses.cfm": Case(partial(losses.cfm, _field, PATH), PAIR),
+    "losses.cdm": Case(partial(losses.cdm, _field, PATH), PAIR),
+    "losses.cdm_absolute": Case(partial(losses.cdm_absolute, _field, PATH), PAIR),
+    "losses.fdm": Case(partial(losses.fdm, _field, PATH, weight=0.3), PAIR),
+    "losses.dm": Case(partial(losses.dm, _field, PATH, weight=0.3), "bxyt", "b"),
+    "losses.of_pair": Case(
+        lambda x, y, t: losses.of_pair(PATH, x, y, t)._replace(slope=None), PAIR
+    ),
+    "losses.of_bank": Case(
+        lambda b, x, y, t: losses.of_bank(PATH, b, x, y, t)._replace(slope=None), "bxyt", "b"
+    ),
+    "losses.residual": Case(
+        lambda x, y, t: losses.residual(x, jnp.sum(y), losses.of_pair(PATH, x, y, t)), PAIR
+    ),
+    "losses.match_trace": Case(
+        lambda x, y, t: losses.match_trace(
+            lambda z: _field(z, t), losses.of_pair(PATH, x, y, t)
+        ),
+        PAIR,
+    ),
+    "losses.match_product": Case(
+        lambda k, x, y, t: losses.match_product(
+            k, lambda z: _field(z, t), losses.of_pair(PATH, x, y, t)
+        ),
+        "kxyt",
+    ),
+    "losses.match_jacobian": Case(
+        lambda k, x, y, t: losses.match_jacobian(
+            k, lambda z: _field(z, t), losses.of_pair(PATH, x, y, t), num_probes=2
+        ),
+        "kxyt",
+    ),
     "losses.meanflow": Case(
         lambda x, y, t: losses.meanflow(_average, PATH, x, y, 0.5 * (1 + t), t), PAIR
     ),
@@ -177,6 +221,17 @@ PER_EXAMPLE = {
         PAIR,
     ),
     "losses.adaptive": Case(lambda x: losses.adaptive(jnp.mean(x**2)), "x"),
+    "path_error.residual": Case(partial(path_error.residual, _log_density, _field), STATE),
+    "path_error.forcing": Case(partial(path_error.forcing, _log_density, _field), STATE),
+    "path_error.duhamel": Case(
+        partial(
+            path_error.duhamel, _log_density, _field, solve=partial(samplers.fixed, num_steps=3)
+        ),
+        STATE,
+    ),
+    "events.log_probability": Case(
+        partial(events.log_probability, _event, _field, PATH), STATE
+    ),
     "onestep.flow_map": Case(lambda x, t: onestep.flow_map(_average, x, 1.0, t), STATE),
     "onestep.renoised": Case(partial(onestep.renoised, _average, PATH), PAIR),
     "onestep.sensitivity": Case(partial(onestep.sensitivity, _average, PATH), STATE),
@@ -235,6 +290,15 @@ BATCH = {
     "times.logit_normal": lambda k, x, y: times.logit_normal(k, (5,)),
     "times.intervals": lambda k, x, y: times.intervals(k, (5,)),
     "onestep.prior": lambda k, x, y: onestep.prior(y),
+    "losses.probe_every": lambda k, x, y: losses.probe_every(
+        2, lambda weight, x, y: jnp.sum(y**2) + weight * jnp.sum(x), 0.5, x, y
+    ),
+    "path_error.bound": lambda k, x, y: path_error.bound(
+        _log_density, _field, x, 0.1, jnp.array([0.0, 0.5, 1.0], x.dtype), num_nodes=2
+    ),
+    "path_error.total_variation": lambda k, x, y: path_error.total_variation(
+        _log_density, _field, x, 0.1, 0.5, solve=partial(samplers.fixed, num_steps=3)
+    ),
     "metrics.total_variation": lambda k, x, y: metrics.total_variation(x, y),
     "metrics.wasserstein2": lambda k, x, y: metrics.wasserstein2(x, y),
     "metrics.mmd": lambda k, x, y: metrics.mmd(x, y, kernel=metrics.gaussian_kernel(1.0)),
@@ -248,10 +312,12 @@ BATCH = {
 # through jit, vmap and grad.
 MAKERS = {
     "estimators.as_divergence",
+    "events.conditioned",
     "paths.linear",
     "paths.cosine",
     "paths.vp",
     "paths.ve",
+    "paths.ve_to_zero",
     "toy.gaussian_mixture",
     "toy.eight_gaussians",
     "toy.checkerboard",

@@ -18,8 +18,8 @@ FLOORS = [
     set("paths divergence estimators couplings times metrics toy train models".split()),
     {"predictions", "samplers", "_bank"},
     {"likelihood"},
-    {"empirical", "posterior"},
-    {"losses", "onestep"},
+    {"empirical", "posterior", "path_error"},
+    {"losses", "onestep", "events"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 # Who may import what beside jax, numpy and the standard library.
