@@ -28,7 +28,7 @@ tolerances mean what they say, and kept in float32.
 References:
   Finzi et al. (2023), User-defined Event Sampling and Uncertainty Quantification in Diffusion
   Models for Physical Dynamical Systems, arXiv 2306.07526.
-  Huang et al. (2026), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
+  Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
   Ansmann et al. (2013), Extreme events in excitable systems and mechanisms of their generation,
   arXiv 1311.5776 (the coupled units).
 """

@@ -46,7 +46,9 @@ def masses(path: Path, bank: Array, x: Array, t: Array) -> tuple[Array, Array]:
     flat = bank.reshape(bank.shape[0], -1)
     products = jnp.matmul(flat, x.ravel(), precision=HIGHEST)
     q = alpha * products - 0.5 * alpha**2 * jnp.sum(flat**2, axis=1)
-    peak = jnp.max(q)
+    # It cancels from every result, and so does its derivative, which where XLA recomputes q with
+    # other rounding finds no entry equal to the peak and is 0 / 0.
+    peak = jax.lax.stop_gradient(jnp.max(q))
     # Subtract before scaling: XLA on CPUs contracts exp(s q - max(s q)) and gets it wrong.
     return peak, jnp.exp((q - peak) / path.sigma(t) ** 2)
 
@@ -64,13 +66,15 @@ def anchored(
     """
     _checks.same_shape(x0=x0, x1=x1)
     _checks.bank(bank, x1)
+    _checks.positive_sigma(path, t)
     c = paths.coefficients(path, t)
     rho = c.alpha / c.sigma
     gaps = bank - x1[None]
     flat = gaps.reshape(bank.shape[0], -1)
     products = jnp.matmul(flat, x0.ravel(), precision=HIGHEST)
     q = products - 0.5 * rho * jnp.sum(flat**2, axis=1)
-    masses = jnp.exp(rho * (q - jnp.max(q)))  # subtracted before scaling, as above
+    peak = jax.lax.stop_gradient(jnp.max(q))
+    masses = jnp.exp(rho * (q - peak))  # subtracted before scaling, as above
     return masses / masses.sum(), gaps, c
 
 

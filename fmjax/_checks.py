@@ -75,14 +75,30 @@ def same_shape(**arrays: Array) -> None:
 
 def positive_sigma(path: Any, t: Array | float) -> None:
     """Raises ValueError if the path has no noise at a static time; an array's value is not read."""
+    _positive("sigma", path.sigma, t, "take t below 1, or a path that keeps some noise, such as "
+              "paths.linear(sigma_min=1e-3)")  # fmt: skip
+
+
+def positive_alpha(path: Any, t: Array | float, instead: str) -> None:
+    """Raises ValueError if the path has no data at a static time; an array's value is not read.
+
+    Args:
+      path: the path.
+      t: scalar array or number.
+      instead: the end of the message, what to do.
+    """
+    _positive("alpha", path.alpha, t, instead)
+
+
+def _positive(name: str, coefficient: Any, t: Array | float, instead: str) -> None:
     if isinstance(t, jax.Array):
         return
-    sigma = path.sigma(time(t))
-    if not isinstance(sigma, jax.core.Tracer) and float(sigma) <= 0:
+    with jax.ensure_compile_time_eval():  # a number inside `jit` is known as well
+        value = coefficient(time(t))
+    if not isinstance(value, jax.core.Tracer) and float(value) <= 0:
         message = (
-            f"sigma must be positive, got {float(sigma)} at t = {float(t)}: this needs a division "
-            "by it. Take t below 1, or a path that keeps some noise, such as "
-            "paths.linear(sigma_min=1e-3)."
+            f"{name} must be positive, got {float(value)} at t = {float(t)}, and is divided by: "
+            f"{instead}."
         )
         raise ValueError(message)
 

@@ -26,12 +26,13 @@ What to know before use
   total variation. Almost all of them are in E.
 * A learned Jacobian errs, and the error is multiplied by `sigma^2 / alpha` in the covariance. So
 
-      std^2 = |grad C . Cov grad C| + jitter sigma^2 / alpha^2                            (3)
+      std^2 = |grad C . Cov grad C| + jitter |grad C|^2 sigma^2 / alpha^2                 (3)
 
-  is what is computed: `jitter` is the error to expect of `grad C . P grad C`, where
-  `P = alpha grad m` is `posterior.gain`, a matrix between 0 and I. The absolute value stands for
-  a variance that came out negative: its size says how wrong the Jacobian is, and a probability
-  that is too cautious errs less than one that is too sharp. With an exact field take jitter 0.
+  is what is computed: `jitter` is the error to expect of `posterior.gain`, a matrix between 0 and
+  I, so that the unit of C does not matter. The absolute value stands for a variance that came out
+  negative: its size says how wrong the Jacobian is, and a probability that is too cautious errs
+  less than one that is too sharp. With an exact field take jitter 0; where its variance is 0, as
+  next to a point of a finite data set, E is certain or impossible and the state is left alone.
 * At the noise end alpha -> 0 the product in (2) is infinity times zero, and (1) asks for the
   covariance of the data, which no velocity at that time knows. The limit is finite: there
   `sigma^2 / alpha grad_x log P` no longer depends on x nor, nearly, on t. `conditioned` therefore
@@ -50,16 +51,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks, paths, posterior, predictions
+from fmjax import _checks, paths, posterior
 from fmjax.paths import Path
-from fmjax.posterior import _operator
 from fmjax.types import Array, Velocity
 
 Event = Callable[[Array], Array]
 """`x1[*dims] -> []`, positive where the event happens."""
 
 JITTER = 1e-3
-"""The error of the gain to expect of a trained network, as in the paper's code."""
+"""The error of the gain to expect of a trained network, a thousandth of its largest value."""
 
 
 def log_probability(
@@ -79,7 +79,7 @@ def log_probability(
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on, with white noise.
       x: `[*dims]`, the state.
-      t: `[]`, in (0, 1); see `fmjax.posterior` for small t.
+      t: `[]`, in [0, 1], with `alpha(t) > 0` and `sigma(t) > 0`; see `fmjax.posterior` for small t.
       jitter: error to expect of the gain, eq. (3), not negative; 0 for an exact field.
       log_cdf: `[] -> []`, logarithm of the distribution function of the standard normal law, or
         what stands for it; the paper takes `lambda z: jax.nn.log_sigmoid(1.6 * z)`.
@@ -88,8 +88,9 @@ def log_probability(
       `[]`, in nats, at most 0.
 
     Raises:
-      ValueError: if the event does not return one number, if `jitter` is negative, if the
-        velocity is not shaped like `x`, or if `t` is batched or a static number outside (0, 1].
+      ValueError: if the event does not return one floating number, if `jitter` is negative, if the
+        velocity is not shaped like `x`, if `t` is batched or a static number outside [0, 1], or if
+        alpha or sigma is not positive at a static t.
 
     Example:
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
@@ -105,18 +106,21 @@ def log_probability(
     if jitter < 0:
         message = f"jitter must not be negative, got {jitter}: it is added to a variance; give 0."
         raise ValueError(message)
-    x = _checks.floating(x)
-    scale = _operator._scale(path, t, predictions.x1)  # sigma^2 / alpha; refuses a static alpha = 0
+    instead = "events.conditioned keeps the event's pull of smallest_t below it"
+    _checks.positive_alpha(path, t, instead)
+    _checks.positive_sigma(path, t)
+    x, t = _checks.floating(x), _checks.time(t)
+    alpha, sigma = path.alpha(t), path.sigma(t)
     # The quadratic form of the Jacobian is that of its symmetric part, so that one tangent is
     # enough where `posterior.matvec` takes a cotangent too.
     mean, tangent_map = jax.linearize(lambda z: posterior.mean(velocity, path, z, t), x)
     _check(event, mean)
     value, slope = jax.value_and_grad(event)(mean)
-    variance = jnp.sum(slope * tangent_map(slope))  # over scale
-    t = _checks.time(t)
-    return log_cdf(
-        value / jnp.sqrt(scale * (jnp.abs(variance) + jitter / path.alpha(t)))
-    )  # eq. (3)
+    form = jnp.abs(jnp.sum(slope * tangent_map(slope))) + jitter / alpha * jnp.sum(slope**2)
+    # Below this the gradient would overflow: the event is decided by the state.
+    open_ = form > jnp.finfo(form.dtype).tiny ** (2 / 3)
+    std = sigma * jnp.sqrt(jnp.where(open_, form, 1) / alpha)  # eq. (3)
+    return jnp.where(open_, log_cdf(value / std), jnp.where(value > 0, 0.0, -jnp.inf))
 
 
 def conditioned(
@@ -141,7 +145,7 @@ def conditioned(
 
     Returns:
       `(x[*dims], t[]) -> [*dims]`, for every t at which the velocity is finite. It raises
-      ValueError if the event does not return one number.
+      ValueError if the event does not return one floating number.
 
     Raises:
       ValueError: if `smallest_t` is outside [0, 1).
@@ -179,12 +183,13 @@ def conditioned(
 
 
 def _check(event: Event, x: Array) -> None:
-    """Raises ValueError unless the event of one example is one number."""
-    out = jax.eval_shape(event, x)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(out)]
-    if shapes != [()]:
+    """Raises ValueError unless the event of one example is one floating number."""
+    leaves = jax.tree.leaves(jax.eval_shape(event, x))
+    shapes = [leaf.shape for leaf in leaves]
+    if shapes != [()] or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         message = (
-            f"the event must return one number, shape (), got {shapes} for an example of shape "
-            f"{x.shape}: return how far inside the event the example is, such as x.max() - 2.5."
+            f"the event must return one number, shape (), got {shapes} of "
+            f"{[str(leaf.dtype) for leaf in leaves]} for an example of shape {x.shape}: return how "
+            "far inside the event the example is, such as x.max() - 2.5, not x.max() > 2.5."
         )
         raise ValueError(message)

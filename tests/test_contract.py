@@ -184,12 +184,8 @@ PER_EXAMPLE = {
     "losses.cdm_absolute": Case(partial(losses.cdm_absolute, _field, PATH), PAIR),
     "losses.fdm": Case(partial(losses.fdm, _field, PATH, weight=0.3), PAIR),
     "losses.dm": Case(partial(losses.dm, _field, PATH, weight=0.3), "bxyt", "b"),
-    "losses.of_pair": Case(
-        lambda x, y, t: losses.of_pair(PATH, x, y, t)._replace(slope=None), PAIR
-    ),
-    "losses.of_bank": Case(
-        lambda b, x, y, t: losses.of_bank(PATH, b, x, y, t)._replace(slope=None), "bxyt", "b"
-    ),
+    "losses.of_pair": Case(partial(losses.of_pair, PATH), PAIR),
+    "losses.of_bank": Case(partial(losses.of_bank, PATH), "bxyt", "b"),
     "losses.residual": Case(
         lambda x, y, t: losses.residual(x, jnp.sum(y), losses.of_pair(PATH, x, y, t)), PAIR
     ),

@@ -16,6 +16,7 @@ EXACT = {
     "chunked": divergence.chunked,
     "chunk that does not divide": partial(divergence.chunked, chunk_size=5),
 }
+FEW = {**EXACT, "unrolled": divergence.unrolled}  # for few entries
 
 
 def _field(x):
@@ -40,6 +41,23 @@ def test_exact_divergence_equals_the_formula(name, shape, x64):
     np.testing.assert_allclose(div, _closed(x).sum(), rtol=1e-12)
     assert value.shape == shape
     assert div.shape == ()
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2)])
+def test_unrolled_equals_exact_and_so_does_its_gradient(shape, x64):
+    x = jax.random.normal(jax.random.key(1), shape)
+    both = jax.jit(
+        lambda x: [jax.value_and_grad(lambda x, d=d: d(_field, x)[1])(x) for d in FEW.values()]
+    )(x)
+    for div, gradient in both:
+        np.testing.assert_allclose(div, _closed(x).sum(), rtol=1e-12)
+        np.testing.assert_allclose(gradient, both[0][1], rtol=1e-11)
+    np.testing.assert_allclose(divergence.unrolled(_field, x)[0], _field(x), rtol=1e-14)
+
+
+def test_unrolled_refuses_many_entries():
+    with pytest.raises(ValueError, match="at most 64, got 65: use divergence.exact"):
+        divergence.unrolled(_field, jnp.ones(65))
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (4, 4, 3)])
@@ -81,13 +99,13 @@ def test_gradients_flow_through_every_estimator(x64):
         return estimator(lambda x: scale * _field(x), jnp.array([0.3, -0.8]))[1]
 
     key = jax.random.key(0)
-    for estimator in (*EXACT.values(), partial(divergence.hutchinson, key)):
+    for estimator in (*FEW.values(), partial(divergence.hutchinson, key)):
         slope = jax.grad(total)(1.3, estimator)
         np.testing.assert_allclose(slope, total(1.0, estimator), rtol=1e-12)  # linear in scale
 
 
 @pytest.mark.parametrize(
-    "estimator", [*EXACT.values(), partial(divergence.hutchinson, jax.random.key(0))]
+    "estimator", [*FEW.values(), partial(divergence.hutchinson, jax.random.key(0))]
 )
 def test_a_field_of_another_shape_is_named(estimator):
     with pytest.raises(ValueError, match=r"x \(3,\), field \(2,\)"):

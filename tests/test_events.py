@@ -14,7 +14,7 @@ import pytest
 import scipy.integrate
 import scipy.special
 
-from fmjax import events, paths, posterior, samplers
+from fmjax import empirical, events, paths, posterior, samplers
 from tests import oracles
 
 PATHS = {
@@ -255,7 +255,34 @@ def test_a_negative_variance_counts_by_its_size_and_jitter_is_added():
     ask = partial(events.log_probability, jitter=0.7, log_cdf=lambda z: 10.0 * z)
     event, field = (lambda x1: 2.0 * x1 - 1.0), (lambda x, t: -5.0 * x)
     got = jax.jit(lambda x: ask(event, field, paths.linear(), x, 0.5))(jnp.asarray(-2.0))
-    assert float(got) == pytest.approx(10.0 * 5.0 / np.sqrt(0.5 * 1.5 * 4 + 0.7), rel=1e-6)
+    assert float(got) == pytest.approx(10.0 * 5.0 / np.sqrt(0.5 * 1.5 * 4 + 0.7 * 4), rel=1e-6)
+
+
+def test_the_unit_of_the_event_does_not_matter():
+    path, x = paths.linear(), jnp.asarray([0.5, -1.0, 2.0])
+    ask = jax.jit(
+        lambda unit: events.log_probability(
+            lambda x1: unit * affine(x1), velocity(path), path, x, 0.4
+        )
+    )
+    assert float(ask(1e-3)) == pytest.approx(float(ask(1.0)), rel=1e-4)
+
+
+def test_next_to_a_point_of_a_data_set_the_event_is_decided():
+    # Whose exact posterior has no variance left in float32: no division by it, no pull.
+    bank = jnp.array([[0.5, -1.0], [-2.0, 0.3], [-1.0, 2.0]])
+    path, event = paths.linear(), lambda x1: x1[0]
+    field = partial(empirical.velocity, path, bank)
+    guided = events.conditioned(event, field, path, jitter=0.0)
+    t = jnp.array([0.5, 0.9, 0.99])
+    inside, outside = jnp.outer(t, bank[0]), jnp.outer(t, bank[1])
+    ask = jax.jit(jax.vmap(partial(events.log_probability, event, field, path, jitter=0.0)))
+    pulled = jax.jit(jax.vmap(guided))
+    assert np.isfinite(np.asarray(pulled(inside, t))).all()
+    np.testing.assert_array_equal(pulled(inside, t)[1:], jax.vmap(field)(inside, t)[1:])
+    assert np.isfinite(np.asarray(pulled(outside, t))).all()
+    assert ask(inside, t)[1:].tolist() == [0.0, 0.0]
+    assert ask(outside, t)[-1] == -np.inf
 
 
 def test_where_no_noise_is_left_the_event_does_not_move_the_state():
@@ -273,7 +300,11 @@ def test_wrong_arguments_are_refused():
         events.conditioned(lambda x1: (x1[0], x1[1]), lambda x, t: x, path)(x, 0.5)
     with pytest.raises(ValueError, match="jitter must not be negative, got -0.1"):
         ask(affine, t=0.5, jitter=-0.1)
-    with pytest.raises(ValueError, match="0 times infinity at t = 0"):
+    with pytest.raises(ValueError, match=r"alpha must be positive, got 0.0 at t = 0.0.*smallest_t"):
         ask(affine, t=0.0)
+    with pytest.raises(ValueError, match=r"sigma must be positive, got 0.0 at t = 1.0"):
+        ask(affine, t=1.0)
+    with pytest.raises(ValueError, match=r"of \['bool'\].*not x.max\(\) > 2.5"):
+        ask(lambda x1: x1[0] > 1, t=0.5)
     with pytest.raises(ValueError, match=r"smallest_t must lie in \[0, 1\), got 1.0"):
         events.conditioned(affine, lambda x, t: x, path, smallest_t=1.0)

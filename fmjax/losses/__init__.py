@@ -1,7 +1,7 @@
-"""Training losses: one scalar per example, nothing random inside.
+"""Training losses: one scalar per example.
 
-Noise, times and couplings are drawn before and passed in, so a loss is tested by its value;
-the caller takes the mean over the batch.
+Noise, times and couplings are drawn before and passed in, and whatever is random takes a key, so a
+loss is tested by its value; the caller takes the mean over the batch. Only `probe_every` sees one.
 
 * flow matching: `cfm`, on drawn pairs; `adaptive`, a weight for any loss
 * flow and divergence matching: `fdm` on drawn pairs, `dm` on the exact field of a data set or of
@@ -14,17 +14,10 @@ the caller takes the mean over the batch.
 
 from fmjax.losses.average_velocity import Guide, guidance, improved_meanflow, meanflow
 from fmjax.losses.flow import adaptive, cfm
-from fmjax.losses.flow_divergence import cdm, cdm_absolute, dm, fdm, probe_every
-from fmjax.losses.matching import (
-    Matching,
-    Target,
-    match_jacobian,
-    match_product,
-    match_trace,
-    of_bank,
-    of_pair,
-    residual,
-)
+from fmjax.losses.flow_divergence import cdm, cdm_absolute, dm, fdm
+from fmjax.losses.matching import Matching, match_jacobian, match_product, match_trace
+from fmjax.losses.share import probe_every
+from fmjax.losses.target import Target, of_bank, of_pair, residual
 
 __all__ = [
     "Guide",

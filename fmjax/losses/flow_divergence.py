@@ -1,16 +1,20 @@
 """Flow and divergence matching: losses that fit a velocity and its divergence together.
 
-The total variation between the path p_t and the path that a velocity v transports is at most
+On a path that starts from pure noise, the total variation between p_t and the law that a velocity
+v makes of the same noise is at most
 
     TV(p_t, p_hat_t) <= 1/2 int_0^t E |r_s| ds <= 1/2 int_0^t E |r_s(. | x1)| ds      (1)
 
-with the residual r of `fmjax.losses.matching`, marginal or conditional. Flow matching alone makes
+with the residual r of `fmjax.losses.matching`, marginal or conditional (`fmjax.path_error` has the
+theory; on vp and ve the distance at t = 0 is to be added). Flow matching alone makes
 `|u - v|` small and says nothing of its derivative; flow and divergence matching adds it,
 
     fdm = cfm + weight * penalty,                                                     (2)
 
 where the penalty is the square of sigma times the conditional residual, per dimension (`cdm`,
-or another matching). The conditional form is an upper bound for want of the marginal field. For a
+or another matching). No gradient goes through the v beside the
+score, so the gradient of a penalty is not the derivative of its value. The conditional form is an
+upper bound for want of the marginal field. For a
 finite data set that field is known in closed form, so `dm` regresses on it directly; with a
 minibatch in place of the data set its expected gradient is still that of the marginal loss,
 and a minibatch of x1 alone is `fdm` again.
@@ -22,15 +26,15 @@ References:
 """
 
 import numbers
-from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmjax import _checks, divergence
-from fmjax.losses import matching as matchings
-from fmjax.losses.matching import Matching, Target, match_trace
+from fmjax.losses import target as targets
+from fmjax.losses.matching import Matching, match_trace
+from fmjax.losses.target import Target
 from fmjax.paths import Path
 from fmjax.types import Array, Divergence, Velocity
 
@@ -46,8 +50,9 @@ def cdm(
 ) -> Array:
     """Returns the conditional divergence matching loss of one example, to train on.
 
-    The square of `sigma r / d`, with the residual r of the pair. Finite at every t, also where
-    sigma vanishes. Alone it does not fix a velocity, whose rotations it does not see: use `fdm`.
+    The square of `sigma r / d`, with the residual r of the pair. Finite wherever sigma_dot is, so
+    also at t = 1 of linear and cosine; on vp and ve_to_zero stop at 1 - eps. Alone it does not fix
+    a velocity, whose rotations it does not see: use `fdm`.
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
@@ -72,7 +77,7 @@ def cdm(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, section 4.1. [huang2025improving]
     """
-    target = matchings.of_pair(path, x0, x1, t)
+    target = targets.of_pair(path, x0, x1, t)
     return match_trace(partial(_at, velocity, t), target, divergence=divergence)[1]
 
 
@@ -87,9 +92,11 @@ def cdm_absolute(
 ) -> Array:
     """Returns the absolute conditional residual of one example, to report the bound (1) by.
 
-    Half its mean over pairs and times in [0, t] is, times t, a bound of TV(p_t, p_hat_t). On a
-    path whose sigma vanishes at t = 1 it grows as 1 / sigma even at the exact velocity, so the
-    bound grows as log(1 / sigma(t)): report it up to some t < 1, or on a path with sigma > 0.
+    Half its mean over pairs and times in [0, t] is, times t, a bound of TV(p_t, p_hat_t), eq. (1).
+    On a path whose sigma vanishes at t = 1 it grows as sigma_dot / sigma even at the exact
+    velocity, so the bound grows as log(1 / sigma(t)): report it up to some t < 1, or on a path with
+    sigma > 0. Not to train on: it regresses on a median, and no gradient goes through the v beside
+    the score.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -116,9 +123,9 @@ def cdm_absolute(
       Huang et al. (2025), arXiv 2602.00869, eq. (14). [huang2025improving]
     """
     _checks.positive_sigma(path, t)
-    target = matchings.of_pair(path, x0, x1, t)
+    target = targets.of_pair(path, x0, x1, t)
     value, div = divergence(partial(_at, velocity, t), target.x)
-    return jnp.abs(matchings.residual(value, div, target)) / target.sigma
+    return jnp.abs(targets.residual(value, div, target)) / target.sigma
 
 
 def fdm(
@@ -159,7 +166,7 @@ def fdm(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, eq. (17). [huang2025improving]
     """
-    return _fit(velocity, matchings.of_pair(path, x0, x1, t), t, weight, matching)
+    return _fit(velocity, targets.of_pair(path, x0, x1, t), t, weight, matching)
 
 
 def dm(
@@ -176,9 +183,9 @@ def dm(
     """Returns the marginal flow and divergence matching loss of one example on a data set.
 
     As `fdm`, but velocity, score and divergence of the target are those of the whole bank, in
-    closed form: no noise of the pair is left in the target, and nothing bounds it from above. The
-    mean over pairs of the residual's absolute value is the paper's intractable loss. One pass over
-    the bank per example, `n d` numbers at a time.
+    closed form: no noise of the pair is left in the target, and the residual is the marginal one,
+    whose mean absolute value is the paper's intractable loss, in place of its upper bound. Under
+    `vmap` the memory is batch times n times d: for a large data set pass a minibatch as the bank.
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
@@ -209,59 +216,7 @@ def dm(
       The marginal loss of Huang et al. (2025), arXiv 2602.00869, theorem 3.3, on the closed form
       of Bertrand et al. (2025), arXiv 2506.03719. [huang2025improving; bertrand2025closed]
     """
-    _checks.positive_sigma(path, t)
-    return _fit(velocity, matchings.of_bank(path, bank, x0, x1, t), t, weight, matching)
-
-
-def probe_every(
-    every: int, loss: Callable[..., Array], weight: Array | float, *arrays: Array
-) -> Array:
-    """Returns the mean loss of a batch whose divergence is probed on a share of it.
-
-    Every k-th example carries the penalty with its weight scaled by n over their number, the
-    others none: the expected gradient is that of the whole batch, the cost of the divergence
-    falls to a k-th, and its noise grows. Sees a batch.
-
-    Args:
-      every: k, from 1 (all) to the size of the batch.
-      loss: `(weight, *example) -> []` of one example, such as `fdm` with its weight first; it
-        is called with the number 0.0 for the examples without a penalty.
-      weight: the weight that the whole batch is to have.
-      *arrays: `[n, *dims]` each, what the loss takes for one example; keys too. Their order must
-        say nothing about them, as with times from `times.stratified`.
-
-    Returns:
-      `[]`, the mean over the batch.
-
-    Raises:
-      ValueError: if `every` is not from 1 to n, or the arrays are not equally long.
-
-    Example:
-      >>> loss = lambda weight, x: x + weight * 10.0
-      >>> float(probe_every(2, loss, 1.0, jnp.zeros(3)))  # 0.75 * 2 of 3, so 1.5 each
-      10.0
-    """
-    sizes = {len(array) for array in arrays}
-    if len(sizes) != 1 or not 1 <= every <= min(sizes):
-        message = (
-            "probe_every needs arrays of one length n and 1 <= every <= n, got lengths "
-            f"{sorted(sizes)} and every = {every}: every k-th example is probed."
-        )
-        raise ValueError(message)
-    (n,) = sizes
-    probed = [array[::every] for array in arrays]
-    total = jnp.sum(jax.vmap(partial(loss, weight * n / len(probed[0])))(*probed))
-    if every > 1:
-        # The others, without a copy by index: whole blocks of k less their first, and the rest.
-        rest = [_without_every(array, every) for array in arrays]
-        total = total + jnp.sum(jax.vmap(partial(loss, 0.0))(*rest))
-    return total / n
-
-
-def _without_every(array: Array, every: int) -> Array:
-    """Returns the entries along the first axis whose index is not a multiple of `every`."""
-    index = [i for i in range(len(array)) if i % every]
-    return array[jnp.asarray(index)]
+    return _fit(velocity, targets.of_bank(path, bank, x0, x1, t), t, weight, matching)
 
 
 def _at(velocity: Velocity, t: Array, x: Array) -> Array:
@@ -272,6 +227,8 @@ def _fit(
     velocity: Velocity, target: Target, t: Array, weight: Array | float, matching: Matching
 ) -> Array:
     """Returns eq. (2) for a target, the penalty only if it has a weight."""
+    if isinstance(weight, np.generic | np.ndarray) and np.ndim(weight) == 0:
+        weight = float(weight)  # a NumPy scalar would widen the loss under x64
     if isinstance(weight, numbers.Number) and not weight >= 0:
         message = (
             f"weight must not be negative, got {weight}: it multiplies the divergence penalty, and "

@@ -1,0 +1,74 @@
+"""A penalty on a share of a batch: its cost falls, its mean stays, its noise grows.
+
+With n examples of which m carry the penalty, each with its weight times n / m, the expected loss of
+the batch is that with the penalty everywhere, whichever examples were chosen without looking.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax.types import Array, PyTree
+
+
+def probe_every(
+    every: int, loss: Callable[..., Array], weight: Array | float, *arrays: PyTree
+) -> Array:
+    """Returns the mean loss of a batch whose divergence is probed on a share of it.
+
+    Every k-th example carries the penalty with its weight scaled by n over their number, the
+    others none: the expected gradient is that of the whole batch, the cost of the divergence
+    falls to a k-th, and its noise grows. Sees a batch.
+
+    Args:
+      every: k, an integer from 1 (all) to the size of the batch.
+      loss: `(weight, *example) -> []` of one example, such as `fdm` with its weight first; it
+        is called with the number 0.0 for the examples without a penalty.
+      weight: the weight that the whole batch is to have.
+      *arrays: `[n, *dims]` each, or pytrees of such, what the loss takes for one example; keys too.
+        Their order must say nothing about them, as with times from `times.stratified`.
+
+    Returns:
+      `[]`, the mean over the batch.
+
+    Raises:
+      ValueError: if `every` is no integer from 1 to n, or the arrays are not equally long.
+
+    Example:
+      >>> loss = lambda weight, x: x + weight * 10.0
+      >>> float(probe_every(2, loss, 1.0, jnp.zeros(3)))  # 0.75 * 2 of 3, so 1.5 each
+      10.0
+    """
+    sizes = {len(array) for array in jax.tree.leaves(arrays)}
+    integer = isinstance(every, int | np.integer)
+    if len(sizes) != 1 or not integer or not 1 <= every <= min(sizes):
+        message = (
+            "probe_every needs arrays of one length n and 1 <= every <= n, got lengths "
+            f"{sorted(sizes)} and every = {every}: every k-th example is probed."
+        )
+        raise ValueError(message)
+    (n,) = sizes
+    probed = jax.tree.map(lambda array: _split(array, every)[0], arrays)
+    others = jax.tree.map(lambda array: _split(array, every)[1], arrays)
+    total = jnp.sum(jax.vmap(partial(loss, weight * n / -(-n // every)))(*probed))
+    if every > 1:
+        total = total + jnp.sum(jax.vmap(partial(loss, 0.0))(*others))
+    return total / n
+
+
+def _split(array: Array, every: int) -> tuple[Array, Array]:
+    """Returns every k-th entry along the first axis and the others, by slices alone.
+
+    An index into the batch would be a gather, and a scatter on the way back.
+    """
+    whole = len(array) // every * every
+    blocks = array[:whole].reshape(-1, every, *array.shape[1:])
+    rest = array[whole:]
+    others = blocks[:, 1:].reshape(-1, *array.shape[1:])
+    return (
+        jnp.concatenate([blocks[:, 0], rest[:1]]),
+        jnp.concatenate([others, rest[1:]]),
+    )

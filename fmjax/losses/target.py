@@ -1,0 +1,157 @@
+"""What a velocity and its divergence are regressed on, of one pair or of a whole data set.
+
+With u the velocity, `s = grad log p_t` the score and d the dimensions, a target holds u and
+
+    n = -sigma s,    rate = sigma (div u + u . s) = -sigma d_t log p_t              (1)
+
+Of one pair everything is known: u = alpha_dot x1 + sigma_dot x0, n = x0 and
+
+    rate = sigma_dot (d - |x0|^2) - alpha_dot x1 . x0.                              (2)
+
+Of a data set, with m and C the mean and covariance of x1 given x_t (`fmjax.empirical`) and
+`D = alpha_dot sigma - alpha sigma_dot`, at the state of a pair
+
+    u = alpha_dot x1 + sigma_dot x0 + (D / sigma) (m - x1),    n = x0 - (alpha / sigma) (m - x1),
+    sigma grad u = sigma_dot I + (D alpha / sigma^2) C.                             (3)
+
+References:
+  Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from fmjax import _bank, paths
+from fmjax.paths import Path
+from fmjax.types import Array
+
+
+class Target(NamedTuple):
+    """What a velocity and its divergence are regressed on at one state.
+
+    Attributes:
+      x: `[*dims]`, the state.
+      velocity: `[*dims]`, u.
+      noise: `[*dims]`, n = -sigma s: x0 of one pair, its posterior mean for a data set.
+      rate: `[]`, sigma (div u + u . s), minus sigma times the time derivative of log p.
+      sigma: `[]`, the noise of the path.
+      slope: `z[*dims] -> [*dims]`, sigma (grad u) z; a pytree like the rest, so that a target may
+        leave `jit` and `vmap`.
+    """
+
+    x: Array
+    velocity: Array
+    noise: Array
+    rate: Array
+    sigma: Array
+    slope: Callable[[Array], Array]
+
+
+def of_pair(path: Path, x0: Array, x1: Array, t: Array) -> Target:
+    """Returns the target of one pair, eq. (2).
+
+    Args:
+      path: the path.
+      x0: `[*dims]`, noise, N(0, I) and independent of x1.
+      x1: `[*dims]`, data.
+      t: `[]`, in [0, 1].
+
+    Returns:
+      The target, finite wherever the path's derivatives are.
+
+    Raises:
+      ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
+
+    Example:
+      >>> target = of_pair(paths.linear(), jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0]), 0.5)
+      >>> target.velocity.tolist(), float(target.rate)
+      ([1.0, 1.0], -2.0)
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, section 4. [huang2025improving]
+    """
+    x = paths.interpolate(path, x0, x1, t)
+    c = paths.coefficients(path, t)
+    rate = c.sigma_dot * (x.size - jnp.sum(x0**2)) - c.alpha_dot * jnp.sum(x1 * x0)
+    velocity = c.alpha_dot * x1 + c.sigma_dot * x0
+    return Target(x, velocity, x0, rate, c.sigma, Partial(jnp.multiply, c.sigma_dot))
+
+
+def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
+    """Returns the target of a whole data set at the state of one pair, eq. (3).
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set or a minibatch of it, with x1 in it.
+      x0: `[*dims]`, noise, N(0, I) and independent of the bank.
+      x1: `[*dims]`, data.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+
+    Returns:
+      The target; its velocity is `empirical.anchored_velocity`.
+
+    Raises:
+      ValueError: if the bank is empty or shapes differ, if `t` is batched or a static number
+        outside [0, 1], or if sigma is not positive at a static t.
+
+    Example:
+      >>> bank = jnp.array([[2.0, 0.0], [1.0, 0.0]])
+      >>> target = of_bank(paths.linear(), bank, jnp.array([1.0, -1.0]), bank[0], 0.5)
+      >>> [round(float(u), 4) for u in target.velocity]
+      [0.6351, 1.0]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, eq. (6), and its divergence. [bertrand2025closed]
+    """
+    weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
+    pull = _bank.average(weights, gaps)  # E[x1 | x_t] - x1
+    offsets = (gaps - pull[None]).reshape(bank.shape[0], -1)
+    gain = c.wronskian * c.alpha / c.sigma**2  # sigma grad u = sigma_dot I + gain Cov
+    spread = jnp.sum(weights * jnp.sum(offsets**2, axis=1))
+
+    velocity = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
+    noise = x0 - c.alpha / c.sigma * pull
+    rate = x0.size * c.sigma_dot + gain * spread - jnp.sum(velocity * noise)
+    x = paths.interpolate(path, x0, x1, t)
+    slope = Partial(_slope, c.sigma_dot, gain, weights, offsets)
+    return Target(x, velocity, noise, rate, c.sigma, slope)
+
+
+def _slope(sigma_dot: Array, gain: Array, weights: Array, offsets: Array, z: Array) -> Array:
+    """Returns (sigma_dot I + gain Cov) z, the covariance being that of the weighted offsets."""
+    along = jnp.matmul(offsets, z.ravel(), precision=_bank.HIGHEST)
+    return sigma_dot * z + gain * _bank.average(weights * along, offsets).reshape(z.shape)
+
+
+def residual(value: Array, div: Array, target: Target) -> Array:
+    """Returns sigma times the residual r of a velocity, without a gradient through its value.
+
+    `sigma r = rate + v . n - sigma div v`, eq. (3) of `fmjax.losses.matching`.
+
+    `path_error.residual` is r itself, from a log-density in the place of a target.
+
+    Args:
+      value: `[*dims]`, the velocity at the state.
+      div: `[]`, its divergence.
+      target: of a pair or of a data set.
+
+    Returns:
+      `[]`, per unit of time, times sigma.
+
+    Example:
+      >>> target = of_pair(paths.linear(), jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0]), 0.5)
+      >>> from fmjax import divergence
+      >>> value, div = divergence.exact(lambda x: 0.0 * x, target.x)
+      >>> float(residual(value, div, target))
+      -2.0
+
+    Reference:
+      Huang et al. (2025), arXiv 2602.00869, eqs. (8) and (14). [huang2025improving]
+    """
+    pushed = jnp.sum(jax.lax.stop_gradient(value) * target.noise)
+    return target.rate + pushed - target.sigma * div
