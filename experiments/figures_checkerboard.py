@@ -5,6 +5,7 @@ import math
 import os
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
@@ -37,7 +38,7 @@ def densities(rows: list[dict[str, Any]]) -> Figure:
     shown = [row for row in rows if row["seed"] == rows[0]["seed"]]
     points = round(len(rows[0]["grid"]) ** 0.5)
     grid, _ = checkerboard.grid(points)
-    exact = np.exp(np.array([checkerboard.density.log_prob(x) for x in grid]))
+    exact = np.exp(jax.vmap(checkerboard.density.log_prob)(grid))
     panels = [("exact", exact)] + [
         (f"{name_of(row['weight'])}\nexp(mean log p) = {100 * row['density']:.3f}e-2", row["grid"])
         for row in shown

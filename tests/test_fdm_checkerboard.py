@@ -1,6 +1,7 @@
 """The checkerboard experiment: its exact density by quadrature, its network, a run of few steps."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from functools import partial
@@ -30,16 +31,18 @@ TINY = fdm_checkerboard.Config(
 )
 
 
+@functools.cache
+def _side(coordinate, corner, t):
+    low, high = corner * checkerboard.SIDE, (corner + 1) * checkerboard.SIDE
+    one = lambda x1: stats.norm.pdf(coordinate, t * x1, 1 - t)
+    return integrate.quad(one, low, high, epsabs=1e-14, epsrel=1e-12)[0] / checkerboard.SIDE
+
+
 def _by_quadrature(x, t):
     """Returns p_t(x) by integrating the noise over each square, side by side."""
-
-    def side(coordinate, corner):
-        low, high = corner * checkerboard.SIDE, (corner + 1) * checkerboard.SIDE
-        one = lambda x1: stats.norm.pdf(coordinate, t * x1, 1 - t)
-        return integrate.quad(one, low, high, epsabs=1e-14, epsrel=1e-12)[0] / checkerboard.SIDE
-
+    first, second = (float(coordinate) for coordinate in x)
     corners = [(i, j) for i in range(-2, 2) for j in range(-2, 2) if (i + j) % 2 == 0]
-    return np.mean([side(x[0], i) * side(x[1], j) for i, j in corners])
+    return np.mean([_side(first, i, t) * _side(second, j, t) for i, j in corners])
 
 
 def test_the_exact_density_along_the_path(x64):
@@ -113,7 +116,30 @@ def test_the_schedule_is_that_of_the_paper():
     np.testing.assert_allclose(rates[:10], 1e-4 * np.arange(10), rtol=1e-4)
     np.testing.assert_allclose(rates[10:20], 1e-3, rtol=1e-4)
     np.testing.assert_allclose(rates[20:30], 0.999e-3, rtol=1e-4)
-    assert 0.999 ** (config.num_steps / 10) * 1e-3 == pytest.approx(5e-5, rel=0.01)
+    short = fdm_checkerboard.adam(dataclasses.replace(config, num_steps=1500))
+    state = short.init(jnp.zeros(()))
+    step = jax.jit(lambda i, state: short.update(jnp.ones(()), state)[1])
+    last = jax.jit(lambda state: short.update(jnp.ones(()), state)[0])
+    rate = -float(last(jax.lax.fori_loop(0, 1509, step, state)))
+    assert rate == pytest.approx(0.999**2998 * 1e-3, rel=1e-3)  # 5 %, however long the training
+
+
+def test_what_is_measured_of_a_network_that_stays_where_it_is():
+    # Velocity 0: its density is that of the noise at every time.
+    params = jax.tree.map(jnp.zeros_like, perceptron.init(jax.random.key(0), 2, width=4, depth=1))
+    config = dataclasses.replace(TINY, num_points=400, grid_points=40)
+    result = fdm_checkerboard.evaluate(params, config, jax.random.key(1))
+    noise = lambda x: np.exp(-0.5 * np.sum(np.asarray(x) ** 2, axis=-1)) / (2 * np.pi)
+    grid, area = checkerboard.grid(40)
+    np.testing.assert_allclose(result["grid"], noise(grid), rtol=1e-4)
+    # Of a uniform square of side s around c, E|x|^2 = |c|^2 + s^2 / 6.
+    centres = [(i + 0.5, j + 0.5) for i in range(-2, 2) for j in range(-2, 2) if (i + j) % 2 == 0]
+    square = checkerboard.SIDE**2 * (np.mean([i**2 + j**2 for i, j in centres]) + 1 / 6)
+    wanted = -np.log(2 * np.pi) - 0.5 * square
+    assert abs(result["log_likelihood"] - wanted) < 5 * result["standard_error"]
+    exact = np.array([_by_quadrature(x, 0.5) for x in np.asarray(grid, float)])
+    variation = 0.5 * np.abs(exact - noise(grid)).sum() * area
+    assert result["total_variation"]["0.5"] == pytest.approx(variation, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +181,7 @@ def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
         (["--tv-times", "1.0"], "tv_times must lie strictly between 0 and 1"),
         (["--every", "1000"], "every must be between 1 and 512"),
         (["--num-steps", "0"], "num_steps must be at least 1"),
-        (["--workdir", __file__ + "/run"], "run"),
+        (["--workdir", __file__ + "/run"], "cannot write the run folder"),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):
