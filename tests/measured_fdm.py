@@ -54,7 +54,7 @@ def targets() -> Iterator[Row]:
                 yield Row(
                     f"sigma r of {what}, {name} path, relative",
                     "losses.of_pair, residual" if points == 1 else "losses.of_bank, residual",
-                    "FDM (14)" if points == 1 else "FDM 3.3",
+                    "FDM eq. 14" if points == 1 else "FDM thm. 3.3",
                     _largest(found, exact),
                     1e-10,
                 )
@@ -76,7 +76,7 @@ def bounds() -> Iterator[Row]:
         error, exact = jax.jit(jax.vmap(duhamel))(jnp.linspace(-2.0, 2.0, 9))
         yield Row(
             "error of a density along the flow, mixture of four peaks, t = 0.75, relative",
-            "path_error.duhamel", "FDM 3.2", _largest(error, exact), 1e-8,
+            "path_error.duhamel", "FDM cor. 3.2", _largest(error, exact), 1e-8,
         )  # fmt: skip
         grid = jnp.linspace(-8.0, 8.0, 2001)
         cell = float(grid[1] - grid[0])
@@ -95,10 +95,10 @@ def bounds() -> Iterator[Row]:
             yield Row(
                 f"{what} of v = u + sin(2x) / 5, t = 0.25 to 1, against quadrature (5 digits)",
                 "path_error.total_variation" if what == "TV" else "path_error.bound",
-                "FDM 3.3", float(np.max(np.abs(np.asarray(found) - values))), 1e-5,
+                "FDM thm. 3.3", float(np.max(np.abs(np.asarray(found) - values))), 1e-5,
             )  # fmt: skip
         yield Row(
-            "largest TV over its bound, t = 0.25 to 1", "path_error.bound", "FDM 3.3",
+            "largest TV over its bound, t = 0.25 to 1", "path_error.bound", "FDM thm. 3.3",
             float(np.max(np.asarray(tv) / np.asarray(bound[1:]))), 1.0,
         )  # fmt: skip
 
