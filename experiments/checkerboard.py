@@ -47,6 +47,18 @@ def _log_between(low: Array, high: Array) -> Array:
     return above + jnp.log(-jnp.expm1(jax.scipy.special.log_ndtr(low) - above))
 
 
+def velocity(x: Array, t: Array) -> Array:
+    """Returns the exact marginal velocity, by the score of eq. (1).
+
+    Args:
+      x: `[2]`.
+      t: `[]`, in (0, 1).
+    """
+    score = jax.grad(log_density)(x, t)
+    kinds = {"given": fmjax.predictions.score, "wanted": fmjax.predictions.velocity}
+    return fmjax.predictions.convert(path, score, x, t, **kinds)
+
+
 def grid(points: int) -> tuple[Array, float]:
     """Returns the centres `[points^2, 2]` of a grid over the window, and the area of a cell."""
     step = 2.0 * EXTENT / points

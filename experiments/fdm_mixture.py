@@ -1,6 +1,6 @@
 """Flow and divergence matching on a line: four Gaussian peaks, where everything is known.
 
-Paper: Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869, section 4.1. The
+Paper: Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869, figures 1 to 3. The
 mixture, the network and the weight are ours, for the paper's are not known to us.
 
 Small networks learn the velocity from noise to four peaks on the linear path, once by flow matching
@@ -38,7 +38,7 @@ import fmjax
 from experiments import cli, figures, figures_mixture, loop, mixture
 from fmjax.types import Array, Key, PyTree
 
-path = mixture.path  # linear, section 4.1
+path = mixture.path  # linear, the paper does not name its path
 PICTURED = (0.6, 0.85, 1.0)  # figure 2
 REPORTED = (0.25, 0.5, 0.75, 1.0)
 

@@ -58,13 +58,13 @@ def densities(rows: list[dict[str, Any]]) -> Figure:
 
 
 def curves(folder: epath.Path, rows: list[dict[str, Any]]) -> Figure:
-    """Returns log-likelihood, flow loss and divergence loss over training, a line for each seed."""
+    """Returns log-likelihood and errors over training, a line for each seed."""
     figure = Figure(figsize=(15.0, 4.6), layout="constrained")
     axes = figure.subplots(1, 3)
-    names = ("log_likelihood", "flow_loss", "divergence_loss")
+    names = ("log_likelihood", "flow_error", "residual")
     for row in rows:
         lines = (folder / row["folder"] / "metrics.jsonl").read_text().splitlines()
-        metrics = [line for line in map(json.loads, lines) if "flow_loss" in line]
+        metrics = [line for line in map(json.loads, lines) if "flow_error" in line]
         steps = [line["step"] for line in metrics]
         label = name_of(row["weight"]) if row["seed"] == rows[0]["seed"] else None
         for ax, name in zip(axes, names, strict=True):
@@ -72,8 +72,8 @@ def curves(folder: epath.Path, rows: list[dict[str, Any]]) -> Figure:
             ax.plot(steps, values, color=_colour(row, rows), alpha=0.8, label=label)
     axes[0].axhline(math.log(checkerboard.CEILING), color="black", linestyle=":", label="ceiling")
     axes[0].set(ylabel="mean log-likelihood (nats)", title="fresh data")
-    axes[1].set(ylabel="CFM loss per dimension", title="flow")
-    axes[2].set(ylabel=r"E $(\sigma r / d)^2$", title="divergence (conditional residual)")
+    axes[1].set(ylabel=r"E $(v - u)^2$ per dimension", title="error of the velocity", yscale="log")
+    axes[2].set(ylabel=r"E $|\sigma r|$", title="error of the divergence", yscale="log")
     for ax in axes:
         ax.set_xlabel("training step")
     axes[0].legend(fontsize=11)

@@ -68,6 +68,12 @@ def test_the_exact_density_in_float32_and_its_integral():
     np.testing.assert_allclose(got, [_by_quadrature(x, 0.9) for x in some], rtol=2e-5, atol=1e-7)
 
 
+def test_the_exact_velocity_moves_the_exact_density(x64):
+    x, t = jnp.array([[0.3, -1.2], [1.9, 3.8], [-2.2, 0.7]]), jnp.array([0.2, 0.6, 0.95])
+    rest = partial(fmjax.path_error.residual, checkerboard.log_density, checkerboard.velocity)
+    np.testing.assert_allclose(jax.jit(jax.vmap(rest))(x, t), 0.0, atol=1e-9)
+
+
 def test_the_perceptron_against_numpy():
     params = perceptron.init(jax.random.key(3), 2, width=5, depth=3)
     assert [params[f"layer_{i}"]["kernel"].shape for i in range(4)] == [
