@@ -82,10 +82,11 @@ def open_folder(
 
 
 def _holds_a_run(folder: epath.Path) -> bool:
-    """Returns whether anything was recorded or saved in the folder."""
-    checkpoints = folder / "checkpoints"
-    saved = checkpoints.is_dir() and any(True for _ in checkpoints.iterdir())
-    return saved or any((folder / name).exists() for name in ("metrics.jsonl", "results.json"))
+    """Returns whether anything was recorded or saved in the folder or in that of a network."""
+    names = ("checkpoints/*", "metrics.jsonl", "results.json", "evaluation.json")
+    places = ("", "*/", "*/*/")  # as seed_0/weight_0.1
+    patterns = (f"{place}{name}" for place in places for name in names)
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:

@@ -179,6 +179,18 @@ def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
     assert "the greatest possible exp(mean) x 100 is 2.53125" in out
 
 
+def test_a_run_interrupted_in_its_first_network_keeps_its_options(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    (again / "results.json").unlink()
+    for name in ("0.0", "0.3"):
+        (again / "seed_0" / f"weight_{name}" / "evaluation.json").unlink()
+    shutil.rmtree(again / "seed_0" / "weight_0.3")
+    config = dataclasses.replace(TINY, workdir=str(again), learning_rate=1e-4)
+    with pytest.raises(ValueError, match=r"other options: learning_rate"):
+        fdm_checkerboard.main(config)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
