@@ -2,6 +2,10 @@
 
 With n examples of which m carry the penalty, each with its weight times n / m, the expected loss of
 the batch is that with the penalty everywhere, whichever examples were chosen without looking.
+
+Reference:
+  Horvitz and Thompson (1952), A Generalization of Sampling Without Replacement From a Finite
+  Universe, Journal of the American Statistical Association 47. [horvitz1952generalization]
 """
 
 from collections.abc import Callable
