@@ -1,12 +1,8 @@
-"""Four Gaussian peaks on a line and the linear path to them, where every number has a formula.
+"""Four Gaussian peaks on a line and the linear path to them: how far a trained flow is from it.
 
-With data `sum_k w_k N(mu_k, s_k^2)` peak k of the state `x_t = alpha x1 + sigma x0` is
-
-    N(alpha mu_k, V_k),    V_k = alpha^2 s_k^2 + sigma^2                              (1)
-
-and the velocity is the mean over peaks of `alpha_dot E[x1 | x_t, k] + sigma_dot E[x0 | x_t, k]`. So
-the distance of a trained flow from its path is computed, not estimated; the equations of the
-bounds are those of `fmjax.path_error`. A function that takes `velocity` takes one network.
+Density and velocity of the path are in closed form (`experiments.gaussians`), so the distance of a
+trained flow from its path is computed, not estimated; the equations of the bounds are those of
+`fmjax.path_error`. A function that takes `velocity` takes one network.
 """
 
 from functools import partial
@@ -17,14 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
+from experiments import gaussians
 from fmjax import path_error
 from fmjax.types import Array, Velocity
 
-path = fmjax.paths.linear()
+path = gaussians.path
 
-WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
-MEANS = np.array([-3.0, -1.0, 1.5, 3.0])
-DEVIATIONS = np.array([0.3, 0.25, 0.4, 0.2])
 GRID = np.linspace(-6.0, 6.0, 401, dtype=np.float32)
 CELL = 12.0 / 400
 # Four decades towards the data, twenty times in each: evenly in log(1 - t).
@@ -35,30 +29,19 @@ ERRORS = ("conditional_flow", "conditional_divergence", "flow", "divergence", "r
 
 def draw(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Returns draws of the data, float32 `[*shape]`."""
-    k = rng.choice(len(WEIGHTS), size=shape, p=WEIGHTS)
-    return np.float32(MEANS[k] + DEVIATIONS[k] * rng.standard_normal(shape))
-
-
-def _peaks(x: Array, t: Array) -> tuple[Array, Array, Array]:
-    """Returns for every peak the log of its joint density, the mean of x1 and that of x0."""
-    weights, means, deviations = (jnp.asarray(a, x.dtype) for a in (WEIGHTS, MEANS, DEVIATIONS))
-    alpha, sigma = path.alpha(t), path.sigma(t)
-    variance = (alpha * deviations) ** 2 + sigma**2  # eq. (1)
-    pull = (x - alpha * means) / variance
-    logs = jax.scipy.stats.norm.logpdf(x, alpha * means, jnp.sqrt(variance))
-    return jnp.log(weights) + logs, means + alpha * deviations**2 * pull, sigma * pull
+    weights, means, deviations = gaussians.LINE
+    k = rng.choice(len(weights), size=shape, p=weights)
+    return np.float32(means[k, 0] + deviations[k] * rng.standard_normal(shape))
 
 
 def log_density(x: Array, t: Array) -> Array:
     """Returns log p_t(x), `[]`, in nats."""
-    return jax.nn.logsumexp(_peaks(x, t)[0])
+    return gaussians.log_density(gaussians.LINE, x[None], t)
 
 
 def true_velocity(x: Array, t: Array) -> Array:
     """Returns the velocity of the path, `[]`."""
-    logs, x1, x0 = _peaks(x, t)
-    c = fmjax.paths.coefficients(path, t)
-    return jnp.sum(jax.nn.softmax(logs) * (c.alpha_dot * x1 + c.sigma_dot * x0))
+    return gaussians.velocity(gaussians.LINE, x[None], t)[0]
 
 
 def errors(velocity: Velocity, x0: Array, x1: Array, t: Array) -> dict[str, Array]:

@@ -9,7 +9,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import cli, data, loop, maps, meanflow_images, training, uncertainty_images
 from tests import tiny_runs
@@ -29,21 +28,12 @@ PLACES = {"meanflow_images": (".", "flow"), "uncertainty_images": (".", "ensembl
 @pytest.fixture(scope="module", autouse=True)
 def _compile_once(tmp_path_factory):
     """Keeps compiled programs for this module, whose runs repeat one another's, and few of them."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    compilation_cache.reset_cache()
-    for name, value in options.items():
-        jax.config.update(name, value)
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        tiny_runs.compiled_once(tmp_path_factory.mktemp("programs")),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(meanflow_images, "STEPS", (1, 4))  # each is a program of its own
         yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def _main(name, folder, **options):

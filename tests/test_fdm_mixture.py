@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import fmjax
-from experiments import cli, fdm_mixture, mixture
+from experiments import cli, fdm_mixture, gaussians, mixture
 from tests import mixtures, tiny_runs
 
 CONFIG = fdm_mixture.Config(
@@ -27,20 +27,25 @@ CONFIG = fdm_mixture.Config(
     num_times=20,
     tolerance=1e-2,
 )
+WEIGHTS, MEANS, DEVIATIONS = (
+    gaussians.LINE.weights,
+    gaussians.LINE.means[:, 0],
+    gaussians.LINE.deviations,
+)
 
 
 def test_the_law_and_its_velocity_in_closed_form():
     x, t = np.linspace(-4.0, 4.0, 41, dtype=np.float32), jnp.float32(0.7)
     both = lambda x: (mixture.log_density(x, t), mixture.true_velocity(x, t))
     log_p, velocity = jax.jit(jax.vmap(both))(x)
-    scale = np.sqrt((0.7 * mixture.DEVIATIONS) ** 2 + 0.3**2)
-    p = stats.norm(0.7 * mixture.MEANS, scale).pdf(x[:, None]) @ mixture.WEIGHTS
+    scale = np.sqrt((0.7 * DEVIATIONS) ** 2 + 0.3**2)
+    p = stats.norm(0.7 * MEANS, scale).pdf(x[:, None]) @ WEIGHTS
     np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-4)
     theirs = jax.vmap(lambda x: mixtures.velocity(mixtures.LINE, x, t))(x)
     np.testing.assert_allclose(velocity, theirs, rtol=1e-4, atol=1e-4)
     drawn = mixture.draw(np.random.default_rng(0), 400, 50)
     assert drawn.dtype == np.float32
-    mean = mixture.WEIGHTS @ mixture.MEANS
+    mean = WEIGHTS @ MEANS
     assert abs(drawn.mean() - mean) < 5 * drawn.std() / drawn.size**0.5
 
 

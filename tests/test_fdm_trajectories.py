@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from jax.experimental.compilation_cache import compilation_cache
 
 import fmjax
 from experiments import cli, dynamics, fdm_trajectories, trajectory_measures, trajectory_paths
@@ -206,20 +205,8 @@ PLACES = ("fm", "fdm", "forecast/fm", "forecast/fdm")
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_once(tmp_path_factory):
-    """Keeps compiled programs for this module, whose runs repeat one another's."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    compilation_cache.reset_cache()
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with tiny_runs.compiled_once(tmp_path_factory.mktemp("programs")):
+        yield
 
 
 def _waves(config):
