@@ -1,16 +1,25 @@
 """What a finite data set says about x1 given x_t, summed up in one pass over it.
 
-With the logits `q_i / sigma^2`, `q_i = alpha <x, b_i> - alpha^2 |b_i|^2 / 2`, each part of the
-bank is summed up by its peak logit, mass, mean and spread, and two summaries merge into one as
-Chan, Golub and LeVeque merge sample variances, which loses no digits. So the bank may be
-streamed in chunks: the result is the same, and the memory is that of one chunk.
-`fmjax.empirical` reads mean, velocity, divergence and log-density off the result.
+With the logits `q_i / sigma^2`, `q_i = alpha <x, b_i> - alpha^2 |b_i|^2 / 2 + sigma^2 log w_i`,
+each part of the bank is summed up by its peak logit, its mass, the mean and spread of its points
+and two sums over its weights, and two summaries merge into one as Chan, Golub and LeVeque merge
+sample variances, which loses no digits. So the bank may be streamed in chunks and spread over
+devices: the result is the same, and the memory is that of one chunk. `fmjax.empirical` reads
+mean, velocity, divergence, log-density, entropy and number of neighbours off the result.
+
+Under `vmap` all that touches the points is two matrix products; the spread needs no third one:
+with b_* the likeliest point of the part,
+
+    sum_i w_i |b_i - m|^2 = sum_i w_i (|b_i|^2 - |b_*|^2) - <m - b_*, m + b_*>            (1)
+
+in which nothing cancels once the weights are on one point.
 
 References:
   Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, The American
   Statistician 37(3). [chan1983algorithms]
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,39 +27,271 @@ import jax.numpy as jnp
 
 from fmjax import _checks, paths
 from fmjax.paths import Path
-from fmjax.types import Array
+from fmjax.types import Array, PyTree
 
 # The exact field is the reference for everything else, so no product is rounded to TF32.
 HIGHEST = jax.lax.Precision.HIGHEST
+# The logarithm of no weight; finite, so that a part without any weight has a peak to subtract.
+EXCLUDED = -1e30
+
+
+class Bank(NamedTuple):
+    """A data set made ready: `scale * points + shift`, with what does not depend on the state.
+
+    A pytree: it goes through `jit`, `device_put` and `shard_map`. `empirical.prepare` makes it.
+
+    Attributes:
+      points: `[n, *dims]`, floating, or integers to be scaled chunk by chunk.
+      half_squares: `[n]`, half the squared norm of each scaled point; its dtype is that of all
+        results.
+      log_weights: `[n]`, logarithms of weights of any sum; None where all are equal.
+      scale: `[]`; None where points are taken as they are.
+      shift: `[]`; None with `scale`.
+    """
+
+    points: Array
+    half_squares: Array
+    log_weights: Array | None = None
+    scale: Array | None = None
+    shift: Array | None = None
 
 
 class Summary(NamedTuple):
-    """What one part of the bank says about x1 given x_t.
+    """What one part of the bank says about x1 given x_t, with `p_i = exp(l_i - peak / sigma^2)`.
 
     Attributes:
       peak: `[]`, the largest `q_i`, not yet divided by sigma^2.
-      mass: `[]`, the sum of `exp((q_i - peak) / sigma^2)`, at least 1.
+      mass: `[]`, the sum of the p_i, at least 1.
       mean: `[*dims]`, the weighted mean of the points.
       spread: `[]`, their weighted mean square distance from it, the trace of their covariance.
+      squares: `[]`, the sum of the p_i^2.
+      surprise: `[]`, minus the sum of the p_i log p_i, not negative.
     """
 
     peak: Array
     mass: Array
     mean: Array
     spread: Array
+    squares: Array
+    surprise: Array
 
 
-def masses(path: Path, bank: Array, x: Array, t: Array) -> tuple[Array, Array]:
+def of(bank: Array | Bank) -> Bank:
+    """Returns the bank as a `Bank`; of a plain array the norms are computed here."""
+    if isinstance(bank, Bank):
+        return bank
+    bank = jnp.asarray(bank)
+    return Bank(bank, half_squares(bank))
+
+
+def half_squares(points: Array) -> Array:
+    """Returns half the squared norm of each point, `[n]`."""
+    return 0.5 * jnp.sum(points.reshape(points.shape[0], -1) ** 2, axis=1)
+
+
+def scaled(bank: Bank, points: Array) -> Array:
+    """Returns some of the bank's points in the units of the states."""
+    if bank.scale is None:
+        return points
+    return points.astype(bank.half_squares.dtype) * bank.scale + bank.shift
+
+
+def part(bank: Bank, start: Array | int, size: int) -> Bank:
+    """Returns `size` points from `start` on, scaled."""
+    # Sliced from the bank itself: scanning over a reshaped bank would copy all of it.
+    cut = lambda array: jax.lax.dynamic_slice_in_dim(array, start, size)  # noqa: E731
+    log_weights = None if bank.log_weights is None else cut(bank.log_weights)
+    return Bank(scaled(bank, cut(bank.points)), cut(bank.half_squares), log_weights)
+
+
+def size_of_parts(bank: Bank, chunk_size: int | None) -> int:
+    """Returns how many points are taken at a time."""
+    size = bank.points.shape[0] if chunk_size is None else min(chunk_size, bank.points.shape[0])
+    if size < 1:
+        message = f"chunk_size must be at least 1, got {chunk_size}: it counts points of the bank."
+        raise ValueError(message)
+    return size
+
+
+def accumulate(
+    bank: Bank,
+    chunk_size: int | None,
+    map_part: Callable[[Bank, Array], PyTree],
+    merge: Callable[[PyTree, PyTree], PyTree],
+) -> PyTree:
+    """Returns `merge` of `map_part(part, start)` over the parts of the bank."""
+    size, total = size_of_parts(bank, chunk_size), bank.points.shape[0]
+    count = total // size
+
+    def one(start: Array | int, size: int = size) -> PyTree:
+        return map_part(part(bank, start, size), start)
+
+    def step(result: PyTree, start: Array) -> tuple[PyTree, None]:
+        return merge(result, one(start)), None
+
+    result = one(0)
+    if count > 1:
+        result, _ = jax.lax.scan(step, result, size * jnp.arange(1, count))
+    if count * size < total:
+        result = merge(result, one(count * size, total - count * size))
+    return result
+
+
+def _inner(piece: Bank, vector: Array) -> Array:
+    flat = piece.points.reshape(piece.points.shape[0], -1)
+    return jnp.matmul(flat, vector.ravel(), precision=HIGHEST)
+
+
+def _potentials(c: paths.Coefficients, piece: Bank, y: Array) -> Array:
+    """Returns the `q_i` of some points, `[m]`, at the state `y = alpha x`."""
+    q = _inner(piece, y) - c.alpha**2 * piece.half_squares
+    return q if piece.log_weights is None else q + c.sigma**2 * piece.log_weights
+
+
+def potentials(c: paths.Coefficients, bank: Bank, x: Array, chunk_size: int | None) -> Array:
+    """Returns the `q_i` of the whole bank, `[n]`, its points scaled chunk by chunk."""
+    return _each(bank, chunk_size, lambda piece: _potentials(c, piece, c.alpha * x))
+
+
+def along(bank: Bank, vector: Array, chunk_size: int | None) -> Array:
+    """Returns the inner product of every point with a vector, `[n]`."""
+    return _each(bank, chunk_size, lambda piece: _inner(piece, vector))
+
+
+def squares(bank: Bank, chunk_size: int | None) -> Array:
+    """Returns half the squared norm of every scaled point, `[n]`."""
+    return _each(bank, chunk_size, lambda piece: half_squares(piece.points))
+
+
+def weighted_sum(bank: Bank, weights: Array, chunk_size: int | None) -> Array:
+    """Returns the weighted sum of the points, `[*dims]`."""
+
+    def map_part(piece: Bank, start: Array) -> Array:
+        size = piece.points.shape[0]
+        return average(jax.lax.dynamic_slice_in_dim(weights, start, size), piece.points)
+
+    return accumulate(bank, chunk_size, map_part, jnp.add)
+
+
+def _each(bank: Bank, chunk_size: int | None, function: Callable[[Bank], Array]) -> Array:
+    """Returns one number for every point, `[n]`, from a function of a part of the bank."""
+    size, total = size_of_parts(bank, chunk_size), bank.points.shape[0]
+    count = total // size
+
+    def one(start: Array | int, size: int = size) -> Array:
+        return function(part(bank, start, size))
+
+    if size == total:
+        return one(0)
+    found = [jax.lax.map(one, size * jnp.arange(count)).ravel()]
+    rest = [one(count * size, total - count * size)] if count * size < total else []
+    return jnp.concatenate(found + rest)
+
+
+def masses(c: paths.Coefficients, q: Array) -> tuple[Array, Array]:
     """Returns the largest `q_i`, `[]`, and `exp((q_i - peak) / sigma^2)`, `[n]`."""
-    alpha = path.alpha(t)
-    flat = bank.reshape(bank.shape[0], -1)
-    products = jnp.matmul(flat, x.ravel(), precision=HIGHEST)
-    q = alpha * products - 0.5 * alpha**2 * jnp.sum(flat**2, axis=1)
     # It cancels from every result, and so does its derivative, which where XLA recomputes q with
     # other rounding finds no entry equal to the peak and is 0 / 0.
     peak = jax.lax.stop_gradient(jnp.max(q))
     # Subtract before scaling: XLA on CPUs contracts exp(s q - max(s q)) and gets it wrong.
-    return peak, jnp.exp((q - peak) / path.sigma(t) ** 2)
+    return peak, jnp.exp((q - peak) / c.sigma**2)
+
+
+def average(weights: Array, bank: Array) -> Array:
+    """Returns the weighted sum of the points of the bank, `[*dims]`."""
+    return jnp.tensordot(weights, bank, axes=1, precision=HIGHEST)
+
+
+def _summarise(c: paths.Coefficients, piece: Bank, y: Array) -> Summary:
+    q = _potentials(c, piece, y)
+    peak, parts = masses(c, q)
+    mass = parts.sum()
+    weights = parts / mass
+    mean = average(weights, piece.points)
+    nearest = jnp.argmax(jax.lax.stop_gradient(q))
+    point = piece.points[nearest]
+    excess = average(weights, piece.half_squares) - piece.half_squares[nearest]
+    spread = 2.0 * excess - jnp.sum((mean - point) * (mean + point))  # eq. (1)
+    surprise = -jnp.sum(parts * (q - peak)) / c.sigma**2
+    return Summary(peak, mass, mean, jnp.maximum(spread, 0.0), jnp.sum(parts**2), surprise)
+
+
+def _merge(a: Summary, b: Summary, sigma: Array) -> Summary:
+    """Returns the summary of two parts of the bank taken together."""
+    peak = jnp.maximum(a.peak, b.peak)
+    (log_a, log_b) = ((s.peak - peak) / sigma**2 for s in (a, b))
+    down_a, down_b = jnp.exp(log_a), jnp.exp(log_b)
+    mass = down_a * a.mass + down_b * b.mass
+    share_a, share_b = down_a * a.mass / mass, down_b * b.mass / mass
+    gap = b.mean - a.mean
+    mean = a.mean + share_b * gap
+    spread = share_a * a.spread + share_b * b.spread + share_a * share_b * jnp.sum(gap**2)
+    squares = down_a**2 * a.squares + down_b**2 * b.squares
+    surprise = down_a * (a.surprise - _finite(log_a) * a.mass)
+    surprise += down_b * (b.surprise - _finite(log_b) * b.mass)
+    return Summary(peak, mass, mean, spread, squares, surprise)
+
+
+def _finite(log_down: Array) -> Array:
+    """Returns the logarithm where its exponential is not zero: 0 times infinity is 0 here."""
+    return jnp.maximum(log_down, 2.0 * jnp.log(jnp.finfo(log_down.dtype).tiny))
+
+
+def _across(s: Summary, sigma: Array, axis_name: str) -> Summary:
+    """Returns the summary of all devices' parts taken together, equal on all of them."""
+    peak = jax.lax.pmax(s.peak, axis_name)
+    log_down = (s.peak - peak) / sigma**2
+    down, total = jnp.exp(log_down), lambda value: jax.lax.psum(value, axis_name)
+    mass = total(down * s.mass)
+    share = down * s.mass / mass
+    mean = total(share * s.mean)
+    spread = total(share * (s.spread + jnp.sum((s.mean - mean) ** 2)))
+    surprise = total(down * (s.surprise - _finite(log_down) * s.mass))
+    return Summary(peak, mass, mean, spread, total(down**2 * s.squares), surprise)
+
+
+def summarise(
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    chunk_size: int | None,
+    axis_name: str | None = None,
+) -> Summary:
+    """Returns the summary of the whole bank, `chunk_size` points at a time (None: all).
+
+    With `axis_name` the bank is this device's part of one that lies over that axis of a mesh.
+    """
+    bank, c = checked(path, bank, x, t)
+    return tilted(c, bank, c.alpha * x, chunk_size, axis_name)
+
+
+def tilted(
+    c: paths.Coefficients, bank: Bank, y: Array, chunk_size: int | None, axis_name: str | None
+) -> Summary:
+    """Returns the summary at the state `x = y / alpha`, also where alpha = 0.
+
+    The derivative of its mean in y is the covariance of the points over sigma^2.
+    """
+
+    def map_part(piece: Bank, _: Array) -> Summary:
+        return _summarise(c, piece, y)
+
+    def merge(a: Summary, b: Summary) -> Summary:
+        return _merge(a, b, c.sigma)
+
+    result = accumulate(bank, chunk_size, map_part, merge)
+    return result if axis_name is None else _across(result, c.sigma, axis_name)
+
+
+def checked(path: Path, bank: Array | Bank, x: Array, t: Array) -> tuple[Bank, paths.Coefficients]:
+    """Returns the bank made ready and the path's coefficients, or says what does not fit."""
+    if isinstance(bank, Bank):
+        _checks.bank_shape(bank.points, x)
+    else:
+        _checks.bank(bank, x)
+    _checks.positive_sigma(path, t)
+    return of(bank), paths.coefficients(path, t)
 
 
 def anchored(
@@ -76,54 +317,3 @@ def anchored(
     peak = jax.lax.stop_gradient(jnp.max(q))
     masses = jnp.exp(rho * (q - peak))  # subtracted before scaling, as above
     return masses / masses.sum(), gaps, c
-
-
-def average(weights: Array, bank: Array) -> Array:
-    """Returns the weighted sum of the points of the bank, `[*dims]`."""
-    return jnp.tensordot(weights, bank, axes=1, precision=HIGHEST)
-
-
-def _summarise(path: Path, bank: Array, x: Array, t: Array) -> Summary:
-    peak, parts = masses(path, bank, x, t)
-    mass = parts.sum()
-    mean = average(parts / mass, bank)
-    squares = jnp.sum((bank - mean[None]).reshape(bank.shape[0], -1) ** 2, axis=1)
-    return Summary(peak, mass, mean, jnp.sum(parts / mass * squares))
-
-
-def _merge(a: Summary, b: Summary, sigma: Array) -> Summary:
-    """Returns the summary of two parts of the bank taken together."""
-    peak = jnp.maximum(a.peak, b.peak)
-    mass_a = a.mass * jnp.exp((a.peak - peak) / sigma**2)
-    mass_b = b.mass * jnp.exp((b.peak - peak) / sigma**2)
-    mass = mass_a + mass_b
-    share_a, share_b = mass_a / mass, mass_b / mass
-    gap = b.mean - a.mean
-    mean = a.mean + share_b * gap
-    spread = share_a * a.spread + share_b * b.spread + share_a * share_b * jnp.sum(gap**2)
-    return Summary(peak, mass, mean, spread)
-
-
-def summarise(path: Path, bank: Array, x: Array, t: Array, chunk_size: int | None) -> Summary:
-    """Returns the summary of the whole bank, `chunk_size` points at a time (None: all)."""
-    _checks.bank(bank, x)
-    t = _checks.time(t)
-    size = bank.shape[0] if chunk_size is None else min(chunk_size, bank.shape[0])
-    if size < 1:
-        message = f"chunk_size must be at least 1, got {chunk_size}: it counts points of the bank."
-        raise ValueError(message)
-    count, sigma = bank.shape[0] // size, path.sigma(t)
-
-    def absorb(result: Summary, part: Array) -> Summary:
-        return _merge(result, _summarise(path, part, x, t), sigma)
-
-    def step(result: Summary, start: Array) -> tuple[Summary, None]:
-        # Sliced from the bank itself: scanning over a reshaped bank would copy all of it.
-        return absorb(result, jax.lax.dynamic_slice_in_dim(bank, start, size)), None
-
-    result = _summarise(path, bank[:size], x, t)
-    if count > 1:
-        result, _ = jax.lax.scan(step, result, size * jnp.arange(1, count))
-    if count * size < bank.shape[0]:
-        result = absorb(result, bank[count * size :])
-    return result

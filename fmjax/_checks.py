@@ -130,9 +130,15 @@ def bank(points: Array, x: Array) -> None:
     if not jnp.issubdtype(dtype, jnp.floating):
         message = (
             f"the bank must be of floating dtype, got {dtype}: integer products wrap around; "
-            "scale it as the states are, for example bank.astype(jnp.float32) / 127.5 - 1."
+            "scale it as the states are, for example bank.astype(jnp.float32) / 127.5 - 1, or by "
+            "empirical.prepare(bank, scale=1 / 127.5, shift=-1), which scales chunk by chunk."
         )
         raise ValueError(message)
+    bank_shape(points, x)
+
+
+def bank_shape(points: Array, x: Array) -> None:
+    """Raises ValueError unless `points` is a non-empty stack of arrays like `x`."""
     shape = jnp.shape(points)
     if len(shape) == 0 or shape[0] == 0 or shape[1:] != jnp.shape(x):
         message = (

@@ -128,6 +128,29 @@ PER_EXAMPLE = {
     "empirical.jacobian": Case(partial(empirical.jacobian, PATH), "bxt", "b"),
     "empirical.divergence": Case(partial(empirical.divergence, PATH), "bxt", "b"),
     "empirical.log_density": Case(partial(empirical.log_density, PATH), "bxt", "b"),
+    "empirical.matvec": Case(
+        lambda b, x, t, y: empirical.matvec(PATH, b, x, t, y, chunk_size=4), "bxty", "b"
+    ),
+    "empirical.lipschitz": Case(
+        lambda k, b, x, t: empirical.lipschitz(k, PATH, b, x, t, num_matvecs=48), "kbxt", "b"
+    ),
+    # In units of their largest entries, by which float32 rounds them.
+    "empirical.time_derivative": Case(
+        lambda b, x, t: 0.1 * empirical.time_derivative(PATH, b, x, t, chunk_size=4), "bxt", "b"
+    ),
+    "empirical.acceleration": Case(
+        lambda b, x, t: 0.1 * empirical.acceleration(PATH, b, x, t), "bxt", "b"
+    ),
+    "empirical.effective_number": Case(
+        partial(empirical.effective_number, PATH, chunk_size=4), "bxt", "b"
+    ),
+    "empirical.entropy": Case(partial(empirical.entropy, PATH, chunk_size=4), "bxt", "b"),
+    "empirical.truncated": Case(
+        partial(empirical.truncated, PATH, k=3, chunk_size=4), "bxt", "b"
+    ),
+    "empirical.refined_velocity": Case(
+        partial(empirical.refined_velocity, PATH, k=3, chunk_size=4), "bxyt", "b"
+    ),
     "posterior.mean": Case(partial(posterior.mean, _field, PATH), STATE),
     "posterior.matvec": Case(
         lambda x, y, t: posterior.matvec(_field, PATH, x, t, y), PAIR
@@ -183,6 +206,7 @@ PER_EXAMPLE = {
     "losses.cdm": Case(partial(losses.cdm, _field, PATH), PAIR),
     "losses.cdm_absolute": Case(partial(losses.cdm_absolute, _field, PATH), PAIR),
     "losses.fdm": Case(partial(losses.fdm, _field, PATH, weight=0.3), PAIR),
+    "losses.efm": Case(partial(losses.efm, _field, PATH), "bxyt", "b"),
     "losses.dm": Case(partial(losses.dm, _field, PATH, weight=0.3), "bxyt", "b"),
     "losses.of_pair": Case(partial(losses.of_pair, PATH), PAIR),
     "losses.of_bank": Case(partial(losses.of_bank, PATH), "bxyt", "b"),
@@ -289,6 +313,11 @@ BATCH = {
     "losses.probe_every": lambda k, x, y: losses.probe_every(
         2, lambda weight, x, y: jnp.sum(y**2) + weight * jnp.sum(x), 0.5, x, y
     ),
+    "losses.draw_bank": lambda k, x, y: losses.draw_bank(k, jnp.arange(2), len(x), size=3),
+    "empirical.prepare": lambda k, x, y: empirical.prepare(x, chunk_size=2),
+    "empirical.reweighted": lambda k, x, y: empirical.reweighted(x, y[:, 0]),
+    "empirical.mirrored": lambda k, x, y: empirical.mirrored(x, axis=-1),
+    "empirical.padded": lambda k, x, y: empirical.padded(x, 4),
     "path_error.bound": lambda k, x, y: path_error.bound(
         _log_density, _field, x, 0.1, jnp.array([0.0, 0.5, 1.0], x.dtype), num_nodes=2
     ),
@@ -307,6 +336,7 @@ BATCH = {
 # These return paths, densities, functions or networks; their own tests take what they return
 # through jit, vmap and grad.
 MAKERS = {
+    "empirical.partition",
     "estimators.as_divergence",
     "events.conditioned",
     "paths.linear",

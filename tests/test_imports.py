@@ -15,7 +15,7 @@ ROOT = pathlib.Path(fmjax.__file__).parent
 FLOORS = [
     {"types"},
     {"_checks"},
-    set("paths divergence estimators couplings times metrics toy train models".split()),
+    set("paths divergence estimators couplings times metrics toy train models _krylov".split()),
     {"predictions", "samplers", "_bank"},
     {"likelihood"},
     {"empirical", "posterior", "path_error"},
@@ -27,7 +27,7 @@ ALLOWED = {
     "chex": {"_checks"},
     "diffrax": {"samplers"},
     "flax": {"models"},
-    "matfree": {"estimators", "posterior"},
+    "matfree": {"estimators", "_krylov"},
     "optax": {"train", "couplings", "metrics"},
 }
 EXPERIMENTS = {

@@ -9,10 +9,13 @@ loss is tested by its value; the caller takes the mean over the batch. Only `pro
   to a target, `of_pair` or `of_bank`, by its `residual`;
   `cdm` and `cdm_absolute`, the divergence loss alone, to train on and to report; `probe_every`
   for a divergence on a share of the batch
+* empirical flow matching: `efm`, on the closed form of a draw from the data set, `draw_bank`, or of
+  all of it
 * average velocities: `meanflow`, `improved_meanflow`, `guidance`
 """
 
 from fmjax.losses.average_velocity import Guide, guidance, improved_meanflow, meanflow
+from fmjax.losses.empirical_flow import draw_bank, efm
 from fmjax.losses.flow import adaptive, cfm
 from fmjax.losses.flow_divergence import cdm, cdm_absolute, dm, fdm
 from fmjax.losses.matching import Matching, match_jacobian, match_product, match_trace
@@ -28,6 +31,8 @@ __all__ = [
     "cdm_absolute",
     "cfm",
     "dm",
+    "draw_bank",
+    "efm",
     "fdm",
     "guidance",
     "improved_meanflow",

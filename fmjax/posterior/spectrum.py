@@ -21,9 +21,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from matfree import decomp
 
-from fmjax import _checks, predictions
+from fmjax import _checks, _krylov, predictions
 from fmjax.paths import Path
 from fmjax.posterior import _operator
 from fmjax.posterior._operator import Linear, white
@@ -104,7 +103,7 @@ def principal_components(
         )
         raise ValueError(message)
     product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
-    found = _ritz(key, product, x, num_matvecs)
+    found = _krylov.ritz(key, product, x, num_matvecs)
     return Components(*(part[::-1][:num_components] for part in found))
 
 
@@ -222,34 +221,7 @@ def extremes(
     Reference:
       Kraemer et al. (2024), arXiv 2405.17277. [kraemer2024gradients]
     """
-    if num_matvecs < 1:
-        message = f"num_matvecs must be at least 1, got {num_matvecs}: it counts products."
-        raise ValueError(message)
     x = _checks.floating(x)
     product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
-    values = _ritz(key, product, x, num_matvecs).variances
+    values, *_ = _krylov.ritz(key, product, x, num_matvecs)
     return values[0], values[-1]
-
-
-def _ritz(key: Key, product: Linear, x: Array, num_matvecs: int) -> Components:
-    """Returns the best eigenpairs in a Krylov space of a symmetric operator, ascending."""
-    key_start, key_tilt = jax.random.split(key)
-    size, count = x.size, min(num_matvecs, x.size)
-    start = jax.random.normal(key_start, (size,), x.dtype)
-    reach = jnp.max(jnp.abs(product(start.reshape(x.shape))))
-    # In units of its own size the operator's squares neither overflow nor underflow.
-    unit = jax.lax.stop_gradient(jnp.where(reach > 0, reach, 1))
-    flat = lambda vector: product(vector.reshape(x.shape)).ravel() / unit  # noqa: E731
-    # Where the space is exhausted (an identity, few distinct eigenvalues) Lanczos divides by zero.
-    # A diagonal far below the operator keeps it going; the eigenpairs below do not see it.
-    tilt = jax.random.uniform(key_tilt, (size,), x.dtype, minval=-1)
-    tilt = tilt * jnp.finfo(x.dtype).eps ** 0.8
-    # custom_vjp would stop forward-mode differentiation.
-    decompose = decomp.tridiag_sym(count, custom_vjp=False)
-    basis, *_ = decompose(lambda vector: flat(vector) + tilt * vector, start)
-    basis = jnp.linalg.qr(basis.T)[0].T
-    images = jax.lax.map(flat, basis)
-    values, mix = jnp.linalg.eigh(basis @ images.T)  # eigh symmetrises
-    vectors = mix.T @ basis
-    residuals = jnp.linalg.norm(mix.T @ images - values[:, None] * vectors, axis=1)
-    return Components(unit * values, vectors.reshape(count, *x.shape), unit * residuals)

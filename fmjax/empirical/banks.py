@@ -1,0 +1,236 @@
+"""Banks made ready: bytes as they are, weights, classes, mirror images, parts for devices.
+
+Every function of `fmjax.empirical` takes the data set as a plain floating array `[n, *dims]` or as
+a `Bank`. A bank is worth making where it serves many calls, since its norms are then computed once,
+and it can be what an array cannot:
+
+* bytes, `prepare(images, scale=1 / 127.5, shift=-1)`: a quarter of the memory, scaled by chunks
+* weighted: `reweighted`, by any weights, or by a mask, `labels == label` for one class; under
+  `vmap` every example may have its own
+* closed under a symmetry: `mirrored`, whose atoms are the images and their mirror images, the law
+  that a network trained with random flips has seen
+* spread over the devices of a mesh, by `padded` and `partition`:
+
+      bank = empirical.padded(bank, mesh.size)
+      specs = empirical.partition(bank, "bank")
+      field = partial(empirical.velocity, path, axis_name="bank", chunk_size=1000)
+      many = jax.vmap(field, in_axes=(None, 0, 0))  # of bank, x [batch, *dims], t [batch]
+      many = jax.shard_map(many, mesh=mesh, in_specs=(specs, P(), P()), out_specs=P())
+
+A smoothed bank, points blurred by Gaussian noise, is a bank on another path: `paths.smoothed`.
+
+References:
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _bank
+from fmjax._bank import EXCLUDED, Bank
+from fmjax.types import Array
+
+
+def prepare(
+    points: Array,
+    *,
+    scale: Array | float = 1.0,
+    shift: Array | float = 0.0,
+    chunk_size: int = 1024,
+) -> Bank:
+    """Returns a data set made ready, so that nothing of it is computed twice.
+
+    Args:
+      points: `[n, *dims]`, floating, or integers such as the bytes of images, which stay so.
+      scale: `[]`, by which the points are multiplied to be in the units of the states.
+      shift: `[]`, what is added then; for bytes in [-1, 1], scale 1 / 127.5 and shift -1.
+      chunk_size: points that are scaled at a time, here only.
+
+    Returns:
+      The bank.
+
+    Raises:
+      ValueError: if there are no points, if integers are to be taken as they are, if `chunk_size`
+        is not positive, or, outside of `jit`, if a point is not finite.
+
+    Example:
+      >>> bank = prepare(jnp.array([[0], [255]], jnp.uint8), scale=1 / 127.5, shift=-1.0)
+      >>> bank.half_squares.tolist()
+      [0.5, 0.5]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
+    """
+    points = jnp.asarray(points)
+    plain = not isinstance(scale, jax.Array) and scale == 1.0 and _is_zero(shift)
+    if points.ndim == 0 or points.shape[0] == 0:
+        message = f"the bank must have shape [n, *dims] with n >= 1, got {points.shape}."
+        raise ValueError(message)
+    if plain and not jnp.issubdtype(points.dtype, jnp.floating):
+        message = (
+            f"a bank of {points.dtype} must be scaled to the units of the states: give scale and "
+            "shift, such as scale=1 / 127.5, shift=-1 for bytes."
+        )
+        raise ValueError(message)
+    dtype = jnp.result_type(points, 1.0)
+    factors = (None, None) if plain else (jnp.asarray(scale, dtype), jnp.asarray(shift, dtype))
+    bank = Bank(points, jnp.zeros(points.shape[0], dtype), None, *factors)
+    bank = bank._replace(half_squares=_bank.squares(bank, chunk_size))
+    _check_finite(bank.half_squares)
+    return bank
+
+
+def _is_zero(value: Array | float) -> bool:
+    return not isinstance(value, jax.Array) and value == 0.0
+
+
+def _check_finite(half_squares: Array) -> None:
+    """Raises ValueError for points that are not finite, where their values are known."""
+    if isinstance(half_squares, jax.core.Tracer):
+        return
+    wrong = jnp.flatnonzero(~jnp.isfinite(half_squares))
+    if len(wrong):
+        message = (
+            f"{len(wrong)} of {len(half_squares)} points of the bank are not finite, the first at "
+            f"index {int(wrong[0])}: every velocity would be NaN; leave them out."
+        )
+        raise ValueError(message)
+
+
+def reweighted(bank: Array | Bank, weights: Array) -> Bank:
+    """Returns the bank with other weights, the law of the data given a class among them.
+
+    Args:
+      bank: `[n, *dims]`, or a `Bank`, whose own weights are replaced.
+      weights: `[n]`, not negative, of any positive sum; or a mask, such as `labels == label`.
+
+    Returns:
+      The bank; its points are shared, not copied.
+
+    Raises:
+      ValueError: if the weights are not `[n]`, or, outside of `jit`, if one is negative or none is
+        positive.
+
+    Example:
+      >>> from fmjax import empirical, paths
+      >>> bank, labels = jnp.array([[-1.0], [1.0], [2.0]]), jnp.array([0, 1, 1])
+      >>> ones = reweighted(bank, labels == 1)
+      >>> empirical.weights(paths.linear(), ones, jnp.zeros(1), 0.0).tolist()
+      [0.0, 0.5, 0.5]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, appendix A.1, with other weights than 1 / n.
+      [bertrand2025closed]
+    """
+    bank, weights = _bank.of(bank), jnp.asarray(weights)
+    if weights.shape != bank.points.shape[:1]:
+        message = (
+            f"weights must be [n] for a bank of {bank.points.shape[0]} points, got "
+            f"{weights.shape}: one number for each point."
+        )
+        raise ValueError(message)
+    weights = weights.astype(bank.half_squares.dtype)
+    if not isinstance(weights, jax.core.Tracer) and not (weights.min() >= 0 and weights.max() > 0):
+        message = (
+            f"weights must not be negative and not all zero, got {float(weights.min())} to "
+            f"{float(weights.max())}: no state would have a velocity."
+        )
+        raise ValueError(message)
+    some = weights > 0
+    logs = jnp.where(some, jnp.log(jnp.where(some, weights, 1.0)), EXCLUDED)
+    return bank._replace(log_weights=logs)
+
+
+def mirrored(bank: Array | Bank, *, axis: int = -2) -> Bank:
+    """Returns the bank of all points and their mirror images, twice as many.
+
+    A network that is trained on randomly flipped images has seen this law.
+
+    Args:
+      bank: `[n, *dims]`, or a `Bank`.
+      axis: of the points that is reversed, counted with their first axis n: -2 is the width of
+        images `[n, height, width, channels]`.
+
+    Returns:
+      The bank of 2 n points.
+
+    Raises:
+      ValueError: if the axis is the first one, or there is no such axis.
+
+    Example:
+      >>> mirrored(jnp.array([[[1.0], [2.0]]])).points[..., 0].tolist()
+      [[1.0, 2.0], [2.0, 1.0]]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, appendix D.3, where flips are left out for this
+      reason. [bertrand2025closed]
+    """
+    bank = _bank.of(bank)
+    ndim = bank.points.ndim
+    if not -ndim < axis < ndim or axis == 0:
+        message = f"axis must name an axis of the points {bank.points.shape[1:]}, got {axis}."
+        raise ValueError(message)
+    twice = lambda array: jnp.concatenate([array, array])  # noqa: E731
+    return bank._replace(
+        points=jnp.concatenate([bank.points, jnp.flip(bank.points, axis)]),
+        half_squares=twice(bank.half_squares),
+        log_weights=None if bank.log_weights is None else twice(bank.log_weights),
+    )
+
+
+def padded(bank: Array | Bank, multiple: int) -> Bank:
+    """Returns the bank with points of no weight added, until their number divides.
+
+    Args:
+      bank: `[n, *dims]`, or a `Bank`.
+      multiple: such as the number of devices, positive.
+
+    Returns:
+      The bank, the same where it divides already; the law is unchanged.
+
+    Raises:
+      ValueError: if `multiple` is not positive.
+
+    Example:
+      >>> padded(jnp.ones((5, 2)), 4).points.shape
+      (8, 2)
+    """
+    bank = _bank.of(bank)
+    if multiple < 1:
+        message = f"multiple must be at least 1, got {multiple}: it is the number of parts."
+        raise ValueError(message)
+    missing = -bank.points.shape[0] % multiple
+    if not missing:
+        return bank
+    logs = bank.log_weights
+    logs = jnp.zeros_like(bank.half_squares) if logs is None else logs
+    more = lambda array: jnp.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])  # noqa: E731
+    return bank._replace(
+        points=more(bank.points),
+        half_squares=more(bank.half_squares),
+        log_weights=jnp.pad(logs, (0, missing), constant_values=EXCLUDED),
+    )
+
+
+def partition(bank: Array | Bank, axis_name: str) -> Bank:
+    """Returns the partition of a bank over an axis of a mesh, for `shard_map` and `device_put`.
+
+    Args:
+      bank: `[n, *dims]`, or a `Bank`; n must divide by the size of the axis (`padded`).
+      axis_name: the axis of the mesh over which the points are spread.
+
+    Returns:
+      A `Bank` of partition specs, in the place of the arrays of `Bank`.
+
+    Example:
+      >>> tuple(partition(jnp.ones((8, 2)), "bank").points)
+      ('bank',)
+    """
+    bank, along, whole = _bank.of(bank), jax.P(axis_name), jax.P()
+    return Bank(
+        points=along,
+        half_squares=along,
+        log_weights=None if bank.log_weights is None else along,
+        scale=None if bank.scale is None else whole,
+        shift=None if bank.shift is None else whole,
+    )

@@ -1,0 +1,301 @@
+"""How the exact velocity changes in space and time: eq. (3), (5), (6) and its time derivatives."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _bank, _checks, _krylov, paths
+from fmjax._bank import Bank
+from fmjax.empirical import moments
+from fmjax.paths import Path
+from fmjax.types import Array, Key
+
+
+def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
+    """Returns the covariance of the data given the state, eq. (3).
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state; d is its size.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+
+    Returns:
+      `[d, d]`, symmetric and positive semidefinite, of rank below n.
+
+    Raises:
+      ValueError: if the bank is empty or its points are not shaped like `x`, if `t` is batched
+        or a static number outside [0, 1], if sigma is not positive at a static t, or if d is above
+        4,096.
+
+    Example:
+      >>> bank = jnp.array([[-1.0], [1.0]])
+      >>> round(float(covariance(paths.linear(), bank, jnp.array([0.25]), 0.5)[0, 0]), 4)
+      0.7864
+
+    Reference:
+      The law of x1 given x_t on a finite set; Bertrand et al. (2025), arXiv 2506.03719,
+      section 2. [bertrand2025closed]
+    """
+    bank, _ = _bank.checked(path, bank, x, t)
+    _checks.dense(x, "empirical.matvec and lipschitz need no matrix")
+    w = moments.weights(path, bank, x, t)
+    flat = _bank.scaled(bank, bank.points).reshape(bank.points.shape[0], -1)
+    centred = flat - _bank.average(w, flat)[None]
+    return jnp.matmul((w[:, None] * centred).T, centred, precision=_bank.HIGHEST)
+
+
+def jacobian(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
+    """Returns the Jacobian of the exact velocity in closed form, eq. (5).
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state; d is its size.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+
+    Returns:
+      `[d, d]`, symmetric: the exact velocity is a gradient field.
+
+    Raises:
+      ValueError: as `covariance`.
+
+    Example:
+      >>> bank = jnp.array([[-1.0], [1.0]])
+      >>> round(float(jacobian(paths.linear(), bank, jnp.array([0.25]), 0.5)[0, 0]), 4)
+      1.1458
+
+    Reference:
+      Differentiating eq. (6) of Bertrand et al. (2025), arXiv 2506.03719. [bertrand2025closed]
+    """
+    c = paths.coefficients(path, t)
+    cov = covariance(path, bank, x, t)
+    identity = jnp.eye(x.size, dtype=cov.dtype)
+    return c.sigma_dot / c.sigma * identity + c.wronskian * c.alpha / c.sigma**3 * cov
+
+
+def divergence(
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    *,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Returns the divergence of the exact velocity in closed form, eq. (6).
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+      axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
+
+    Returns:
+      `[]`, exact: no Jacobian is made and no probe is drawn.
+
+    Raises:
+      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
+        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
+        positive at a static t.
+
+    Example:
+      >>> bank = jnp.array([[-1.0], [1.0]])
+      >>> round(float(divergence(paths.linear(), bank, jnp.array([0.25]), 0.5)), 4)
+      1.1458
+
+    Reference:
+      The trace of eq. (5); compare arXiv 2506.03719, eq. (6). [bertrand2025closed]
+    """
+    c = paths.coefficients(path, t)
+    spread = _bank.summarise(path, bank, x, t, chunk_size, axis_name).spread
+    return x.size * c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * spread
+
+
+def matvec(
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    vector: Array,
+    *,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Returns the product of the posterior covariance (3) with a vector, without the matrix.
+
+    The Jacobian times the vector is `sigma_dot / sigma` times the vector and `D alpha / sigma^3`
+    times this.
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      vector: `[*dims]`.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+      axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
+
+    Returns:
+      `[*dims]`, `Cov[x1 | x_t = x] vector`.
+
+    Raises:
+      ValueError: if the bank is empty or its points are not shaped like `x`, if the vector is not,
+        if `chunk_size` is not positive, if `t` is batched or a static number outside [0, 1], or if
+        sigma is not positive at a static t.
+
+    Example:
+      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> round(float(matvec(paths.linear(), bank, x, 0.5, jnp.array([2.0]))[0]), 4)
+      1.5729
+
+    Reference:
+      Differentiating eq. (6) of Bertrand et al. (2025), arXiv 2506.03719. [bertrand2025closed]
+    """
+    _checks.same_shape(x=x, vector=vector)
+    bank, c = _bank.checked(path, bank, x, t)
+    # By the state times alpha the mean changes as C / sigma^2, which is finite at alpha = 0 too.
+    mean = lambda y: _bank.tilted(c, bank, y, chunk_size, axis_name).mean  # noqa: E731
+    return jax.jvp(mean, (c.alpha * x,), (c.sigma**2 * vector,))[1]
+
+
+def _products(
+    path: Path, bank: Array | Bank, x: Array, t: Array, chunk_size: int | None
+) -> Callable[[Array], Array]:
+    """Returns products with the covariance (3), the weights of the bank being found once."""
+    bank, _ = _bank.checked(path, bank, x, t)
+    w = moments.weights(path, bank, x, t, chunk_size=chunk_size)
+
+    def product(vector: Array) -> Array:
+        along = _bank.along(bank, vector, chunk_size)
+        # Of the same numbers as `along`, so that the difference vanishes where one point has all.
+        centred = along - jnp.sum(w * along)
+        return _bank.weighted_sum(bank, w * centred, chunk_size)
+
+    return product
+
+
+def lipschitz(
+    key: Key,
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    *,
+    num_matvecs: int = 32,
+    chunk_size: int | None = None,
+) -> Array:
+    """Returns the local Lipschitz constant of the exact velocity, the spectral norm of (5).
+
+    The Jacobian is symmetric, with the eigenvalues `sigma_dot / sigma + D alpha / sigma^3 mu_k`,
+    mu_k those of the covariance (3): between `sigma_dot / sigma`, reached where the data have no
+    spread, and an early peak where two groups of the data part.
+
+    Args:
+      key: of the start of the Krylov space in which the extreme mu_k are sought.
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state; d is its size.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      num_matvecs: dimension of the Krylov space, positive; exact from d on. Twice as many products
+        are taken, each of two products with the bank.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+
+    Returns:
+      `[]`, per unit of time, from inside the spectrum: the truth is at least as large.
+
+    Raises:
+      ValueError: if `num_matvecs` is not positive; otherwise as `matvec`.
+
+    Example:
+      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> round(float(lipschitz(jax.random.key(0), paths.linear(), bank, x, 0.5)), 4)
+      1.1458
+
+    Reference:
+      The spectrum of eq. (5); its early peak: Gagneux et al. (2025), arXiv 2510.24830.
+      [bertrand2025closed; gagneux2025generation]
+    """
+    c, x = paths.coefficients(path, t), _checks.floating(x)
+    product = _products(path, bank, x, t, chunk_size)
+    values, *_ = _krylov.ritz(key, product, x, num_matvecs)
+    ends = c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * values[jnp.array([0, -1])]
+    return jnp.max(jnp.abs(ends))
+
+
+def time_derivative(
+    path: Path, bank: Array | Bank, x: Array, t: Array, *, chunk_size: int | None = None
+) -> Array:
+    """Returns the partial derivative of the exact velocity in time, at a fixed state.
+
+    Args:
+      path: the path, twice differentiable.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+
+    Returns:
+      `[*dims]`, per unit of time.
+
+    Raises:
+      ValueError: as `divergence`.
+
+    Example:
+      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> round(float(time_derivative(paths.linear(), bank, x, 0.5)[0]), 4)
+      5.5672
+
+    Reference:
+      The time derivative of eq. (6) of arXiv 2506.03719. [bertrand2025closed]
+    """
+    return _pushed(path, bank, x, t, jnp.zeros_like(x), chunk_size)
+
+
+def acceleration(
+    path: Path, bank: Array | Bank, x: Array, t: Array, *, chunk_size: int | None = None
+) -> Array:
+    """Returns the acceleration along the exact flow, `d u(x_t, t) / dt`; zero where it is straight.
+
+    On the linear path it is the change of the posterior mean along the trajectory over 1 - t: a
+    trajectory is straight while its state tells nothing new about where it goes.
+
+    Args:
+      path: the path, twice differentiable.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+
+    Returns:
+      `[*dims]`, per unit of time squared.
+
+    Raises:
+      ValueError: as `divergence`.
+
+    Example:
+      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> round(float(acceleration(paths.linear(), bank, x, 0.5)[0]), 4)
+      6.0532
+
+    Reference:
+      The material derivative of eq. (6) of arXiv 2506.03719. [bertrand2025closed]
+    """
+    u = moments.velocity(path, bank, x, t, chunk_size=chunk_size)
+    return _pushed(path, bank, x, t, u, chunk_size)
+
+
+def _pushed(
+    path: Path, bank: Array | Bank, x: Array, t: Array, along: Array, chunk_size: int | None
+) -> Array:
+    """Returns the derivative of the exact velocity along `(along, 1)` in space and time."""
+    bank, _ = _bank.checked(path, bank, x, t)
+    x, t = _checks.floating(x), _checks.time(t)
+
+    def velocity(x: Array, t: Array) -> Array:
+        return moments.velocity(path, bank, x, t, chunk_size=chunk_size)
+
+    return jax.jvp(velocity, (x, t), (along.astype(x.dtype), jnp.ones_like(t)))[1]

@@ -1,0 +1,266 @@
+"""How many points of the data set matter at a state, and what the likeliest of them give.
+
+Early on all points of the bank have weight, late a single one: its weights collapse. How far they
+have is told by their entropy H and by the effective number of points `1 / sum_i w_i^2`, both from
+n down to one. Then few points are enough:
+
+* `truncated` keeps the k likeliest and says how far it can be from the exact field: with eps the
+  weight of the others and R the largest norm among them,
+
+      |m - m_k| <= eps (R + |m_k|),        |u - u_k| <= (D / sigma) eps (R + |m_k|)          (8)
+
+* `refined_velocity` takes all, but of the k likeliest the differences in place of inner products:
+  what the inner products of float32 cannot tell apart as t -> 1 are exactly those.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _bank, _checks, paths, predictions
+from fmjax._bank import EXCLUDED, Bank
+from fmjax.paths import Path
+from fmjax.types import Array
+
+
+def effective_number(
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    *,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Returns the effective number of points of the bank at a state, `1 / sum_i w_i^2`.
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+      axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
+
+    Returns:
+      `[]`, in [1, n].
+
+    Raises:
+      ValueError: as `empirical.velocity`.
+
+    Example:
+      >>> bank = jnp.array([[-1.0], [1.0]])
+      >>> round(float(effective_number(paths.linear(), bank, jnp.array([0.25]), 0.5)), 4)
+      1.6481
+
+    Reference:
+      Kong, Liu and Wong (1994), Sequential Imputations and Bayesian Missing Data Problems, Journal
+      of the American Statistical Association 89. [kong1994sequential]
+    """
+    s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
+    return s.mass**2 / s.squares
+
+
+def entropy(
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    *,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Returns the entropy of the posterior over the points of the bank, `-sum_i w_i log w_i`.
+
+    Its mean over states, taken from log n, is the information that x_t holds about x1.
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+      axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
+
+    Returns:
+      `[]`, in nats, in [0, log n].
+
+    Raises:
+      ValueError: as `empirical.velocity`.
+
+    Example:
+      >>> bank = jnp.array([[-1.0], [1.0]])
+      >>> round(float(entropy(paths.linear(), bank, jnp.array([0.25]), 0.5)), 3)
+      0.582
+
+    Reference:
+      Biroli et al. (2024), Dynamical Regimes of Diffusion Models, arXiv 2402.18491, the excess
+      entropy. [biroli2024dynamical]
+    """
+    s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
+    return jnp.log(s.mass) + s.surprise / s.mass
+
+
+class Truncated(NamedTuple):
+    """The exact law cut down to the k likeliest points, and what that can cost.
+
+    Attributes:
+      velocity: `[*dims]`, u_k, the exact velocity of the k points.
+      mean: `[*dims]`, m_k, their posterior mean.
+      left_out: `[]`, eps, the weight of all other points, in [0, 1].
+      bound: `[]`, of the distance between u_k and the velocity of the whole bank, eq. (8).
+    """
+
+    velocity: Array
+    mean: Array
+    left_out: Array
+    bound: Array
+
+
+def truncated(
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    *,
+    k: int,
+    chunk_size: int | None = None,
+) -> Truncated:
+    """Returns the velocity from the k likeliest points alone, with a bound of what is left out.
+
+    One product with the bank in place of two. The k points are weighed by their differences from
+    the state, so in float32 this is the more accurate form where they carry the weight.
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      k: points that are kept, 1 ... n.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+
+    Returns:
+      Velocity, mean, the weight left out, and the bound (8).
+
+    Raises:
+      ValueError: if k is not in 1 ... n; otherwise as `empirical.velocity`.
+
+    Example:
+      >>> bank, x = jnp.array([[-1.0], [1.0], [3.0]]), jnp.array([0.25])
+      >>> two = truncated(paths.linear(), bank, x, 0.5, k=2)
+      >>> [round(float(value), 4) for value in (two.velocity[0], two.left_out)]
+      [0.4242, 0.0351]
+
+    Reference:
+      Scarvelis et al. (2023), Closed-Form Diffusion Models, arXiv 2310.12395, section 4.2 (nearest
+      neighbours); the bound is this library's. [scarvelis2023closed]
+    """
+    bank, c = _bank.checked(path, bank, x, t)
+    likeliest, others = _split(c, bank, x, k, chunk_size)
+    points = _bank.scaled(bank, bank.points[likeliest])
+    gaps = (x[None] - c.alpha * points).reshape(k, -1)
+    q = _weighed(c, bank, likeliest, -0.5 * jnp.sum(gaps**2, axis=1))
+    _, parts = _bank.masses(c, q)
+    mean = _bank.average(parts / parts.sum(), points)
+
+    left_out, radius = others
+    bound = left_out * (radius + jnp.sqrt(jnp.sum(mean**2)))
+    kinds = {"given": predictions.x1, "wanted": predictions.velocity}
+    velocity = predictions.convert(path, mean, x, t, **kinds)
+    return Truncated(velocity, mean, left_out, c.wronskian / c.sigma * bound)
+
+
+def _split(
+    c: paths.Coefficients, bank: Bank, x: Array, k: int, chunk_size: int | None
+) -> tuple[Array, tuple[Array, Array]]:
+    """Returns the indices of the k likeliest points, and weight and largest norm of the others."""
+    _check_count(k, bank)
+    q = _bank.potentials(c, bank, x, chunk_size)
+    _, likeliest = jax.lax.top_k(q, k)
+    _, parts = _bank.masses(c, q)
+    rest = parts.at[likeliest].set(0.0)
+    eps = rest.sum() / (rest.sum() + parts[likeliest].sum())
+    present = True if bank.log_weights is None else bank.log_weights > 0.5 * EXCLUDED
+    norms = jnp.where(present, 2.0 * bank.half_squares, 0.0).at[likeliest].set(0.0)
+    return likeliest, (eps, jnp.sqrt(jnp.max(norms)))
+
+
+def _check_count(k: int, bank: Bank) -> None:
+    if not 1 <= k <= bank.points.shape[0]:
+        message = f"k must be between 1 and the {bank.points.shape[0]} points of the bank, got {k}."
+        raise ValueError(message)
+
+
+def _weighed(c: paths.Coefficients, bank: Bank, index: Array, q: Array) -> Array:
+    """Returns the potentials of some points with the weights of the bank taken in."""
+    return q if bank.log_weights is None else q + c.sigma**2 * bank.log_weights[index]
+
+
+def refined_velocity(
+    path: Path,
+    bank: Array | Bank,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    k: int = 8,
+    chunk_size: int | None = None,
+) -> Array:
+    """Returns the exact velocity at the state made from a known pair, of a large bank.
+
+    What `anchored_velocity` returns, by two products with the bank and the differences of the k
+    likeliest points from x1, in place of the differences of all: under `vmap` the memory is batch
+    times n and not batch times n times d. In float32 it is as accurate where at most k points
+    share the weight as t -> 1, as they do among images.
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set or a minibatch of it, or a `Bank`. It must contain x1: a
+        bank without it gives the law of another data set, and a biased target.
+      x0: `[*dims]`, noise.
+      x1: `[*dims]`, data, one of the points of the bank.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      k: points whose differences are taken; all of a smaller bank.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+
+    Returns:
+      `[*dims]`, the velocity at `alpha x1 + sigma x0`.
+
+    Raises:
+      ValueError: if k or `chunk_size` is not positive, if shapes differ, if `t` is batched or a
+        static number outside [0, 1], or if sigma is not positive at a static t.
+
+    Example:
+      >>> bank, noise = jnp.array([[-1.0], [1.0]]), jnp.array([-0.5])
+      >>> round(float(refined_velocity(paths.linear(), bank, noise, bank[1], 0.5)[0]), 4)
+      0.4242
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, eq. (8) of appendix B.1; this form is this
+      library's. [bertrand2025closed]
+    """
+    _checks.same_shape(x0=x0, x1=x1)
+    bank, c = _bank.checked(path, bank, x1, t)
+    k = min(k, bank.points.shape[0])
+    _check_count(k, bank)
+    rho = c.alpha / c.sigma
+    # In units of sigma: the potentials are those of the state x0 + rho x1 on the path (rho, 1).
+    unit = c._replace(alpha=rho, sigma=jnp.ones_like(rho))
+    q = _bank.potentials(unit, bank, x0 + rho * x1, chunk_size)
+    _, likeliest = jax.lax.top_k(q, k)
+
+    gaps = _bank.scaled(bank, bank.points[likeliest]) - x1[None]
+    flat = gaps.reshape(k, -1)
+    near = jnp.matmul(flat, x0.ravel(), precision=_bank.HIGHEST) - 0.5 * rho * jnp.sum(flat**2, 1)
+    near = _weighed(unit, bank, likeliest, rho * near)
+    # Relative to x1 itself, whose potential is the state's: subtract it from all others too.
+    own = 0.5 * rho**2 * jnp.sum(x1**2) + rho * jnp.sum(x0 * x1)
+    q = (q - own).at[likeliest].set(near)
+    _, parts = _bank.masses(unit, q)
+    w = parts / parts.sum()
+
+    far = w.at[likeliest].set(0.0)
+    pull = _bank.weighted_sum(bank, far, chunk_size) - jnp.sum(far) * x1
+    pull = pull + _bank.average(w[likeliest], gaps)
+    return c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull

@@ -1,0 +1,121 @@
+"""Empirical flow matching: the exact velocity of a data set, or of a draw from it, as the target.
+
+The target of flow matching, `alpha_dot x1 + sigma_dot x0`, is one draw whose mean given x_t is the
+exact velocity. Of M points b_1 = x1, b_2, ..., b_M of the data set, the closed form of these M
+
+    u_M(x_t) = sum_j w_j u(x_t | b_j),    w_j proportional to p(x_t | b_j)                 (1)
+
+is E[u(x_t | x1) | x_t, the unordered points]: whoever sees the points without being told which of
+them made x_t. So its mean given x_t is the exact velocity too, for every M, and its variance is at
+most that of flow matching. M = 1 is `cfm`, all n points the exact field. What matters is that x1 is
+among them and, given them, equally likely to be any: the M points of `draw_bank` serve a whole
+batch.
+
+References:
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks, empirical, paths
+from fmjax.empirical import Bank
+from fmjax.paths import Path
+from fmjax.types import Array, Key, Velocity
+
+
+def efm(
+    velocity: Velocity,
+    path: Path,
+    bank: Array | Bank,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    target: Callable[..., Array] = empirical.anchored_velocity,
+) -> Array:
+    """Returns the empirical flow matching loss of one example.
+
+    The mean over dimensions of `(velocity(x_t, t) - u_M(x_t))^2`, eq. (1). No gradient goes
+    through the target.
+
+    Args:
+      velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
+      path: the path.
+      bank: `[M, *dims]`, points of the data set, drawn independently of x0, x1 among them, as by
+        `draw_bank`; or the whole data set, also as a `Bank` where the target takes one.
+      x0: `[*dims]`, noise, N(0, I) and independent of the bank.
+      x1: `[*dims]`, data, one of the points of the bank.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      target: `(path, bank, x0, x1, t) -> [*dims]`. The default takes differences from every point,
+        under `vmap` in memory batch times M times d; for images and large banks take
+        `partial(empirical.refined_velocity, chunk_size=1000)`, in batch times M.
+
+    Returns:
+      `[]`, the squared error per dimension.
+
+    Raises:
+      ValueError: if the bank is empty or shapes differ, if `t` is batched or a static number
+        outside [0, 1], or if sigma is not positive at a static t.
+
+    Example:
+      >>> still, x0, x1 = lambda x, t: jnp.zeros_like(x), jnp.zeros(2), jnp.array([1.0, 3.0])
+      >>> alone, both = x1[None], jnp.stack([x1, 0.8 * x1])
+      >>> [round(float(efm(still, paths.linear(), b, x0, x1, 0.5)), 3) for b in (alone, both)]
+      [5.0, 3.361]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, section 4.1 and appendix B.1. [bertrand2025closed]
+    """
+    x = paths.interpolate(path, x0, x1, t)
+    value = velocity(x, t)
+    _checks.same_shape(x=x, velocity=value)
+    return jnp.mean(jnp.square(value - jax.lax.stop_gradient(target(path, bank, x0, x1, t))))
+
+
+def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:
+    """Returns the indices of a bank for one batch: the batch itself, and others at random.
+
+    Sees a batch. All indices are distinct, so that given the bank every one of its points is
+    equally likely to be a given x1 of the batch, and the target is unbiased for every size.
+    (Points that are drawn apart from the batch, and may repeat it, bias it slightly.)
+
+    Args:
+      key: a typed PRNG key.
+      batch: `[b]`, integers, the distinct indices of the batch, itself drawn without replacement.
+      n: number of points of the data set.
+      size: M, number of points of the bank, from b to n.
+
+    Returns:
+      `[M]`, distinct integers in 0 ... n - 1; the first b are those of the batch.
+
+    Raises:
+      ValueError: if the batch is not `[b]` integers, or `size` is not from b to n.
+
+    Example:
+      >>> index = draw_bank(jax.random.key(0), jnp.array([3, 1]), 5, size=4)
+      >>> index[:2].tolist(), len(set(index.tolist()))
+      ([3, 1], 4)
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, algorithm 2. [bertrand2025closed]
+    """
+    batch = jnp.asarray(batch)
+    if batch.ndim != 1 or not jnp.issubdtype(batch.dtype, jnp.integer):
+        message = (
+            f"batch must hold the indices of the batch, [b] integers, got {batch.dtype} of shape "
+            f"{batch.shape}."
+        )
+        raise ValueError(message)
+    if not batch.shape[0] <= size <= n:
+        message = (
+            f"size must be from the {batch.shape[0]} points of the batch to the {n} of the data "
+            f"set, got {size}."
+        )
+        raise ValueError(message)
+    # The largest of independent numbers are a draw without replacement; the batch has none.
+    order = jax.random.uniform(key, (n,)).at[batch].set(-1.0)
+    _, others = jax.lax.top_k(order, size - batch.shape[0])
+    return jnp.concatenate([batch, others.astype(batch.dtype)])
