@@ -6,7 +6,8 @@ accelerators do not give by default.
 
 * distances of laws: `total_variation` of probabilities; `wasserstein2`, `mmd` with a kernel
   such as `gaussian_kernel`, and `frechet` of samples
-* copies of the training set: `nearest_neighbor`
+* fidelity and diversity apart: `prdc`, precision, recall, density and coverage
+* copies of the training set: `nearest_neighbor`; `distance_ratio` and `memorization_ratio`
 * two sequences of numbers: `pearson`, `spearman`
 """
 
@@ -18,14 +19,19 @@ from fmjax.metrics.distributions import (
     total_variation,
     wasserstein2,
 )
-from fmjax.metrics.neighbours import nearest_neighbor
+from fmjax.metrics.manifold import PRDC, prdc
+from fmjax.metrics.neighbours import distance_ratio, memorization_ratio, nearest_neighbor
 
 __all__ = [
+    "PRDC",
+    "distance_ratio",
     "frechet",
     "gaussian_kernel",
+    "memorization_ratio",
     "mmd",
     "nearest_neighbor",
     "pearson",
+    "prdc",
     "spearman",
     "total_variation",
     "wasserstein2",
