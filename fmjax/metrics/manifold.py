@@ -65,8 +65,8 @@ def prdc(real: Array, generated: Array, *, neighbours: int = 5, chunk: int = 256
       real: `[n, *dims]`, features of real samples, n > `neighbours`; finite.
       generated: `[m, *dims]`, those of generated samples, m > `neighbours`; finite.
       neighbours: k, at least 1; Kynkaanniemi et al. take 3, Naeem et al. 5.
-      chunk: rows that are compared at once; memory is `chunk * max(n, m)` numbers and
-        `chunk * (neighbours + 16)` examples.
+      chunk: rows that are compared at once; memory beside a copy of both sets is a few times
+        `chunk * max(n, m)` numbers and `chunk * (neighbours + 16)` examples.
 
     Returns:
       A `PRDC`, in time `n^2 + 3 n m + m^2`.
