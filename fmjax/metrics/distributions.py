@@ -1,8 +1,6 @@
-"""Distances between samples and laws, and correlations, for judging a trained flow.
+"""Distances between two laws, of which samples, features or probabilities are given.
 
-These functions see a batch axis: the first counts examples, which have any shape `[*dims]`.
-Matrix products ask for full precision, which accelerators do not give by default. References:
-Heusel et al. (2017), arXiv 1706.08500; Gretton et al. (2012), JMLR 13.
+References: Heusel et al. (2017), arXiv 1706.08500; Gretton et al. (2012), JMLR 13.
 """
 
 import numbers
@@ -13,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fmjax import _checks
+from fmjax.metrics._common import check_equal, check_floating, check_samples, squared_distance
 from fmjax.types import Array
 
 
@@ -34,8 +32,8 @@ def total_variation(p: Array, q: Array) -> Array:
       >>> float(total_variation(jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.5, 0.25])))
       0.25
     """
-    _check_floating(p=p, q=q)
-    _check_equal(p, q)
+    check_floating(p=p, q=q)
+    check_equal(p, q)
     return 0.5 * jnp.sum(jnp.abs(p - q))
 
 
@@ -60,9 +58,9 @@ def wasserstein2(x: Array, y: Array) -> Array:
       >>> round(float(wasserstein2(x, x[::-1] + jnp.array([[3.0, 4.0]]))), 4)
       5.0
     """
-    _check_samples(x, y)
-    _check_equal(x, y)
-    costs = jax.lax.map(lambda a: jax.vmap(partial(_squared_distance, a))(y), x)
+    check_samples(x, y)
+    check_equal(x, y)
+    costs = jax.lax.map(lambda a: jax.vmap(partial(squared_distance, a))(y), x)
     # The best pairing is constant almost everywhere: its search need not carry derivatives.
     rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
     return jnp.sqrt(jnp.mean(costs[rows, columns]))
@@ -87,7 +85,7 @@ def gaussian_kernel(bandwidth: float | Array) -> Callable[[Array, Array], Array]
     if isinstance(bandwidth, numbers.Number) and not bandwidth > 0.0:
         message = f"bandwidth must be positive, got {bandwidth}: it is a length in units of x."
         raise ValueError(message)
-    return lambda a, b: jnp.exp(-0.5 * _squared_distance(a / bandwidth, b / bandwidth))
+    return lambda a, b: jnp.exp(-0.5 * squared_distance(a / bandwidth, b / bandwidth))
 
 
 def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array:
@@ -117,7 +115,7 @@ def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array
     Reference:
       Gretton et al. (2012), A Kernel Two-Sample Test, JMLR 13, eq. (3). [gretton2012kernel]
     """
-    _check_samples(x, y, at_least=2)
+    check_samples(x, y, at_least=2)
 
     def mean(a: Array, z: Array, where: Array | None = None) -> Array:
         return jnp.mean(jax.vmap(partial(kernel, a))(z), where=where)
@@ -157,7 +155,7 @@ def frechet(features_x: Array, features_y: Array) -> Array:
     Reference:
       Heusel et al. (2017), arXiv 1706.08500, eq. (6). [heusel2017gans]
     """
-    _check_samples(features_x, features_y, at_least=2)
+    check_samples(features_x, features_y, at_least=2)
 
     def fit(features: Array) -> tuple[Array, Array]:
         rows = features.reshape(features.shape[0], -1)
@@ -170,134 +168,3 @@ def frechet(features_x: Array, features_y: Array) -> Array:
     trace = jnp.sum(jnp.linalg.svd(overlap, compute_uv=False))
     spread = jnp.sum(rows_x**2) + jnp.sum(rows_y**2) - 2.0 * trace
     return jnp.sum((mean_x - mean_y) ** 2) + jnp.maximum(spread, 0.0)
-
-
-def nearest_neighbor(x: Array, data: Array, *, chunk: int = 256) -> tuple[Array, Array]:
-    """Returns, for each row of x, the index of the nearest row of data and its distance.
-
-    The search compares `|b|^2 / 2 - x.b`, one matrix product per chunk, and its rounding may
-    confuse neighbours whose squared distances agree to the float precision of the squared
-    norms. The distance itself is computed from the difference: that of a copy is exactly zero.
-
-    Args:
-      x: `[n, *dims]`, for example generated images.
-      data: `[m, *dims]`, for example the training set.
-      chunk: rows of x that are compared at once; memory is `chunk * m` numbers.
-
-    Returns:
-      `(index, distance)`, both `[n]`; the distance is Euclidean, over all of `[*dims]`.
-
-    Raises:
-      ValueError: if the examples differ in shape or are not floating, or `chunk` < 1.
-
-    Example:
-      >>> data = jnp.array([[0.0, 0.0], [10.0, 0.0]])
-      >>> index, distance = nearest_neighbor(jnp.array([[7.0, 4.0], [0.0, 0.0]]), data)
-      >>> index.tolist(), distance.tolist()
-      ([1, 0], [5.0, 0.0])
-    """
-    _check_samples(x, data)
-    if chunk < 1:
-        message = f"chunk must be a positive number of rows, got {chunk}."
-        raise ValueError(message)
-    x, data = (jnp.asarray(z).reshape(z.shape[0], -1) for z in (x, data))
-    half_norms = 0.5 * jnp.sum(data**2, axis=1)
-
-    def nearest(row: Array) -> tuple[Array, Array]:
-        index = jnp.argmin(half_norms - jnp.matmul(data, row, precision="highest"))
-        return index, jnp.sqrt(_squared_distance(row, data[index]))
-
-    return jax.lax.map(nearest, x, batch_size=chunk)
-
-
-def pearson(x: Array, y: Array) -> Array:
-    """Returns the linear correlation of two sequences of numbers.
-
-    Args:
-      x: `[*dims]`; all entries count as one sequence.
-      y: `[*dims]`.
-
-    Returns:
-      `[]`, in [-1, 1]; NaN if either sequence is constant.
-
-    Raises:
-      ValueError: if the shapes differ.
-
-    Example:
-      >>> round(float(pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 4.0, 5.0]))), 4)
-      0.982
-    """
-    _check_equal(x, y, at_least=2)
-
-    def center(z: Array) -> Array:
-        z = z - 1.0 * jnp.ravel(z)[0]  # a constant becomes exactly zero; bytes become floats
-        z = z - jnp.mean(z)
-        return z / jnp.max(jnp.abs(z))  # so that squares neither overflow nor vanish
-
-    x, y = center(x), center(y)
-    return jnp.clip(jnp.sum(x * y) / jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2)), -1.0, 1.0)
-
-
-def spearman(x: Array, y: Array) -> Array:
-    """Returns the rank correlation of two sequences, equal values sharing their mean rank.
-
-    Args:
-      x: `[*dims]`; all entries count as one sequence.
-      y: `[*dims]`.
-
-    Returns:
-      `[]`, in [-1, 1]; NaN if either sequence is constant or holds a NaN.
-
-    Raises:
-      ValueError: if the shapes differ.
-
-    Example:
-      >>> x = jnp.array([0.1, 0.2, 0.3, 4.0])
-      >>> round(float(spearman(x, jnp.exp(x))), 4)  # any increasing function of x
-      1.0
-    """
-    _check_equal(x, y, at_least=2)
-    return pearson(_ranks(x), _ranks(y))
-
-
-def _ranks(x: Array) -> Array:
-    """Returns the rank of each entry among all, ties averaged; NaN stays NaN."""
-    ordered = jnp.sort(x, axis=None)
-    below, upto = (jnp.searchsorted(ordered, x, side=side) for side in ("left", "right"))
-    # At least float32: sixteen bits cannot count far.
-    ranks = (below + upto).astype(jnp.promote_types(jnp.result_type(x, 0.0), jnp.float32))
-    return jnp.where(jnp.isnan(x), jnp.nan, 0.5 * ranks)
-
-
-def _squared_distance(a: Array, b: Array) -> Array:
-    _checks.same_shape(a=a, b=b)
-    return jnp.sum((a - b) ** 2)
-
-
-def _check_floating(**arrays: Array) -> None:
-    """Raises ValueError for integers: differences of bytes wrap around, squares overflow."""
-    for name, dtype in ((name, jnp.result_type(array)) for name, array in arrays.items()):
-        if not jnp.issubdtype(dtype, jnp.floating):
-            message = f"{name} must be floating, got {dtype}: convert it, or normalise the counts."
-            raise ValueError(message)
-
-
-def _check_samples(x: Array, y: Array, at_least: int = 1) -> None:
-    """Raises ValueError unless x and y are floating, of one example shape and large enough."""
-    _check_floating(x=x, y=y)
-    shapes = jnp.shape(x), jnp.shape(y)
-    if shapes[0][1:] != shapes[1][1:] or any(shape[:1] < (at_least,) for shape in shapes):
-        message = (
-            f"samples must be [n, *dims] and [m, *dims] with {at_least} rows or more, got "
-            f"{shapes[0]} and {shapes[1]}: the first axis counts examples, the others must agree."
-        )
-        raise ValueError(message)
-
-
-def _check_equal(x: Array, y: Array, at_least: int = 1) -> None:
-    """Raises ValueError unless x and y have one shape, with enough entries."""
-    shapes = jnp.shape(x), jnp.shape(y)
-    if shapes[0] != shapes[1] or jnp.size(x) < at_least:
-        wanted = f"one shape with {at_least} entries or more, got {shapes[0]} and {shapes[1]}"
-        message = f"the two arrays must have {wanted}: match them."
-        raise ValueError(message)
