@@ -93,6 +93,10 @@ class Config:
     """Trajectories sampled given the event."""
     sample_steps: int = 100
     """Steps of the sampler; the paper has 1000."""
+    jitter: float = 1e-3
+    """Error to expect of a network's posterior covariance when it is conditioned on the event, as
+    a share of the noise's variance, at least 0; 0.1 stops draws of a badly trained network from
+    running away."""
     num_bins: int = 32
     """Bins of the histograms of the statistic; the paper has 128, for 32,000 samples."""
     num_likelihood: int = 64
@@ -111,6 +115,7 @@ EVALUATION = (
     "num_samples",
     "num_conditioned",
     "sample_steps",
+    "jitter",
     "num_bins",
     "num_likelihood",
     "tolerance",
@@ -197,6 +202,7 @@ def _check(config: Config) -> None:
         "lr_decay": (1e-12, 1),
         "ema_decay": (0, 1 - 1e-9),
         "weight": (0, 1e12),
+        "jitter": (0, 1e12),
         "tolerance": (1e-12, 0.5),
     }
     cli.check_bounds(config, bounds)

@@ -60,7 +60,8 @@ def _draw(
     shape: tuple[int, ...],
 ) -> dict[str, np.ndarray]:
     """Returns the samples of each method, from the same noise."""
-    run = measures.compiled(functools.partial(measures.draw, task, given, config.sample_steps))
+    condition = functools.partial(measures.given, given, config.jitter) if given else None
+    run = measures.compiled(functools.partial(measures.draw, task, condition, config.sample_steps))
     noise, label = jax.random.normal(keys[0], shape), "given the event" if given else "free"
     return {
         name: run(

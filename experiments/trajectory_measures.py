@@ -29,33 +29,51 @@ import scipy.stats
 import fmjax
 from experiments import evaluation
 from experiments.trajectory_training import Task
-from fmjax.types import Array, Key, PyTree
+from fmjax.paths import Path
+from fmjax.types import Array, Key, PyTree, Velocity
 
 Event = Callable[[Array], Array]
 
 # Sampling.
 
 
-def draw(
-    task: Task, event: Event | None, num_steps: int, params: PyTree, key: Key, x0: Array
-) -> Array:
-    """Returns one trajectory, given the event if there is one.
+def given(event: Event, jitter: float, velocity: Velocity, path: Path) -> Velocity:
+    """Returns the velocity given the event.
 
     The logistic function stands for that of the normal law, as in the paper: its slope stays
     bounded where a badly known mean is far outside the event.
 
     Args:
+      event: C; the law is conditioned on C > 0.
+      jitter: error to expect of the gain, as in `fmjax.events`.
+      velocity: the trained one.
+      path: the path that it was trained on.
+    """
+    log_cdf = lambda z: jax.nn.log_sigmoid(1.6 * z)  # noqa: E731
+    return fmjax.events.conditioned(event, velocity, path, jitter=jitter, log_cdf=log_cdf)
+
+
+def draw(
+    task: Task,
+    condition: Callable[[Velocity, Path], Velocity] | None,
+    num_steps: int,
+    params: PyTree,
+    key: Key,
+    x0: Array,
+) -> Array:
+    """Returns one trajectory, under a condition if there is one.
+
+    Args:
       task: what was learned, without context.
-      event: C; the sample is conditioned on C > 0.
+      condition: such as `partial(given, event, jitter)`.
       num_steps: of the sampler.
       params: of the network.
       key: of the sampler.
       x0: `[length, d]`, standard normal.
     """
     velocity = functools.partial(task.field, params)
-    if event is not None:
-        log_cdf = lambda z: jax.nn.log_sigmoid(1.6 * z)  # noqa: E731
-        velocity = fmjax.events.conditioned(event, velocity, task.setting.path, log_cdf=log_cdf)
+    if condition is not None:
+        velocity = condition(velocity, task.setting.path)
     return task.setting.sample(key, velocity, x0, num_steps)
 
 

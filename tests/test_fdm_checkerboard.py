@@ -13,7 +13,13 @@ import pytest
 from scipy import integrate, stats
 
 import fmjax
-from experiments import checkerboard, cli, fdm_checkerboard, perceptron
+from experiments import (
+    checkerboard,
+    checkerboard_measures,
+    cli,
+    fdm_checkerboard,
+    perceptron,
+)
 from tests import tiny_runs
 
 TINY = fdm_checkerboard.Config(
@@ -26,6 +32,7 @@ TINY = fdm_checkerboard.Config(
     num_evaluations=2,
     num_points=20,
     tolerance=1e-2,
+    euler_steps=2,
     tv_times=(0.5,),
     grid_points=6,
 )
@@ -143,9 +150,26 @@ def test_what_is_measured_of_a_network_that_stays_where_it_is():
     square = checkerboard.SIDE**2 * (np.mean([i**2 + j**2 for i, j in centres]) + 1 / 6)
     wanted = -np.log(2 * np.pi) - 0.5 * square
     assert abs(result["log_likelihood"] - wanted) < 5 * result["standard_error"]
+    # Nothing moves, so Euler's method is exact too.
+    assert result["density_by_euler"] == pytest.approx(result["density"], rel=1e-5)
     exact = np.array([_by_quadrature(x, 0.5) for x in np.asarray(grid, float)])
     variation = 0.5 * np.abs(exact - noise(grid)).sum() * area
     assert result["total_variation"]["0.5"] == pytest.approx(variation, abs=1e-4)
+
+
+def test_what_is_lost_at_the_edges_of_the_squares():
+    side = checkerboard.SIDE
+    points = side * np.array([[0.5, 0.5], [-1.05, 0.5], [0.95, -1.6], [0.5, 1.3]])
+    distances = checkerboard_measures.edge_distance(points)
+    np.testing.assert_allclose(distances, [0.5, 0.05, 0.05, 0.3], atol=1e-12)
+    log_p = np.log(checkerboard.CEILING) - np.array([0.1, 0.4, 0.3, 0.0])
+    lost = checkerboard_measures.lost(points, log_p)
+    assert lost == pytest.approx({"nats": 0.2, "share_at_edges": 7 / 8})
+    key = jax.random.split(jax.random.key(0), 4000)
+    data = np.asarray(jax.vmap(checkerboard.density.sample)(key))
+    near = checkerboard_measures.edge_distance(data) < checkerboard_measures.EDGE
+    area = checkerboard_measures.edge_area()
+    assert abs(near.mean() - area) < 5 * (area * (1 - area) / 4000) ** 0.5
 
 
 @pytest.fixture(scope="module")
