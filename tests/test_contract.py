@@ -19,6 +19,7 @@ import pytest
 
 import fmjax
 from fmjax import (
+    collapse,
     couplings,
     divergence,
     empirical,
@@ -128,6 +129,8 @@ PER_EXAMPLE = {
     "empirical.jacobian": Case(partial(empirical.jacobian, PATH), "bxt", "b"),
     "empirical.divergence": Case(partial(empirical.divergence, PATH), "bxt", "b"),
     "empirical.log_density": Case(partial(empirical.log_density, PATH), "bxt", "b"),
+    "collapse.information": Case(lambda x, t: collapse.information(PATH, x**2, t), STATE),
+    "collapse.collapse_time": Case(lambda x: collapse.collapse_time(PATH, x**2 + 0.1, 9), "x"),
     "posterior.mean": Case(partial(posterior.mean, _field, PATH), STATE),
     "posterior.matvec": Case(
         lambda x, y, t: posterior.matvec(_field, PATH, x, t, y), PAIR
