@@ -77,7 +77,7 @@ def collapse_time(path: paths.Path, variances: Array, n: Array | float) -> Array
     Args:
       path: the path; alpha / sigma increases in t.
       variances: `[*dims]`, eigenvalues of the covariance of the data, not negative.
-      n: `[]`, number of points, at least 1.
+      n: `[]`, number of points, at least 1; where some are equal, exp of the entropy of the set.
 
     Returns:
       `[]`, in [0, 1]: 0 where the information is above log n from the start, 1 where it never gets
