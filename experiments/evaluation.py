@@ -70,7 +70,7 @@ def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label
     """
     count, options = len(arrays[0]), {"desc": label, "unit": "batch", "leave": False}
     if not sys.stderr.isatty():
-        print(f"{label}: {count} images", file=sys.stderr, flush=True)
+        print(f"{label}: {count} examples", file=sys.stderr, flush=True)
 
     def parts() -> Iterator[PyTree]:
         # disable=None: no bar where stderr is no terminal.

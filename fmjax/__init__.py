@@ -6,6 +6,7 @@ at `t = 0` to data at `t = 1`. Every module is a floor of one house:
 * `paths`, `predictions`: the Gaussian path and what a network may predict along it
 * `divergence`, `estimators`: exact, in bounded memory, or estimated with a standard error
 * `empirical`: the exact field of a finite data set
+* `collapse`: when that field comes down to single points of it
 * `posterior`: mean and covariance of the data given a noisy state, from any velocity
 * `events`: a trained velocity given an event that is defined afterwards
 * `path_error`: how far the law of a learned flow is from the true one, and a bound on it
@@ -29,6 +30,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _MODULES = (
+    "collapse",
     "couplings",
     "divergence",
     "empirical",

@@ -19,6 +19,7 @@ import pytest
 
 import fmjax
 from fmjax import (
+    collapse,
     couplings,
     divergence,
     empirical,
@@ -151,6 +152,8 @@ PER_EXAMPLE = {
     "empirical.refined_velocity": Case(
         partial(empirical.refined_velocity, PATH, k=3, chunk_size=4), "bxyt", "b"
     ),
+    "collapse.information": Case(lambda x, t: collapse.information(PATH, x**2, t), STATE),
+    "collapse.collapse_time": Case(lambda x: collapse.collapse_time(PATH, x**2 + 0.1, 9), "x"),
     "posterior.mean": Case(partial(posterior.mean, _field, PATH), STATE),
     "posterior.matvec": Case(
         lambda x, y, t: posterior.matvec(_field, PATH, x, t, y), PAIR

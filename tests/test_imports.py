@@ -16,7 +16,7 @@ FLOORS = [
     {"types"},
     {"_checks"},
     set("paths divergence estimators couplings times metrics toy train models _krylov".split()),
-    {"predictions", "samplers", "_bank"},
+    {"predictions", "samplers", "_bank", "collapse"},
     {"likelihood"},
     {"empirical", "posterior", "path_error"},
     {"losses", "onestep", "events"},
