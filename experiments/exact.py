@@ -34,15 +34,6 @@ from fmjax.types import Array
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def smoothed(path: Path, width: float) -> Path:
-    """Returns the path `(alpha, s)` of the points b_i when the data are `b_i + width e`."""
-
-    def s(t: Array) -> Array:
-        return jnp.sqrt(path.sigma(t) ** 2 + (width * path.alpha(t)) ** 2)
-
-    return Path(alpha=path.alpha, sigma=s)
-
-
 def posterior(path: Path, bank: Array, width: float, x: Array, t: Array) -> tuple[Array, Array]:
     """Returns mean (1) and variances, the diagonal of (2), of the smoothed data set.
 
@@ -56,7 +47,7 @@ def posterior(path: Path, bank: Array, width: float, x: Array, t: Array) -> tupl
     Returns:
       Two arrays `[*dims]`.
     """
-    blurred = smoothed(path, width)
+    blurred = fmjax.paths.smoothed(path, width)
     weights = fmjax.empirical.weights(blurred, bank, x, t)
     average = functools.partial(jnp.tensordot, weights, axes=1, precision=HIGHEST)
     mean = average(bank)
@@ -84,7 +75,9 @@ def best_width(path: Path, bank: Array, held_out: Array, *, size: int) -> float:
     widths = np.geomspace(0.02, 1.0, 24)
 
     def log_densities(bank: Array, x: Array) -> Array:
-        one = lambda width: fmjax.empirical.log_density(smoothed(path, width), bank, x, 1.0)  # noqa: E731
+        one = lambda width: fmjax.empirical.log_density(
+            fmjax.paths.smoothed(path, width), bank, x, 1.0
+        )  # noqa: E731
         return jax.lax.map(one, jnp.asarray(widths, x.dtype))
 
     function = functools.partial(jax.jit(jax.vmap(log_densities, in_axes=(None, 0))), bank)

@@ -547,9 +547,9 @@ GROUPS = (
 def groups() -> tuple[Callable[[], Iterator[Row]], ...]:
     """Returns the groups of this module and of those that continue it."""
     # They import Row from here.
-    from tests import measured_fdm, measured_meanflow, measured_posterior
+    from tests import measured_closed_form, measured_fdm, measured_meanflow, measured_posterior
 
-    further = (measured_posterior, measured_meanflow, measured_fdm)
+    further = (measured_posterior, measured_meanflow, measured_fdm, measured_closed_form)
     return (*GROUPS, *(group for module in further for group in module.GROUPS))
 
 

@@ -350,6 +350,7 @@ MAKERS = {
     "paths.vp",
     "paths.ve",
     "paths.ve_to_zero",
+    "paths.smoothed",
     "toy.gaussian_mixture",
     "toy.eight_gaussians",
     "toy.checkerboard",

@@ -2,9 +2,20 @@
 
 import pytest
 
-from tests import measured_fdm, measured_meanflow, measured_posterior, test_measurements
+from tests import (
+    measured_closed_form,
+    measured_fdm,
+    measured_meanflow,
+    measured_posterior,
+    test_measurements,
+)
 
-GROUPS = (*measured_posterior.GROUPS, *measured_meanflow.GROUPS, *measured_fdm.GROUPS)
+GROUPS = (
+    *measured_posterior.GROUPS,
+    *measured_meanflow.GROUPS,
+    *measured_fdm.GROUPS,
+    *measured_closed_form.GROUPS,
+)
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)

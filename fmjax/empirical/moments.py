@@ -118,8 +118,8 @@ def velocity(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
-    t = _checks.time(t)
     m = mean(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name)
+    t = _checks.time(t)
     return predictions.convert(path, m, x, t, given=predictions.x1, wanted=predictions.velocity)
 
 

@@ -1,71 +1,13 @@
-"""Gaussian probability paths from noise at t = 0 to data at t = 1.
-
-A path joins noise `x0 ~ N(0, I)` and data `x1` by
-
-    x_t = alpha(t) x1 + sigma(t) x0                                               (1)
-
-so that `x_t | x1 ~ N(alpha x1, sigma^2 I)`. A path is nothing but the two functions `alpha`
-and `sigma` in a tuple; their derivatives come from `jax.jvp`, so a path of your own is two
-lines:
-
-    path = Path(alpha=lambda t: t**2, sigma=lambda t: 1 - t**2)
-
-| path       | alpha                | sigma                                           | sigma(1)  |
-|------------|----------------------|-------------------------------------------------|-----------|
-| linear     | t                    | 1 - (1 - sigma_min) t                           | sigma_min |
-| cosine     | sin(pi t / 2)        | cos(pi t / 2)                                   | 0         |
-| vp         | exp(-T(1 - t) / 2)   | sqrt(1 - exp(-T(1 - t)))                        | 0         |
-| ve         | 1                    | sigma_min r^(1-t), r = sigma_max / sigma_min    | sigma_min |
-| ve_to_zero | 1                    | sigma_min sqrt(r^(2 (1-t)) - 1)                 | 0         |
-
-with `T(s) = beta_min s + (beta_max - beta_min) s^2 / 2`. Only linear and cosine start at pure
-noise of variance one: vp keeps `alpha(0) = exp(-T(1) / 2)`, about 0.0066, and both ve start from
-`sigma(0) * N(0, I) + x1`. The derivative of sigma is infinite at t = 1 of vp and ve_to_zero.
-
-References:
-  Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747, section 4.1.
-  Albergo et al. (2023), Stochastic Interpolants, arXiv 2303.08797 (trigonometric path).
-  Song et al. (2021), Score-Based Generative Modeling through SDEs, arXiv 2011.13456 (VP, VE).
-  Finzi et al. (2023), User-defined Event Sampling and Uncertainty Quantification in Diffusion
-  Models for Physical Dynamical Systems, arXiv 2306.07526 (VE to zero).
-"""
+"""The paths in use, and the path of blurred points."""
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks
+from fmjax.paths.path import Path
 from fmjax.types import Array
-
-
-class Path(NamedTuple):
-    """The two coefficient functions of `x_t = alpha(t) x1 + sigma(t) x0`.
-
-    Attributes:
-      alpha: `t[] -> []`, the share of the data, increasing from about 0 to 1 (1 for ve).
-      sigma: `t[] -> []`, the standard deviation of the noise, decreasing.
-    """
-
-    alpha: Callable[[Array], Array]
-    sigma: Callable[[Array], Array]
-
-
-class Coefficients(NamedTuple):
-    """The values and time derivatives of a path's coefficients at one time, all scalars."""
-
-    alpha: Array
-    sigma: Array
-    alpha_dot: Array
-    sigma_dot: Array
-
-    @property
-    def wronskian(self) -> Array:
-        """`alpha_dot sigma - alpha sigma_dot`, positive; 1 on the linear path."""
-        return self.alpha_dot * self.sigma - self.alpha * self.sigma_dot
 
 
 def _linear_alpha(t: Array) -> Array:
@@ -98,7 +40,8 @@ def linear(sigma_min: float = 0.0) -> Path:
       ValueError: if `sigma_min` is outside [0, 1).
 
     Example:
-      >>> coefficients(linear(), 0.25).sigma_dot.item()
+      >>> from fmjax import paths
+      >>> paths.coefficients(linear(), 0.25).sigma_dot.item()
       -1.0
 
     Reference:
@@ -244,49 +187,39 @@ def ve_to_zero(sigma_min: float = 1e-3, sigma_max: float = 300.0) -> Path:
     )
 
 
-def coefficients(path: Path, t: Array) -> Coefficients:
-    """Returns alpha, sigma and their time derivatives at one time.
+def smoothed(path: Path, bandwidth: Array | float) -> Path:
+    """Returns the path of points whose data are the points blurred by Gaussian noise.
+
+    With `x1 = b + h z`, z ~ N(0, I), the state is `alpha b + s x0'` with
+    `s^2 = sigma^2 + alpha^2 h^2` and a standard normal x0'. So on this path the law of a finite
+    data set (`fmjax.empirical`: velocity, divergence, log-density) is that of its kernel density
+    with bandwidth h, finite up to t = 1. The velocity is that of the blurred data on `path` itself:
+    convert it there, or ask `fmjax.posterior` there, for their mean and covariance. Only
+    `empirical.mean` and `covariance` on this path are those of the points b.
 
     Args:
-      path: the path.
-      t: `[]`, in [0, 1].
+      path: the path of the blurred data.
+      bandwidth: h, the standard deviation of the blur, not negative, in the units of the data.
 
     Returns:
-      Four scalars; the derivatives are `jax.jvp`'s, so they are exact for any path.
+      The path; each call makes a new one, so build it once and close over it.
 
     Raises:
-      ValueError: if `t` is batched, or a static number outside [0, 1].
+      ValueError: if `bandwidth` is a negative number.
 
     Example:
-      >>> [round(float(c), 3) for c in coefficients(cosine(), 0.5)]
-      [0.707, 0.707, 1.111, -1.111]
+      >>> path = smoothed(linear(), 0.25)
+      >>> float(path.sigma(0.0)), float(path.sigma(1.0))
+      (1.0, 0.25)
+
+    Reference:
+      Parzen (1962), On Estimation of a Probability Density Function and Mode, Annals of
+      Mathematical Statistics 33. [parzen1962estimation]
     """
-    t = _checks.time(t)
-    one = jnp.ones_like(t)
-    alpha, alpha_dot = jax.jvp(path.alpha, (t,), (one,))
-    sigma, sigma_dot = jax.jvp(path.sigma, (t,), (one,))
-    return Coefficients(alpha, sigma, alpha_dot, sigma_dot)
-
-
-def interpolate(path: Path, x0: Array, x1: Array, t: Array) -> Array:
-    """Returns the point of the path between one noise and one data example, eq. (1).
-
-    Args:
-      path: the path.
-      x0: `[*dims]`, noise.
-      x1: `[*dims]`, data.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      `[*dims]`, `alpha(t) x1 + sigma(t) x0`.
-
-    Raises:
-      ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> interpolate(linear(), jnp.array([0.0, 4.0]), jnp.array([2.0, 0.0]), 0.25).tolist()
-      [0.5, 3.0]
-    """
-    _checks.same_shape(x0=x0, x1=x1)
-    t = _checks.time(t)
-    return path.alpha(t) * x1 + path.sigma(t) * x0
+    if not isinstance(bandwidth, jax.Array) and not bandwidth >= 0:
+        message = f"bandwidth must not be negative, got {bandwidth}: it is a standard deviation."
+        raise ValueError(message)
+    return Path(
+        alpha=path.alpha,
+        sigma=lambda t: jnp.hypot(path.sigma(t), bandwidth * path.alpha(t)),
+    )
