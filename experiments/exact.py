@@ -75,9 +75,10 @@ def best_width(path: Path, bank: Array, held_out: Array, *, size: int) -> float:
     widths = np.geomspace(0.02, 1.0, 24)
 
     def log_densities(bank: Array, x: Array) -> Array:
-        one = lambda width: fmjax.empirical.log_density(
-            fmjax.paths.smoothed(path, width), bank, x, 1.0
-        )  # noqa: E731
+        def one(width: Array) -> Array:
+            blurred = fmjax.paths.smoothed(path, width)
+            return fmjax.empirical.log_density(blurred, bank, x, 1.0)
+
         return jax.lax.map(one, jnp.asarray(widths, x.dtype))
 
     function = functools.partial(jax.jit(jax.vmap(log_densities, in_axes=(None, 0))), bank)
