@@ -1,4 +1,8 @@
-"""A path, its time derivatives, and the point between one noise and one data example."""
+"""A path, its time derivatives, and the point between one noise and one data example.
+
+References:
+  Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747, section 4.1.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
