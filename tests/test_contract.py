@@ -120,6 +120,7 @@ PER_EXAMPLE = {
         )
     },
     "empirical.weights": Case(partial(empirical.weights, PATH), "bxt", "b"),
+    "empirical.law": Case(partial(empirical.law, PATH, chunk_size=4), "bxt", "b"),
     "empirical.mean": Case(partial(empirical.mean, PATH, chunk_size=4), "bxt", "b"),
     "empirical.velocity": Case(partial(empirical.velocity, PATH, chunk_size=4), "bxt", "b"),
     "empirical.anchored_velocity": Case(

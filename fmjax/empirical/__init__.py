@@ -16,7 +16,7 @@ with `D = alpha_dot sigma - alpha sigma_dot`. This is the field that conditional
 regresses on, so it is the ground truth for a network trained on the bank: for its velocity,
 its divergence and its posterior covariance. All of it is singular where sigma = 0.
 
-* the law: `weights`, `mean`, `velocity`, `log_density`
+* the law: `weights`, `mean`, `velocity`, `log_density`; `law`, all of it and more in one pass
 * its change in space and time: `covariance`, `matvec`, `jacobian`, `divergence`, `lipschitz`,
   `time_derivative`, `acceleration`
 * how many points matter: `effective_number`, `entropy`, and `truncated` to the likeliest, with a
@@ -51,7 +51,15 @@ from fmjax.empirical.derivatives import (
     matvec,
     time_derivative,
 )
-from fmjax.empirical.moments import anchored_velocity, log_density, mean, velocity, weights
+from fmjax.empirical.moments import (
+    Law,
+    anchored_velocity,
+    law,
+    log_density,
+    mean,
+    velocity,
+    weights,
+)
 from fmjax.empirical.neighbours import (
     Truncated,
     effective_number,
@@ -62,6 +70,7 @@ from fmjax.empirical.neighbours import (
 
 __all__ = [
     "Bank",
+    "Law",
     "Truncated",
     "acceleration",
     "anchored_velocity",
@@ -70,6 +79,7 @@ __all__ = [
     "effective_number",
     "entropy",
     "jacobian",
+    "law",
     "lipschitz",
     "log_density",
     "matvec",

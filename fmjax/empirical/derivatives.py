@@ -110,9 +110,7 @@ def divergence(
     Reference:
       The trace of eq. (5); compare arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
-    c = paths.coefficients(path, t)
-    spread = _bank.summarise(path, bank, x, t, chunk_size, axis_name).spread
-    return x.size * c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * spread
+    return moments.law(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name).divergence
 
 
 def matvec(

@@ -1,12 +1,101 @@
-"""Posterior mean, velocity and density of a finite data set: eq. (1), (2), (4) and (7)."""
+"""What one pass over a finite data set says at one state: eq. (1), (2), (4), (6) and (7)."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fmjax import _bank, _checks, predictions
+from fmjax import _bank, _checks, paths, predictions
 from fmjax._bank import Bank
 from fmjax.paths import Path
 from fmjax.types import Array
+
+
+class Law(NamedTuple):
+    """Everything that one pass over a bank says at one state.
+
+    Attributes:
+      mean: `[*dims]`, eq. (2).
+      velocity: `[*dims]`, eq. (4).
+      divergence: `[]`, of the velocity, eq. (6).
+      log_density: `[]`, in nats, eq. (7).
+      entropy: `[]`, of the weights (1), in nats.
+      effective_number: `[]`, of points, `1 / sum_i w_i^2`.
+    """
+
+    mean: Array
+    velocity: Array
+    divergence: Array
+    log_density: Array
+    entropy: Array
+    effective_number: Array
+
+
+def law(
+    path: Path,
+    bank: Array | Bank,
+    x: Array,
+    t: Array,
+    *,
+    chunk_size: int | None = None,
+    axis_name: str | None = None,
+) -> Law:
+    """Returns mean, velocity, divergence, density and more from one pass over the bank.
+
+    Two calls that stream the bank read it twice, also under `jit`; what is not used of the result
+    of one is not computed there.
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, or a `Bank`.
+      x: `[*dims]`, the state.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+      axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
+
+    Returns:
+      All of them by name.
+
+    Raises:
+      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
+        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
+        positive at a static t.
+
+    Example:
+      >>> from fmjax import paths
+      >>> bank = jnp.array([[-1.0], [1.0]])
+      >>> both = law(paths.linear(), bank, jnp.array([0.25]), 0.5)
+      >>> round(float(both.velocity[0]), 4), round(float(both.divergence), 4)
+      (0.4242, 1.1458)
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
+    """
+    s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
+    c, t = paths.coefficients(path, t), _checks.time(t)
+    kinds = {"given": predictions.x1, "wanted": predictions.velocity}
+    quadratic = (s.peak - 0.5 * jnp.sum(x**2)) / c.sigma**2
+    volume = 0.5 * x.size * jnp.log(2.0 * jnp.pi * c.sigma**2)
+    total = _log_total(_bank.of(bank), axis_name)
+    return Law(
+        mean=s.mean,
+        velocity=predictions.convert(path, s.mean, x, t, **kinds),
+        divergence=x.size * c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * s.spread,
+        log_density=jnp.log(s.mass) + quadratic - volume - total,
+        entropy=jnp.log(s.mass) + s.surprise / s.mass,
+        effective_number=s.mass**2 / s.squares,
+    )
+
+
+def _log_total(bank: Bank, axis_name: str | None) -> Array:
+    """Returns the logarithm of the sum of the weights, of all devices' parts."""
+    logs = bank.log_weights
+    logs = jnp.zeros_like(bank.half_squares) if logs is None else logs
+    peak = jax.lax.stop_gradient(jnp.max(logs))
+    peak = peak if axis_name is None else jax.lax.pmax(peak, axis_name)
+    total = jnp.sum(jnp.exp(logs - peak))
+    total = total if axis_name is None else jax.lax.psum(total, axis_name)
+    return peak + jnp.log(total)
 
 
 def weights(
@@ -79,7 +168,7 @@ def mean(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
-    return _bank.summarise(path, bank, x, t, chunk_size, axis_name).mean
+    return law(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name).mean
 
 
 def velocity(
@@ -118,9 +207,7 @@ def velocity(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
-    m = mean(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name)
-    t = _checks.time(t)
-    return predictions.convert(path, m, x, t, given=predictions.x1, wanted=predictions.velocity)
+    return law(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name).velocity
 
 
 def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Array:
@@ -201,19 +288,4 @@ def log_density(
     Reference:
       The mixture of n Gaussians behind eq. (6) of arXiv 2506.03719. [bertrand2025closed]
     """
-    s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
-    sigma = path.sigma(_checks.time(t))
-    quadratic = (s.peak - 0.5 * jnp.sum(x**2)) / sigma**2
-    volume = 0.5 * x.size * jnp.log(2.0 * jnp.pi * sigma**2)
-    return jnp.log(s.mass) + quadratic - volume - _log_total(_bank.of(bank), axis_name)
-
-
-def _log_total(bank: Bank, axis_name: str | None) -> Array:
-    """Returns the logarithm of the sum of the weights, of all devices' parts."""
-    logs = bank.log_weights
-    logs = jnp.zeros_like(bank.half_squares) if logs is None else logs
-    peak = jax.lax.stop_gradient(jnp.max(logs))
-    peak = peak if axis_name is None else jax.lax.pmax(peak, axis_name)
-    total = jnp.sum(jnp.exp(logs - peak))
-    total = total if axis_name is None else jax.lax.psum(total, axis_name)
-    return peak + jnp.log(total)
+    return law(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name).log_density

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from fmjax import _bank, _checks, paths, predictions
 from fmjax._bank import EXCLUDED, Bank
+from fmjax.empirical import moments
 from fmjax.paths import Path
 from fmjax.types import Array
 
@@ -58,8 +59,9 @@ def effective_number(
       Kong, Liu and Wong (1994), Sequential Imputations and Bayesian Missing Data Problems, Journal
       of the American Statistical Association 89. [kong1994sequential]
     """
-    s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
-    return s.mass**2 / s.squares
+    return moments.law(
+        path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name
+    ).effective_number
 
 
 def entropy(
@@ -98,8 +100,7 @@ def entropy(
       Biroli et al. (2024), Dynamical Regimes of Diffusion Models, arXiv 2402.18491, the excess
       entropy. [biroli2024dynamical]
     """
-    s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
-    return jnp.log(s.mass) + s.surprise / s.mass
+    return moments.law(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name).entropy
 
 
 class Truncated(NamedTuple):

@@ -19,41 +19,16 @@ References:
   Statistician 37(3). [chan1983algorithms]
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fmjax import _checks, paths
+from fmjax._bank import points
+from fmjax._bank.points import Bank
 from fmjax.paths import Path
-from fmjax.types import Array, PyTree
-
-# The exact field is the reference for everything else, so no product is rounded to TF32.
-HIGHEST = jax.lax.Precision.HIGHEST
-# The logarithm of no weight; finite, so that a part without any weight has a peak to subtract.
-EXCLUDED = -1e30
-
-
-class Bank(NamedTuple):
-    """A data set made ready: `scale * points + shift`, with what does not depend on the state.
-
-    A pytree: it goes through `jit`, `device_put` and `shard_map`. `empirical.prepare` makes it.
-
-    Attributes:
-      points: `[n, *dims]`, floating, or integers to be scaled chunk by chunk.
-      half_squares: `[n]`, half the squared norm of each scaled point; its dtype is that of all
-        results.
-      log_weights: `[n]`, logarithms of weights of any sum; None where all are equal.
-      scale: `[]`; None where points are taken as they are.
-      shift: `[]`; None with `scale`.
-    """
-
-    points: Array
-    half_squares: Array
-    log_weights: Array | None = None
-    scale: Array | None = None
-    shift: Array | None = None
+from fmjax.types import Array
 
 
 class Summary(NamedTuple):
@@ -76,118 +51,6 @@ class Summary(NamedTuple):
     surprise: Array
 
 
-def of(bank: Array | Bank) -> Bank:
-    """Returns the bank as a `Bank`; of a plain array the norms are computed here."""
-    if isinstance(bank, Bank):
-        return bank
-    bank = jnp.asarray(bank)
-    return Bank(bank, half_squares(bank))
-
-
-def half_squares(points: Array) -> Array:
-    """Returns half the squared norm of each point, `[n]`."""
-    return 0.5 * jnp.sum(points.reshape(points.shape[0], -1) ** 2, axis=1)
-
-
-def scaled(bank: Bank, points: Array) -> Array:
-    """Returns some of the bank's points in the units of the states."""
-    if bank.scale is None:
-        return points
-    return points.astype(bank.half_squares.dtype) * bank.scale + bank.shift
-
-
-def part(bank: Bank, start: Array | int, size: int) -> Bank:
-    """Returns `size` points from `start` on, scaled."""
-    # Sliced from the bank itself: scanning over a reshaped bank would copy all of it.
-    cut = lambda array: jax.lax.dynamic_slice_in_dim(array, start, size)  # noqa: E731
-    log_weights = None if bank.log_weights is None else cut(bank.log_weights)
-    return Bank(scaled(bank, cut(bank.points)), cut(bank.half_squares), log_weights)
-
-
-def size_of_parts(bank: Bank, chunk_size: int | None) -> int:
-    """Returns how many points are taken at a time."""
-    size = bank.points.shape[0] if chunk_size is None else min(chunk_size, bank.points.shape[0])
-    if size < 1:
-        message = f"chunk_size must be at least 1, got {chunk_size}: it counts points of the bank."
-        raise ValueError(message)
-    return size
-
-
-def accumulate(
-    bank: Bank,
-    chunk_size: int | None,
-    map_part: Callable[[Bank, Array], PyTree],
-    merge: Callable[[PyTree, PyTree], PyTree],
-) -> PyTree:
-    """Returns `merge` of `map_part(part, start)` over the parts of the bank."""
-    size, total = size_of_parts(bank, chunk_size), bank.points.shape[0]
-    count = total // size
-
-    def one(start: Array | int, size: int = size) -> PyTree:
-        return map_part(part(bank, start, size), start)
-
-    def step(result: PyTree, start: Array) -> tuple[PyTree, None]:
-        return merge(result, one(start)), None
-
-    result = one(0)
-    if count > 1:
-        result, _ = jax.lax.scan(step, result, size * jnp.arange(1, count))
-    if count * size < total:
-        result = merge(result, one(count * size, total - count * size))
-    return result
-
-
-def _inner(piece: Bank, vector: Array) -> Array:
-    flat = piece.points.reshape(piece.points.shape[0], -1)
-    return jnp.matmul(flat, vector.ravel(), precision=HIGHEST)
-
-
-def _potentials(c: paths.Coefficients, piece: Bank, y: Array) -> Array:
-    """Returns the `q_i` of some points, `[m]`, at the state `y = alpha x`."""
-    q = _inner(piece, y) - c.alpha**2 * piece.half_squares
-    return q if piece.log_weights is None else q + c.sigma**2 * piece.log_weights
-
-
-def potentials(c: paths.Coefficients, bank: Bank, x: Array, chunk_size: int | None) -> Array:
-    """Returns the `q_i` of the whole bank, `[n]`, its points scaled chunk by chunk."""
-    return _each(bank, chunk_size, lambda piece: _potentials(c, piece, c.alpha * x))
-
-
-def along(bank: Bank, vector: Array, chunk_size: int | None) -> Array:
-    """Returns the inner product of every point with a vector, `[n]`."""
-    return _each(bank, chunk_size, lambda piece: _inner(piece, vector))
-
-
-def squares(bank: Bank, chunk_size: int | None) -> Array:
-    """Returns half the squared norm of every scaled point, `[n]`."""
-    return _each(bank, chunk_size, lambda piece: half_squares(piece.points))
-
-
-def weighted_sum(bank: Bank, weights: Array, chunk_size: int | None) -> Array:
-    """Returns the weighted sum of the points, `[*dims]`."""
-
-    def map_part(piece: Bank, start: Array) -> Array:
-        size = piece.points.shape[0]
-        return average(jax.lax.dynamic_slice_in_dim(weights, start, size), piece.points)
-
-    return accumulate(bank, chunk_size, map_part, jnp.add)
-
-
-def _each(bank: Bank, chunk_size: int | None, function: Callable[[Bank], Array]) -> Array:
-    """Returns one number for every point, `[n]`, from a function of a part of the bank."""
-    size, total = size_of_parts(bank, chunk_size), bank.points.shape[0]
-    count = total // size
-
-    def one(start: Array | int, size: int = size) -> Array:
-        return function(part(bank, start, size))
-
-    if size == total:
-        return one(0)
-    found = [jax.lax.map(one, size * jnp.arange(count)).ravel()]
-    rest = [one(count * size, total - count * size)] if count * size < total else []
-    return jnp.concatenate(found + rest)
-
-
 def masses(c: paths.Coefficients, q: Array) -> tuple[Array, Array]:
     """Returns the largest `q_i`, `[]`, and `exp((q_i - peak) / sigma^2)`, `[n]`."""
     # It cancels from every result, and so does its derivative, which where XLA recomputes q with
@@ -197,9 +60,15 @@ def masses(c: paths.Coefficients, q: Array) -> tuple[Array, Array]:
     return peak, jnp.exp((q - peak) / c.sigma**2)
 
 
-def average(weights: Array, bank: Array) -> Array:
-    """Returns the weighted sum of the points of the bank, `[*dims]`."""
-    return jnp.tensordot(weights, bank, axes=1, precision=HIGHEST)
+def _potentials(c: paths.Coefficients, piece: Bank, y: Array) -> Array:
+    """Returns the `q_i` of some points, `[m]`, at the state `y = alpha x`."""
+    q = points.inner(piece, y) - c.alpha**2 * piece.half_squares
+    return q if piece.log_weights is None else q + c.sigma**2 * piece.log_weights
+
+
+def potentials(c: paths.Coefficients, bank: Bank, x: Array, chunk_size: int | None) -> Array:
+    """Returns the `q_i` of the whole bank, `[n]`, its points scaled chunk by chunk."""
+    return points.each(bank, chunk_size, lambda piece: _potentials(c, piece, c.alpha * x))
 
 
 def _summarise(c: paths.Coefficients, piece: Bank, y: Array) -> Summary:
@@ -207,10 +76,10 @@ def _summarise(c: paths.Coefficients, piece: Bank, y: Array) -> Summary:
     peak, parts = masses(c, q)
     mass = parts.sum()
     weights = parts / mass
-    mean = average(weights, piece.points)
+    mean = points.average(weights, piece.points)
     nearest = jnp.argmax(jax.lax.stop_gradient(q))
     point = piece.points[nearest]
-    excess = average(weights, piece.half_squares) - piece.half_squares[nearest]
+    excess = points.average(weights, piece.half_squares) - piece.half_squares[nearest]
     spread = 2.0 * excess - jnp.sum((mean - point) * (mean + point))  # eq. (1)
     surprise = -jnp.sum(parts * (q - peak)) / c.sigma**2
     return Summary(peak, mass, mean, jnp.maximum(spread, 0.0), jnp.sum(parts**2), surprise)
@@ -280,7 +149,7 @@ def tilted(
     def merge(a: Summary, b: Summary) -> Summary:
         return _merge(a, b, c.sigma)
 
-    result = accumulate(bank, chunk_size, map_part, merge)
+    result = points.accumulate(bank, chunk_size, map_part, merge)
     return result if axis_name is None else _across(result, c.sigma, axis_name)
 
 
@@ -291,7 +160,7 @@ def checked(path: Path, bank: Array | Bank, x: Array, t: Array) -> tuple[Bank, p
     else:
         _checks.bank(bank, x)
     _checks.positive_sigma(path, t)
-    return of(bank), paths.coefficients(path, t)
+    return points.of(bank), paths.coefficients(path, t)
 
 
 def anchored(
@@ -312,7 +181,7 @@ def anchored(
     rho = c.alpha / c.sigma
     gaps = bank - x1[None]
     flat = gaps.reshape(bank.shape[0], -1)
-    products = jnp.matmul(flat, x0.ravel(), precision=HIGHEST)
+    products = jnp.matmul(flat, x0.ravel(), precision=points.HIGHEST)
     q = products - 0.5 * rho * jnp.sum(flat**2, axis=1)
     peak = jax.lax.stop_gradient(jnp.max(q))
     masses = jnp.exp(rho * (q - peak))  # subtracted before scaling, as above

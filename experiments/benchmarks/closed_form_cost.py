@@ -1,0 +1,237 @@
+"""What the exact field of a whole data set costs, against the bare matrix products in it.
+
+The paper calls the exact target of flow matching too expensive (O(n d) for every example) and
+measures 0.9 microseconds for each example and each of M points of CIFAR-10. Of a batch it is two
+matrix products, `states [b, d] x bank [d, n]` and `weights [b, n] x bank [n, d]`, and a softmax:
+
+1. velocity, divergence, products with the covariance and training targets of a bank, beside the
+   products that they contain, in one run: JAX's, and NumPy's on the same machine;
+2. a training step on the exact target of a whole data set, beside one of flow matching.
+
+The numbers in the bank do not change the time. Programs run in turn, and a ratio is the median over
+turns of the ratio in the same turn, so that a slow spell of the machine hits both.
+
+Run:    python -m experiments.benchmarks.closed_form_cost
+        python -m experiments.benchmarks.closed_form_cost --num-points 60000 --size 28 --colours 1
+Time:   3 minutes on two CPU cores, 3 GB of memory.
+Expect: at least 85 % of the speed of the bare products, less than 64 MB of temporary memory, 1.5
+        times the speed of NumPy's products; on an accelerator a step at most 5 % longer.
+"""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+from flax import nnx
+
+import fmjax
+from experiments import cli
+from fmjax.empirical import Bank
+from fmjax.types import Array
+
+path = fmjax.paths.linear()
+HIGHEST = jax.lax.Precision.HIGHEST
+TIME = 0.15  # at which the weights of images spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default."""
+
+    num_points: int = 50_000
+    """Points of the bank."""
+    size: int = 32
+    """Height and width of its images, a multiple of 4."""
+    colours: int = 3
+    """Channels of its images."""
+    batch_size: int = 128
+    """States at a time."""
+    chunk_size: int = 1000
+    """Points of the bank in memory at a time, beside the bank."""
+    channels: tuple[int, ...] = (32, 64, 64)
+    """Channels of the U-Net of the training step, multiples of 8; () leaves the step out."""
+    turns: int = 7
+    """Runs of each program."""
+    seed: int = 0
+    """Seed of the bank and of the network."""
+
+
+class Case(NamedTuple):
+    """A program, the number of products with the bank in it, and what it is called with."""
+
+    call: Callable[..., Any]
+    products: int
+    arguments: tuple[Any, ...]
+
+
+def make_bank(config: Config) -> Array:
+    """Returns bytes `[n, size, size, colours]`."""
+    shape = (config.num_points, config.size, config.size, config.colours)
+    rng = np.random.default_rng(config.seed)
+    return jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8))
+
+
+def prepare(points: Array) -> Bank:
+    """Returns a bank of bytes, scaled to [-1, 1] by chunks."""
+    return fmjax.empirical.prepare(points, scale=1 / 127.5, shift=-1.0)
+
+
+def two_products(flat: Array, states: Array) -> Array:
+    """Returns what is left of a velocity without its softmax."""
+    logits = jnp.matmul(states, flat.T, precision=HIGHEST)
+    return jnp.matmul(logits, flat, precision=HIGHEST)
+
+
+def make_cases(config: Config) -> dict[str, Case]:
+    """Returns every program, compiled where it is jax's."""
+    raw = make_bank(config)
+    points = raw.astype(jnp.float32) / 127.5 - 1.0
+    bank, flat = fmjax.empirical.prepare(points), points.reshape(len(points), -1)
+    noise = jax.random.normal(jax.random.key(config.seed), (config.batch_size, *points.shape[1:]))
+    x1 = points[: config.batch_size]
+    x = (1.0 - TIME) * noise + TIME * x1
+    states = x.reshape(len(x), -1)
+
+    def many(function: Callable, **options: Any) -> Callable:
+        one = lambda bank, *arrays: function(path, bank, *arrays, **options)  # noqa: E731
+        return jax.vmap(one, in_axes=(None, *(0,) * (2 + (function is not _velocity))))
+
+    t, streamed = jnp.full(len(x), TIME), {"chunk_size": config.chunk_size}
+    exact, matvec = fmjax.empirical, fmjax.empirical.matvec
+    cases = {
+        "two bare products": Case(two_products, 2, (flat, states)),
+        "velocity": Case(many(_velocity, **streamed), 2, (bank, x, t)),
+        "velocity, bank of bytes": Case(many(_velocity, **streamed), 2, (prepare(raw), x, t)),
+        "velocity, bank whole": Case(many(_velocity), 2, (bank, x, t)),
+        "velocity and divergence": Case(
+            jax.vmap(functools.partial(_both, config.chunk_size), in_axes=(None, 0, 0)),
+            2,
+            (bank, x, t),
+        ),
+        "covariance times a vector": Case(many(matvec, **streamed), 4, (bank, x, t, noise)),
+        "target of training": Case(
+            many(exact.refined_velocity, **streamed), 2, (bank, noise, x1, t)
+        ),
+    }
+    compiled = {
+        name: case._replace(call=jax.jit(case.call).lower(*case.arguments).compile())
+        for name, case in tqdm.tqdm(cases.items(), "compile", disable=None)
+    }
+    by_numpy = lambda flat, states: (states @ flat.T) @ flat  # noqa: E731
+    arrays = (np.asarray(flat), np.asarray(states))
+    return compiled | {"two products, NumPy": Case(by_numpy, 2, arrays)}
+
+
+_velocity = fmjax.empirical.velocity
+
+
+def _both(chunk_size: int, bank: Bank, x: Array, t: Array) -> tuple[Array, Array]:
+    """Returns velocity and divergence, from one pass over the bank."""
+    law = fmjax.empirical.law(path, bank, x, t, chunk_size=chunk_size)
+    return law.velocity, law.divergence
+
+
+def in_turn(cases: dict[str, Case], turns: int) -> dict[str, list[float]]:
+    """Returns the seconds of every run of every program."""
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in tqdm.trange(turns + 1, desc="time", disable=None):
+        for name, case in cases.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(case.call(*case.arguments))
+            if turn > 0:  # the first run is slower
+                taken[name].append(time.perf_counter() - begin)
+    return taken
+
+
+def _ratio(times: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
+
+
+def table(config: Config, cases: dict[str, Case], taken: dict[str, list[float]]) -> str:
+    """Returns the first table in Markdown."""
+    size = config.size**2 * config.colours
+    lines = [
+        f"| {config.batch_size} states, {config.num_points:,} x {size:,} | seconds | GFLOP/s | "
+        "speed of its products | speed over NumPy's | temporary memory, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    bare, numpy = taken["two bare products"], taken["two products, NumPy"]
+    for name, case in cases.items():
+        flops = 2.0 * case.products * config.batch_size * config.num_points * size
+        seconds = statistics.median(taken[name])
+        share = case.products / 2
+        analysis = getattr(case.call, "memory_analysis", lambda: None)()
+        memory = f"{analysis.temp_size_in_bytes / 1e6:.0f}" if analysis else ""
+        lines.append(
+            f"| {name} | {seconds:.3f} | {flops / seconds / 1e9:.0f} | "
+            f"{share * _ratio(bare, taken[name]):.2f} | {share * _ratio(numpy, taken[name]):.2f} | "
+            f"{memory} |"
+        )
+    return "\n".join(lines)
+
+
+def step_cases(config: Config) -> dict[str, Case]:
+    """Returns a training step of flow matching, and the same on the exact target of the bank."""
+    bank = prepare(make_bank(config))
+    shape = bank.points.shape[1:]
+    network = fmjax.models.UNet(shape, channels=config.channels, rngs=nnx.Rngs(config.seed))
+    apply, params = fmjax.models.functional(network)
+    target = functools.partial(fmjax.empirical.refined_velocity, chunk_size=config.chunk_size)
+    x1 = bank.points[: config.batch_size].astype(jnp.float32) / 127.5 - 1.0
+    optimizer, key = optax.adam(1e-3), jax.random.key(config.seed)
+
+    def loss(params: Any, key: Array, batch: tuple[Array, Bank | None]) -> Array:
+        x1, bank = batch
+        velocity = functools.partial(apply, params)
+        key_noise, key_time = jax.random.split(key)
+        x0 = jax.random.normal(key_noise, x1.shape)
+        t = fmjax.times.uniform(key_time, x1.shape[:1])
+        if bank is None:
+            one = functools.partial(fmjax.losses.cfm, velocity, path)
+        else:
+            one = functools.partial(fmjax.losses.efm, velocity, path, bank, target=target)
+        return jax.vmap(one)(x0, x1, t).mean()
+
+    state = fmjax.train.init(params, optimizer)
+    step = jax.jit(fmjax.train.make_step(loss, optimizer))
+    batches = {"flow matching": (x1, None), "exact target": (x1, bank)}
+    return {
+        name: Case(step.lower(state, key, batch).compile(), 2, (state, key, batch))
+        for name, batch in batches.items()
+    }
+
+
+def step_table(config: Config, taken: dict[str, list[float]]) -> str:
+    """Returns the second table in Markdown."""
+    plain = taken["flow matching"]
+    lines = ["| training step of the U-Net | seconds | ratio |", "|---|---|---|"]
+    for name, times in taken.items():
+        what = f", {config.num_points:,} images" if name == "exact target" else ""
+        seconds, ratio = statistics.median(times), _ratio(times, plain)
+        lines.append(f"| {name}{what} | {seconds:.3f} | {ratio:.3f} |")
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """Measures and prints both tables in Markdown."""
+    bounds = {name: (1, 1e9) for name in ("num_points", "colours", "chunk_size", "turns")}
+    bounds |= {"size": (4, 1e9), "batch_size": (1, config.num_points), "seed": (0, 2**32 - 1)}
+    cli.check_bounds(config, bounds)
+    print(f"\n{jax.devices()[0]}")
+    cases = make_cases(config)
+    print("\n" + table(config, cases, in_turn(cases, config.turns)), flush=True)
+    if config.channels:
+        del cases
+        print("\n" + step_table(config, in_turn(step_cases(config), config.turns)))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

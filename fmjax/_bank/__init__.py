@@ -1,0 +1,34 @@
+"""A finite data set, and what it says about x1 given x_t, in one pass over it."""
+
+from fmjax._bank.points import (
+    EXCLUDED,
+    HIGHEST,
+    Bank,
+    along,
+    average,
+    half_squares,
+    of,
+    scaled,
+    squares,
+    weighted_sum,
+)
+from fmjax._bank.summary import anchored, checked, masses, potentials, summarise, tilted
+
+__all__ = [
+    "EXCLUDED",
+    "HIGHEST",
+    "Bank",
+    "along",
+    "anchored",
+    "average",
+    "checked",
+    "half_squares",
+    "masses",
+    "of",
+    "potentials",
+    "scaled",
+    "squares",
+    "summarise",
+    "tilted",
+    "weighted_sum",
+]

@@ -1,0 +1,142 @@
+"""The points of a bank: scaled, cut in parts, multiplied and summed, a chunk at a time."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax.types import Array, PyTree
+
+# The exact field is the reference for everything else, so no product is rounded to TF32.
+HIGHEST = jax.lax.Precision.HIGHEST
+# The logarithm of no weight; finite, so that a part without any weight has a peak to subtract.
+EXCLUDED = -1e30
+
+
+class Bank(NamedTuple):
+    """A data set made ready: `scale * points + shift`, with what does not depend on the state.
+
+    A pytree: it goes through `jit`, `device_put` and `shard_map`. `empirical.prepare` makes it.
+
+    Attributes:
+      points: `[n, *dims]`, floating, or integers to be scaled chunk by chunk.
+      half_squares: `[n]`, half the squared norm of each scaled point; its dtype is that of all
+        results.
+      log_weights: `[n]`, logarithms of weights of any sum; None where all are equal.
+      scale: `[]`; None where points are taken as they are.
+      shift: `[]`; None with `scale`.
+    """
+
+    points: Array
+    half_squares: Array
+    log_weights: Array | None = None
+    scale: Array | None = None
+    shift: Array | None = None
+
+
+def of(bank: Array | Bank) -> Bank:
+    """Returns the bank as a `Bank`; of a plain array the norms are computed here."""
+    if isinstance(bank, Bank):
+        return bank
+    bank = jnp.asarray(bank)
+    return Bank(bank, half_squares(bank))
+
+
+def half_squares(points: Array) -> Array:
+    """Returns half the squared norm of each point, `[n]`."""
+    return 0.5 * jnp.sum(points.reshape(points.shape[0], -1) ** 2, axis=1)
+
+
+def scaled(bank: Bank, points: Array) -> Array:
+    """Returns some of the bank's points in the units of the states."""
+    if bank.scale is None:
+        return points
+    return points.astype(bank.half_squares.dtype) * bank.scale + bank.shift
+
+
+def part(bank: Bank, start: Array | int, size: int) -> Bank:
+    """Returns `size` points from `start` on, scaled."""
+    # Sliced from the bank itself: scanning over a reshaped bank would copy all of it.
+    cut = lambda array: jax.lax.dynamic_slice_in_dim(array, start, size)  # noqa: E731
+    log_weights = None if bank.log_weights is None else cut(bank.log_weights)
+    return Bank(scaled(bank, cut(bank.points)), cut(bank.half_squares), log_weights)
+
+
+def size_of_parts(bank: Bank, chunk_size: int | None) -> int:
+    """Returns how many points are taken at a time."""
+    size = bank.points.shape[0] if chunk_size is None else min(chunk_size, bank.points.shape[0])
+    if size < 1:
+        message = f"chunk_size must be at least 1, got {chunk_size}: it counts points of the bank."
+        raise ValueError(message)
+    return size
+
+
+def accumulate(
+    bank: Bank,
+    chunk_size: int | None,
+    map_part: Callable[[Bank, Array], PyTree],
+    merge: Callable[[PyTree, PyTree], PyTree],
+) -> PyTree:
+    """Returns `merge` of `map_part(part, start)` over the parts of the bank."""
+    size, total = size_of_parts(bank, chunk_size), bank.points.shape[0]
+    count = total // size
+
+    def one(start: Array | int, size: int = size) -> PyTree:
+        return map_part(part(bank, start, size), start)
+
+    def step(result: PyTree, start: Array) -> tuple[PyTree, None]:
+        return merge(result, one(start)), None
+
+    result = one(0)
+    if count > 1:
+        result, _ = jax.lax.scan(step, result, size * jnp.arange(1, count))
+    if count * size < total:
+        result = merge(result, one(count * size, total - count * size))
+    return result
+
+
+def average(weights: Array, bank: Array) -> Array:
+    """Returns the weighted sum of the points of the bank, `[*dims]`."""
+    return jnp.tensordot(weights, bank, axes=1, precision=HIGHEST)
+
+
+def inner(piece: Bank, vector: Array) -> Array:
+    """Returns the inner product of every point of a scaled part with a vector, `[m]`."""
+    flat = piece.points.reshape(piece.points.shape[0], -1)
+    return jnp.matmul(flat, vector.ravel(), precision=HIGHEST)
+
+
+def along(bank: Bank, vector: Array, chunk_size: int | None) -> Array:
+    """Returns the inner product of every point with a vector, `[n]`."""
+    return each(bank, chunk_size, lambda piece: inner(piece, vector))
+
+
+def squares(bank: Bank, chunk_size: int | None) -> Array:
+    """Returns half the squared norm of every scaled point, `[n]`."""
+    return each(bank, chunk_size, lambda piece: half_squares(piece.points))
+
+
+def weighted_sum(bank: Bank, weights: Array, chunk_size: int | None) -> Array:
+    """Returns the weighted sum of the points, `[*dims]`."""
+
+    def map_part(piece: Bank, start: Array) -> Array:
+        size = piece.points.shape[0]
+        return average(jax.lax.dynamic_slice_in_dim(weights, start, size), piece.points)
+
+    return accumulate(bank, chunk_size, map_part, jnp.add)
+
+
+def each(bank: Bank, chunk_size: int | None, function: Callable[[Bank], Array]) -> Array:
+    """Returns one number for every point, `[n]`, from a function of a part of the bank."""
+    size, total = size_of_parts(bank, chunk_size), bank.points.shape[0]
+    count = total // size
+
+    def one(start: Array | int, size: int = size) -> Array:
+        return function(part(bank, start, size))
+
+    if size == total:
+        return one(0)
+    found = [jax.lax.map(one, size * jnp.arange(count)).ravel()]
+    rest = [one(count * size, total - count * size)] if count * size < total else []
+    return jnp.concatenate(found + rest)
