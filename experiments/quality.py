@@ -30,8 +30,11 @@ from fmjax.types import Array, PyTree
 _NUM_FEATURES = 64
 
 
-def _features(images: data.Images) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the projection on the principal components of the training images."""
+def features(images: data.Images) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the projection on the principal components of the training images.
+
+    It takes x `[n, h, w, c]` and returns `[n, components]`, for the distance (1).
+    """
     flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)  # noqa: E731
     train = flat(data.centres(images.train, images.levels))
     count = min(_NUM_FEATURES, *train.shape)
@@ -74,7 +77,7 @@ def table(drawn: dict[str, dict[int, np.ndarray]], images: data.Images) -> list[
       drawn: from each model and its number of steps to samples `[n, *dims]`.
       images: the data set.
     """
-    project = _features(images)
+    project = features(images)
     train = project(data.centres(images.train, images.levels))
     distance = lambda x: float(fmjax.metrics.frechet(project(x), train))  # noqa: E731
     sizes = [len(x) for by_steps in drawn.values() for x in by_steps.values()]

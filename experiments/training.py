@@ -1,7 +1,8 @@
 """Training on images: the data and keys of a run, the loss of a batch, the optimiser, a network.
 
-What the image experiments share: pixels are dequantised with uniform noise, the noise of the
-path is drawn independently of them (the posterior identities need it), times are stratified
+What the image experiments share: pixels are dequantised with uniform noise (or taken at the
+centres of their bins, `at_centres`, where the data are to be a finite set of points), the noise of
+the path is drawn independently of them (the posterior identities need it), times are stratified
 over the batch, and the network is a U-Net with an exponential moving average of its parameters.
 """
 
@@ -43,26 +44,37 @@ def keys(seed: int) -> tuple[Key, Key]:
     return tuple(jax.random.fold_in(jax.random.key(seed), 1000 + i) for i in range(2))
 
 
-def pairs(key: Key, pixels: Array, levels: int) -> tuple[Array, Array, Key, Array]:
+def at_centres(_: Key, pixels: Array, levels: int) -> Array:
+    """Returns pixels as real numbers without noise, in the place of `data.dequantize`."""
+    return data.centres(pixels, levels)
+
+
+def pairs(
+    key: Key, pixels: Array, levels: int, *, place: Callable[..., Array] = data.dequantize
+) -> tuple[Array, Array, Key, Array]:
     """Returns the pairs of a batch of pixels, a key for the times, and one for each dropout.
 
     Args:
       key: of the step.
       pixels: uint8 `[n, h, w, c]`.
       levels: values that a pixel can take.
+      place: from a key, pixels and levels to x.
     """
     key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
-    x1 = data.dequantize(key_bins, pixels, levels)
+    x1 = place(key_bins, pixels, levels)
     x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
     return x0, x1, key_time, jax.random.split(key_dropout, x1.shape[0])
 
 
-def flow_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
+def flow_loss(
+    apply: Callable[..., Array], levels: int, *, place: Callable[..., Array] = data.dequantize
+) -> Callable[..., Array]:
     """Returns the conditional flow matching loss of a batch of uint8 images.
 
     Args:
       apply: `(params, x, t, key=None) -> dx` of one example; a key switches dropout on.
       levels: values that a pixel can take.
+      place: from a key, pixels and levels to x.
     """
 
     def example(params: PyTree, key: Key, x0: Array, x1: Array, t: Array) -> Array:
@@ -70,7 +82,7 @@ def flow_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
         return fmjax.losses.cfm(velocity, path, x0, x1, t)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        x0, x1, key_time, keys = pairs(key, batch["x"], levels)
+        x0, x1, key_time, keys = pairs(key, batch["x"], levels, place=place)
         t = fmjax.times.stratified(key_time, x1.shape[:1])
         return jax.vmap(functools.partial(example, params))(keys, x0, x1, t).mean()
 
@@ -78,7 +90,11 @@ def flow_loss(apply: Callable[..., Array], levels: int) -> Callable[..., Array]:
 
 
 def held_out_loss(
-    apply: Callable[..., Array], images: data.Images, key: Key
+    apply: Callable[..., Array],
+    images: data.Images,
+    key: Key,
+    *,
+    place: Callable[..., Array] = data.dequantize,
 ) -> Callable[[PyTree, Key], dict[str, float]]:
     """Returns the held-out loss without dropout, on the same images and noise every time.
 
@@ -86,9 +102,10 @@ def held_out_loss(
       apply: `(params, x, t) -> dx` of one example.
       images: the data set; its first 512 held-out images are used.
       key: of the noise.
+      place: from a key, pixels and levels to x.
     """
     key_bins, key_noise, key_time = jax.random.split(key, 3)
-    x1 = data.dequantize(key_bins, jnp.asarray(images.held_out[:512]), images.levels)
+    x1 = place(key_bins, jnp.asarray(images.held_out[:512]), images.levels)
     x0 = jax.random.normal(key_noise, x1.shape)
     t = fmjax.times.stratified(key_time, x1.shape[:1])
 
@@ -133,6 +150,7 @@ def fit(
     seed: int,
     velocity: Callable[..., Any] = _itself,
     num_times: int = 1,
+    place: Callable[..., Array] = data.dequantize,
 ) -> tuple[Callable[..., Array], PyTree]:
     """Trains a network on the images, or restores it, and returns it with averaged parameters.
 
@@ -146,6 +164,7 @@ def fit(
       seed: of the network, of the order of the images and of all noise.
       velocity: from `apply` to that of the velocity whose held-out loss is measured.
       num_times: times that the network takes.
+      place: from a key, pixels and levels to x, for the held-out loss; bind it to `make_loss` too.
 
     Returns:
       `apply`, `(params, x, *times, key=None) -> dx` of one example, and the parameters.
@@ -163,7 +182,7 @@ def fit(
         params,
         data.batches(images.train, config.batch_size, seed=seed),
         adamw(config),
-        held_out_loss(velocity(apply), images, key),
+        held_out_loss(velocity(apply), images, key, place=place),
         workdir=workdir,
         num_steps=config.num_steps,
         seed=seed,

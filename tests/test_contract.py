@@ -253,6 +253,19 @@ PER_EXAMPLE = {
         ),
         STATE,
     ),
+    "path_error.gap_on_path": Case(
+        lambda x, y: path_error.gap_on_path(
+            _field, lambda x, t: 0.5 * x, PATH, x, y, jnp.array([0.2, 0.9])
+        ),
+        "xy",
+    ),
+    "path_error.gap_along_flow": Case(
+        lambda x: path_error.gap_along_flow(
+            _field, lambda x, t: 0.5 * x, x, jnp.array([0.0, 0.6, 1.0]),
+            solve=partial(samplers.fixed, num_steps=2),
+        ),
+        "x",
+    ),
     "events.log_probability": Case(
         partial(events.log_probability, _event, _field, PATH), STATE
     ),

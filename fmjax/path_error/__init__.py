@@ -31,16 +31,39 @@ v = u, and the bound it gives as log 1 / (1 - t).
 In many dimensions the integral (4) is a mean over samples of the path, `0.5 * mean |residual|`
 with t uniform on [0, 1] and x ~ p_t. In one or two, `bound` and `total_variation` sum over a grid.
 
+Where the true velocity u is known, as that of a finite data set is (`fmjax.empirical`), v can be
+held against it directly, in any dimension d. It matters at which states:
+
+    E |v - u|^2 / d  at  x_t = alpha x1 + sigma x0,    x1 from the training data              (5)
+    E |v - u|^2 / d  at  phi_t(x0), the trajectories of v itself                              (6)
+
+Flow matching sees and lowers (5) alone. For a data set, u leads from everywhere back to one of its
+points, so a model that makes anything new must have a large (6), however small its (5): it is said
+to underfit selectively.
+
 * `residual`: at a point, in any dimension
 * `forcing`, `duhamel`: at a point, in few dimensions, as they carry the density itself, which is
   1e-5 in a typical place of 12 dimensions and 0 in float32 in a hundred; lower tolerances with it
 * `bound`, `total_variation`: of the whole law, on a grid
+* `gap_on_path`, `gap_along_flow`: of one example, the distance of v from u at all times
 
-Reference:
+References:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719, section 3.2.
+  Song et al. (2025), Selective Underfitting in Diffusion Models, arXiv 2510.01378.
 """
 
+from fmjax.path_error.gap import gap_along_flow, gap_on_path
 from fmjax.path_error.on_grid import bound, total_variation
 from fmjax.path_error.pointwise import LogDensity, duhamel, forcing, residual
 
-__all__ = ["LogDensity", "bound", "duhamel", "forcing", "residual", "total_variation"]
+__all__ = [
+    "LogDensity",
+    "bound",
+    "duhamel",
+    "forcing",
+    "gap_along_flow",
+    "gap_on_path",
+    "residual",
+    "total_variation",
+]

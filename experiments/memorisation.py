@@ -1,0 +1,164 @@
+"""A network and the exact field of the n images that it was trained on; what it copies of them.
+
+Shared by the experiments on the closed form of flow matching. The data are the first n training
+images at the centres of their pixels' bins, neither flipped nor dequantised: a finite set of
+points, so the field that minimises the loss of training is known (`fmjax.empirical`), and it makes
+nothing but copies of these points. How far samples are from that is told by their distance to the
+nearest of the n, beside the same distance of
+
+* images that are held out: what a sampler of the law behind the data would have
+* the n images themselves, each to its nearest other
+
+The posterior over the points collapses to a single one when x_t tells about as much of x1 as it
+takes to name one in n. If the images were Gaussian with the covariance eigenvalues mu_k, that is at
+
+    1/2 sum_k log(1 + (alpha(t) / sigma(t))^2 mu_k) = log n                                (1)
+
+References:
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719, section 3.
+  Biroli et al. (2024), Dynamical Regimes of Diffusion Models, arXiv 2402.18491 (the collapse).
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import optimize
+from sklearn.neighbors import NearestNeighbors
+
+import fmjax
+from experiments import data, training
+from fmjax.paths import Path
+from fmjax.types import Array, Key, PyTree
+
+path = training.path  # linear, sections 2 and 3
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""`x[n, h, w, c] -> [n, *features]`, a space in which images are compared."""
+
+_flow_loss = functools.partial(training.flow_loss, place=training.at_centres)
+
+
+def train(
+    config: Any, images: data.Images, count: int, folder: os.PathLike, key: Key
+) -> tuple[Callable[..., Array], PyTree]:
+    """Trains a velocity on the first images, or restores it, and returns it with its parameters.
+
+    Where a batch holds more than there are images they are repeated in it, each about as often and
+    each time with noise of its own, so that every network sees as many pairs and takes as long.
+
+    Args:
+      config: has `seed` and what `training.fit` reads.
+      images: the data set.
+      count: n, how many of its training images are used.
+      folder: of the checkpoints and of metrics.jsonl.
+      key: of the noise of the held-out loss.
+    """
+    few = images.train[:count]
+    copies = math.ceil(config.batch_size / len(few))
+    return training.fit(
+        config,
+        images._replace(train=np.concatenate([few] * copies)),
+        folder,
+        key,
+        make_loss=_flow_loss,
+        seed=config.seed,
+        place=training.at_centres,
+    )
+
+
+def points(images: data.Images, count: int) -> np.ndarray:
+    """Returns the first n training images as the network is trained on them, `[n, h, w, c]`."""
+    return data.centres(images.train[:count], images.levels)
+
+
+def within(train: np.ndarray) -> float:
+    """Returns the mean distance of a training image to the nearest other one.
+
+    Args:
+      train: `[n, *dims]`, n >= 2; the first 2,000 are averaged over.
+    """
+    flat = train.reshape(len(train), -1)
+    found = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(flat)
+    distances, _ = found.kneighbors(flat[:2000])  # the first is to itself
+    return float(distances[:, 1].mean())
+
+
+def copied(x: np.ndarray, train: np.ndarray) -> dict[str, Any]:
+    """Returns how near images are to the training images, and which is nearest to each.
+
+    Args:
+      x: `[m, *dims]`, m >= 2, samples or held-out images.
+      train: `[n, *dims]`, n >= 2.
+
+    Returns:
+      The `distance` to the nearest, `[m]`, its index, `nearest`, `[m]`, and the share `memorised`,
+      nearer to it than to a third of the distance to the next.
+    """
+    nearest, distance = fmjax.metrics.nearest_neighbor(x, train)
+    memorised = float(fmjax.metrics.memorization_ratio(x, train))
+    return {
+        "distance": np.asarray(distance),
+        "nearest": np.asarray(nearest),
+        "memorised": memorised,
+    }
+
+
+def compared(
+    samples: np.ndarray, points: np.ndarray, images: data.Images, embed: Embed
+) -> dict[str, Any]:
+    """Returns how good samples are, and how new, beside held-out images and copies.
+
+    Args:
+      samples: `[m, h, w, c]`.
+      points: `[n, h, w, c]`, what the network was trained on.
+      images: the data set.
+      embed: from images to the features of the Frechet distance.
+    """
+    held_out = data.centres(images.held_out[: len(samples)], images.levels)
+    # As many of each, for the distance of few is biased.
+    drawn = samples[: len(held_out)]
+    copies = points[np.arange(len(drawn)) % len(points)]
+    frechet = lambda x, y: float(fmjax.metrics.frechet(embed(x), embed(y)))  # noqa: E731
+    ours, theirs = (copied(x, points) for x in (samples, held_out))
+    return {
+        "num_compared": len(drawn),
+        "frechet_held_out": frechet(drawn, held_out),
+        "frechet_held_out_of_copies": frechet(copies, held_out),
+        "frechet_train": frechet(drawn, points),
+        "distance": float(ours["distance"].mean()),
+        "distance_standard_error": float(ours["distance"].std(ddof=1) / len(samples) ** 0.5),
+        "distance_of_held_out": float(theirs["distance"].mean()),
+        "distance_within": within(points),
+        "memorised": ours["memorised"],
+        "memorised_of_held_out": theirs["memorised"],
+        "shown": {
+            "samples": data.quantize(samples[:12], images.levels),
+            "nearest": ours["nearest"][:12],
+        },
+    }
+
+
+def collapse_time(path: Path, train: np.ndarray, count: int) -> float:
+    """Returns the time at which the posterior over n Gaussian points collapses to one, eq. (1).
+
+    Args:
+      path: the path.
+      train: `[m, *dims]`, not all alike; the covariance is that of the first 10,000.
+      count: n, at least 2; not necessarily m.
+
+    Returns:
+      The time, in (0, 1).
+    """
+    flat = np.asarray(train[:10_000], np.float64).reshape(min(len(train), 10_000), -1)
+    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(flat, rowvar=False)))
+
+    def excess(t: float) -> float:
+        ratio = float(path.alpha(t)) / float(path.sigma(t))
+        # Where the rank is less than the dimension, rounding makes an eigenvalue negative.
+        return 0.5 * np.log1p(ratio**2 * np.maximum(values, 0.0)).sum() - math.log(count)
+
+    return float(optimize.brentq(excess, 1e-6, 1.0 - 1e-6, xtol=1e-6))

@@ -1,0 +1,117 @@
+"""How far a learned velocity is from the exact one, at states it was taught and at its own.
+
+The numbered equations are those of `fmjax.path_error`. Both functions take one example and all
+times; the mean over examples is the caller's:
+
+    exact = partial(empirical.velocity, path, bank)
+    one = partial(path_error.gap_on_path, velocity, exact, path)
+    curve = jax.vmap(one, (0, 0, None))(x0, x1, times).mean(axis=0)
+
+References:
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
+  Song et al. (2025), Selective Underfitting in Diffusion Models, arXiv 2510.01378.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax import _checks, paths, samplers
+from fmjax.paths import Path
+from fmjax.types import Array, Solve, Velocity
+
+
+def gap_on_path(
+    velocity: Velocity, exact: Velocity, path: Path, x0: Array, x1: Array, times: Array
+) -> Array:
+    """Returns the squared distance of two velocities at the states of a training pair, eq. (5).
+
+    Averaged over pairs it is what flow matching minimises: the conditional loss `losses.cfm` of
+    `velocity` exceeds that of the exact field by it.
+
+    Args:
+      velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
+      exact: the field that it should be, such as `partial(empirical.velocity, path, bank)`.
+      path: the path.
+      x0: `[*dims]`, noise.
+      x1: `[*dims]`, data.
+      times: `[n]`, in [0, 1], where both fields are finite: below 1 for a data set on a path that
+        ends without noise. They are taken one after another, in the memory of one.
+
+    Returns:
+      `[n]`, mean over the dimensions of `(velocity - exact)^2` at `x_t`, for each time.
+
+    Raises:
+      ValueError: if shapes differ, or if `times` is not a vector or holds a static number outside
+        [0, 1].
+
+    Example:
+      >>> exact, learned = lambda x, t: 2 * x, lambda x, t: 2 * x + t
+      >>> x0, x1 = jnp.zeros(3), jnp.ones(3)
+      >>> gap_on_path(learned, exact, paths.linear(), x0, x1, jnp.array([0.0, 0.5])).tolist()
+      [0.0, 0.25]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, section 3.2 and figure 2. [bertrand2025closed]
+    """
+    x0, x1 = _checks.floating(x0), _checks.floating(x1)
+    times = _vector(times, x0.dtype)
+
+    def at(t: Array) -> Array:
+        return _gap(velocity, exact, paths.interpolate(path, x0, x1, t), t)
+
+    return jax.lax.map(at, times)
+
+
+def gap_along_flow(
+    velocity: Velocity, exact: Velocity, x: Array, times: Array, *, solve: Solve = samplers.fixed
+) -> Array:
+    """Returns the squared distance of two velocities along the learned flow itself, eq. (6).
+
+    These states are not those of training: a network that is right on the path of its data may be
+    far from the exact field here, which is where a new sample comes from.
+
+    Args:
+      velocity: the learned field, `(x[*dims], t[]) -> [*dims]`, which makes the states.
+      exact: the field that it should be, such as `partial(empirical.velocity, path, bank)`.
+      x: `[*dims]`, the state at `times[0]`; noise if that is 0.
+      times: `[n]`, n >= 2, in [0, 1], increasing, where both fields are finite.
+      solve: `samplers.fixed` or `samplers.adaptive` with options bound; `num_steps` counts per
+        interval between two times.
+
+    Returns:
+      `[n]`, mean over the dimensions of `(velocity - exact)^2`, for each time.
+
+    Raises:
+      ValueError: as `samplers.trajectory`, or if the two velocities differ in shape.
+
+    Example:
+      >>> exact, learned = lambda x, t: 0 * x, lambda x, t: x  # the state grows as exp(t)
+      >>> gaps = gap_along_flow(learned, exact, jnp.ones(3), jnp.array([0.0, 0.5, 1.0]))
+      >>> [round(float(gap), 3) for gap in gaps]  # exp(2 t)
+      [1.0, 2.718, 7.389]
+
+    Reference:
+      Song et al. (2025), arXiv 2510.01378, where such states are the extrapolation region.
+      [song2025selective]
+    """
+    states = samplers.trajectory(velocity, x, times, solve=solve)
+    times = jnp.asarray(times, states.dtype)
+    return jax.lax.map(lambda state: _gap(velocity, exact, *state), (states, times))
+
+
+def _gap(velocity: Velocity, exact: Velocity, x: Array, t: Array) -> Array:
+    learned, true = velocity(x, t), exact(x, t)
+    _checks.same_shape(velocity=learned, exact=true)
+    return jnp.mean((learned - true) ** 2)
+
+
+def _vector(times: Array, dtype: jnp.dtype) -> Array:
+    """Returns the times in the dtype of the states, or says what is wrong with them."""
+    if len(np.shape(times)) != 1:
+        message = f"times must be a vector of times in [0, 1], got shape {np.shape(times)}."
+        raise ValueError(message)
+    if not isinstance(times, jax.Array):
+        for t in times:
+            _checks.time(t, "every entry of times")
+    return jnp.asarray(times, dtype)
