@@ -10,13 +10,10 @@ nearest of the n, beside the same distance of
 * the n images themselves, each to its nearest other
 
 The posterior over the points collapses to a single one when x_t tells about as much of x1 as it
-takes to name one in n. If the images were Gaussian with the covariance eigenvalues mu_k, that is at
-
-    1/2 sum_k log(1 + (alpha(t) / sigma(t))^2 mu_k) = log n                                (1)
+takes to name one in n (`fmjax.collapse`).
 
 References:
   Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719, section 3.
-  Biroli et al. (2024), Dynamical Regimes of Diffusion Models, arXiv 2402.18491 (the collapse).
 """
 
 import functools
@@ -25,12 +22,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from scipy import optimize
 from sklearn.neighbors import NearestNeighbors
 
 import fmjax
-from experiments import data, training
+from experiments import cosine, data, training
 from fmjax.paths import Path
 from fmjax.types import Array, Key, PyTree
 
@@ -143,7 +140,7 @@ def compared(
 
 
 def collapse_time(path: Path, train: np.ndarray, count: int) -> float:
-    """Returns the time at which the posterior over n Gaussian points collapses to one, eq. (1).
+    """Returns the time at which the posterior over n Gaussian points collapses to one.
 
     Args:
       path: the path.
@@ -151,14 +148,7 @@ def collapse_time(path: Path, train: np.ndarray, count: int) -> float:
       count: n, at least 2; not necessarily m.
 
     Returns:
-      The time, in (0, 1).
+      The time, in (0, 1), by `fmjax.collapse`.
     """
-    flat = np.asarray(train[:10_000], np.float64).reshape(min(len(train), 10_000), -1)
-    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(flat, rowvar=False)))
-
-    def excess(t: float) -> float:
-        ratio = float(path.alpha(t)) / float(path.sigma(t))
-        # Where the rank is less than the dimension, rounding makes an eigenvalue negative.
-        return 0.5 * np.log1p(ratio**2 * np.maximum(values, 0.0)).sum() - math.log(count)
-
-    return float(optimize.brentq(excess, 1e-6, 1.0 - 1e-6, xtol=1e-6))
+    variances = jnp.asarray(cosine.variances(np.asarray(train[:10_000])))
+    return float(fmjax.collapse.collapse_time(path, variances, count))
