@@ -214,6 +214,11 @@ PER_EXAMPLE = {
     "losses.dm": Case(partial(losses.dm, _field, PATH, weight=0.3), "bxyt", "b"),
     "losses.of_pair": Case(partial(losses.of_pair, PATH), PAIR),
     "losses.of_bank": Case(partial(losses.of_bank, PATH), "bxyt", "b"),
+    "losses.of_large_bank": Case(
+        lambda b, x, y, t: losses.of_large_bank(PATH, b, x, y, t, k=3, chunk_size=4)[:5],
+        "bxyt",
+        "b",
+    ),
     "losses.residual": Case(
         lambda x, y, t: losses.residual(x, jnp.sum(y), losses.of_pair(PATH, x, y, t)), PAIR
     ),

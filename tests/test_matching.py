@@ -290,3 +290,29 @@ def test_bad_input_is_named():
             match(lambda x: x[:2], target)
     with pytest.raises(ValueError, match="the bank must have shape"):
         losses.of_bank(paths.linear(), jnp.zeros((4, 2)), jnp.zeros(3), jnp.zeros(3), 0.5)
+
+
+def test_the_target_of_a_large_bank_is_that_of_a_bank(x64):
+    names = ("linear", "ve to zero")
+    x0, x1, z = (jnp.asarray(array) for array in (NOISE, BANK[1], [0.3, -1.0, 2.0]))
+    bytes_, scaled = np.uint8(40 * BANK + 60), np.uint8(40 * BANK + 60) / 40 - 1.5
+
+    def values(target):
+        return [*target[:5], target.slope(z)]
+
+    for name in names:
+        plain = jax.jit(lambda t, path=PATHS[name]: values(_bank(path, t)))
+        large = jax.jit(
+            lambda t, path=PATHS[name]: values(
+                losses.of_large_bank(path, jnp.asarray(BANK), x0, x1, t, k=2, chunk_size=3)
+            )
+        )
+        for t in (0.2, 0.8):
+            for ours, theirs in zip(large(t), plain(t), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    prepared = empirical.prepare(bytes_, scale=1 / 40, shift=-1.5)
+    loss = partial(losses.dm, lambda x, t: _field(x) * t, PATHS["linear"], weight=0.7)
+    last = (x0, jnp.asarray(scaled[1]), 0.6)
+    wanted = loss(jnp.asarray(scaled), *last)
+    found = loss(prepared, *last, target=partial(losses.of_large_bank, k=1, chunk_size=2))
+    assert float(found) == pytest.approx(float(wanted), rel=1e-9)

@@ -12,20 +12,24 @@ from fmjax._bank.points import (
     squares,
     weighted_sum,
 )
+from fmjax._bank.refined import Refined, check_count, refine
 from fmjax._bank.summary import anchored, checked, masses, potentials, summarise, tilted
 
 __all__ = [
     "EXCLUDED",
     "HIGHEST",
     "Bank",
+    "Refined",
     "along",
     "anchored",
     "average",
+    "check_count",
     "checked",
     "half_squares",
     "masses",
     "of",
     "potentials",
+    "refine",
     "scaled",
     "squares",
     "summarise",

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax import _bank, _checks, paths, predictions
+from fmjax import _bank, paths, predictions
 from fmjax._bank import EXCLUDED, Bank
 from fmjax.empirical import moments
 from fmjax.paths import Path
@@ -161,7 +161,9 @@ def truncated(
     likeliest, others = _split(c, bank, x, k, chunk_size)
     points = _bank.scaled(bank, bank.points[likeliest])
     gaps = (x[None] - c.alpha * points).reshape(k, -1)
-    q = _weighed(c, bank, likeliest, -0.5 * jnp.sum(gaps**2, axis=1))
+    q = -0.5 * jnp.sum(gaps**2, axis=1)
+    if bank.log_weights is not None:
+        q = q + c.sigma**2 * bank.log_weights[likeliest]
     _, parts = _bank.masses(c, q)
     mean = _bank.average(parts / parts.sum(), points)
 
@@ -176,7 +178,7 @@ def _split(
     c: paths.Coefficients, bank: Bank, x: Array, k: int, chunk_size: int | None
 ) -> tuple[Array, tuple[Array, Array]]:
     """Returns the indices of the k likeliest points, and weight and largest norm of the others."""
-    _check_count(k, bank)
+    _bank.check_count(k, bank)
     q = _bank.potentials(c, bank, x, chunk_size)
     _, likeliest = jax.lax.top_k(q, k)
     _, parts = _bank.masses(c, q)
@@ -185,17 +187,6 @@ def _split(
     present = True if bank.log_weights is None else bank.log_weights > 0.5 * EXCLUDED
     norms = jnp.where(present, 2.0 * bank.half_squares, 0.0).at[likeliest].set(0.0)
     return likeliest, (eps, jnp.sqrt(jnp.max(norms)))
-
-
-def _check_count(k: int, bank: Bank) -> None:
-    if not 1 <= k <= bank.points.shape[0]:
-        message = f"k must be between 1 and the {bank.points.shape[0]} points of the bank, got {k}."
-        raise ValueError(message)
-
-
-def _weighed(c: paths.Coefficients, bank: Bank, index: Array, q: Array) -> Array:
-    """Returns the potentials of some points with the weights of the bank taken in."""
-    return q if bank.log_weights is None else q + c.sigma**2 * bank.log_weights[index]
 
 
 def refined_velocity(
@@ -241,27 +232,5 @@ def refined_velocity(
       Bertrand et al. (2025), arXiv 2506.03719, eq. (8) of appendix B.1; this form is this
       library's. [bertrand2025closed]
     """
-    _checks.same_shape(x0=x0, x1=x1)
-    bank, c = _bank.checked(path, bank, x1, t)
-    k = min(k, bank.points.shape[0])
-    _check_count(k, bank)
-    rho = c.alpha / c.sigma
-    # In units of sigma: the potentials are those of the state x0 + rho x1 on the path (rho, 1).
-    unit = c._replace(alpha=rho, sigma=jnp.ones_like(rho))
-    q = _bank.potentials(unit, bank, x0 + rho * x1, chunk_size)
-    _, likeliest = jax.lax.top_k(q, k)
-
-    gaps = _bank.scaled(bank, bank.points[likeliest]) - x1[None]
-    flat = gaps.reshape(k, -1)
-    near = jnp.matmul(flat, x0.ravel(), precision=_bank.HIGHEST) - 0.5 * rho * jnp.sum(flat**2, 1)
-    near = _weighed(unit, bank, likeliest, rho * near)
-    # Relative to x1 itself, whose potential is the state's: subtract it from all others too.
-    own = 0.5 * rho**2 * jnp.sum(x1**2) + rho * jnp.sum(x0 * x1)
-    q = (q - own).at[likeliest].set(near)
-    _, parts = _bank.masses(unit, q)
-    w = parts / parts.sum()
-
-    far = w.at[likeliest].set(0.0)
-    pull = _bank.weighted_sum(bank, far, chunk_size) - jnp.sum(far) * x1
-    pull = pull + _bank.average(w[likeliest], gaps)
-    return c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
+    found, _, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
+    return c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean

@@ -26,12 +26,14 @@ References:
 """
 
 import numbers
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 
 from fmjax import _checks, divergence
+from fmjax._bank import Bank
 from fmjax.losses import target as targets
 from fmjax.losses.matching import Matching, match_trace
 from fmjax.losses.target import Target
@@ -172,31 +174,36 @@ def fdm(
 def dm(
     velocity: Velocity,
     path: Path,
-    bank: Array,
+    bank: Array | Bank,
     x0: Array,
     x1: Array,
     t: Array,
     *,
     weight: Array | float,
     matching: Matching = match_trace,
+    target: Callable[..., Target] = targets.of_bank,
 ) -> Array:
     """Returns the marginal flow and divergence matching loss of one example on a data set.
 
     As `fdm`, but velocity, score and divergence of the target are those of the whole bank, in
     closed form: no noise of the pair is left in the target, and the residual is the marginal one,
-    whose mean absolute value is the paper's intractable loss, in place of its upper bound. Under
-    `vmap` the memory is batch times n times d: for a large data set pass a minibatch as the bank.
+    whose mean absolute value is the paper's intractable loss, in place of its upper bound. For a
+    large data set pass a minibatch of it as the bank, or all of it with another `target`.
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
       path: the path.
-      bank: `[n, *dims]`, the data set, or a minibatch of it drawn independently of x0. It must
-        contain x1. With a minibatch the expected gradient is that of the data set.
+      bank: `[n, *dims]`, the data set, also as a `Bank` where the target takes one; or a minibatch
+        of it drawn independently of x0, with which the expected gradient is that of the data set.
+        It must contain x1.
       x0: `[*dims]`, noise, N(0, I) and independent of the bank.
       x1: `[*dims]`, data, one of the points of the bank.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
       weight: of the penalty, not negative; the number 0 costs no derivative.
       matching: as for `fdm`.
+      target: `(path, bank, x0, x1, t) -> Target`. The default takes the differences of all points,
+        under `vmap` in memory batch times n times d; for a whole data set take
+        `partial(of_large_bank, chunk_size=1000)`, in batch times n.
 
     Returns:
       `[]`, the squared error per dimension plus the weighted penalty.
@@ -216,7 +223,7 @@ def dm(
       The marginal loss of Huang et al. (2025), arXiv 2602.00869, theorem 3.3, on the closed form
       of Bertrand et al. (2025), arXiv 2506.03719. [huang2025improving; bertrand2025closed]
     """
-    return _fit(velocity, targets.of_bank(path, bank, x0, x1, t), t, weight, matching)
+    return _fit(velocity, target(path, bank, x0, x1, t), t, weight, matching)
 
 
 def _at(velocity: Velocity, t: Array, x: Array) -> Array:

@@ -20,6 +20,7 @@ References:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from fmjax import _bank, paths
+from fmjax._bank import Bank, Refined
 from fmjax.paths import Path
 from fmjax.types import Array
 
@@ -120,6 +122,72 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
     x = paths.interpolate(path, x0, x1, t)
     slope = Partial(_slope, c.sigma_dot, gain, weights, offsets)
     return Target(x, velocity, noise, rate, c.sigma, slope)
+
+
+def of_large_bank(
+    path: Path,
+    bank: Array | Bank,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    k: int = 8,
+    chunk_size: int | None = None,
+) -> Target:
+    """Returns the target of a whole data set by matrix products, eq. (3).
+
+    What `of_bank` returns, without a difference for every point and entry: under `vmap` the memory
+    is batch times n and not batch times n times d. As accurate in float32 as
+    `empirical.refined_velocity`, which is its velocity.
+
+    Args:
+      path: the path.
+      bank: `[n, *dims]`, the data set, with x1 in it, or a `Bank`, also of bytes.
+      x0: `[*dims]`, noise, N(0, I) and independent of the bank.
+      x1: `[*dims]`, data.
+      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      k: points whose differences from x1 are taken; all of a smaller bank.
+      chunk_size: points of the bank in memory at a time; None takes the bank whole.
+
+    Returns:
+      The target. Its slope, which only `match_jacobian` asks for, takes two products with the bank
+      and carries it along: such a target should not leave a `vmap`.
+
+    Raises:
+      ValueError: if k or `chunk_size` is not positive; otherwise as `of_bank`.
+
+    Example:
+      >>> bank = jnp.array([[2.0, 0.0], [1.0, 0.0]])
+      >>> target = of_large_bank(paths.linear(), bank, jnp.array([1.0, -1.0]), bank[0], 0.5)
+      >>> [round(float(u), 4) for u in target.velocity]
+      [0.6351, 1.0]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, eq. (6), and its divergence. [bertrand2025closed]
+    """
+    found, bank, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
+    gain = c.wronskian * c.alpha / c.sigma**2
+    velocity = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
+    noise = x0 - c.alpha / c.sigma * found.mean
+    rate = x0.size * c.sigma_dot + gain * found.spread - jnp.sum(velocity * noise)
+    x = paths.interpolate(path, x0, x1, t)
+    covariance = Partial(partial(_covariance, chunk_size), bank, found, x1)
+    slope = Partial(_sloped, c.sigma_dot, gain, covariance)
+    return Target(x, velocity, noise, rate, c.sigma, slope)
+
+
+def _covariance(chunk_size: int | None, bank: Bank, found: Refined, x1: Array, z: Array) -> Array:
+    """Returns the product of the posterior covariance with z, from differences where it counts."""
+    along = _bank.along(bank, z, chunk_size) - jnp.sum(x1 * z)
+    near = jnp.matmul(found.gaps.reshape(len(found.near), -1), z.ravel(), precision=_bank.HIGHEST)
+    ahead = jnp.sum(found.far * along) + jnp.sum(found.near * near)  # of the mean
+    far = found.far * (along - ahead)
+    beyond = _bank.weighted_sum(bank, far, chunk_size) - jnp.sum(far) * x1
+    return beyond + _bank.average(found.near * (near - ahead), found.gaps)
+
+
+def _sloped(sigma_dot: Array, gain: Array, covariance: Partial, z: Array) -> Array:
+    return sigma_dot * z + gain * covariance(z)
 
 
 def _slope(sigma_dot: Array, gain: Array, weights: Array, offsets: Array, z: Array) -> Array:

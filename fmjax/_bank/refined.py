@@ -1,0 +1,93 @@
+"""A large bank at the state of a known pair, by products and the differences of a few points.
+
+With `rho = alpha / sigma` the logits relative to that of x1 are
+
+    -rho^2 |x1 - b_j|^2 / 2 - rho <x0, x1 - b_j>                                          (1)
+
+in which nothing large cancels as t -> 1. From inner products they are right but for rounding, which
+matters only where it is of the size of (1) itself: among the likeliest points. Of those the
+differences are taken.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import _checks, paths
+from fmjax._bank import points, summary
+from fmjax._bank.points import Bank
+from fmjax.paths import Path
+from fmjax.types import Array
+
+
+class Refined(NamedTuple):
+    """The posterior over a bank at the state of a pair.
+
+    Attributes:
+      near: `[k]`, the weights of the likeliest points.
+      gaps: `[k, *dims]`, their differences from x1.
+      far: `[n]`, the weights of all other points, 0 at those.
+      mean: `[*dims]`, the posterior mean less x1.
+      spread: `[]`, the trace of the posterior covariance.
+    """
+
+    near: Array
+    gaps: Array
+    far: Array
+    mean: Array
+    spread: Array
+
+
+def refine(
+    path: Path,
+    bank: Array | Bank,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    k: int,
+    chunk_size: int | None,
+) -> tuple[Refined, Bank, paths.Coefficients]:
+    """Returns the posterior at the state of a pair, the bank made ready, and the coefficients."""
+    _checks.same_shape(x0=x0, x1=x1)
+    bank, c = summary.checked(path, bank, x1, t)
+    k = check_count(min(k, bank.points.shape[0]), bank)
+    likeliest, gaps, q = _logits(c, bank, x0, x1, k, chunk_size)
+    masses = jnp.exp(q - jax.lax.stop_gradient(jnp.max(q)))
+    w = masses / masses.sum()
+    near, far = w[likeliest], w.at[likeliest].set(0.0)
+
+    beyond, total = points.weighted_sum(bank, far, chunk_size), jnp.sum(far)
+    mean = beyond - total * x1 + points.average(near, gaps)
+    # Of the squares of the differences from x1, less that of the mean.
+    squares = jnp.sum(near * jnp.sum(gaps.reshape(k, -1) ** 2, axis=1))
+    squares += 2.0 * jnp.sum(far * bank.half_squares) - jnp.sum(x1 * (2.0 * beyond - total * x1))
+    spread = jnp.maximum(squares - jnp.sum(mean**2), 0.0)
+    return Refined(near, gaps, far, mean, spread), bank, c
+
+
+def _logits(
+    c: paths.Coefficients, bank: Bank, x0: Array, x1: Array, k: int, chunk_size: int | None
+) -> tuple[Array, Array, Array]:
+    """Returns the k likeliest points, their differences from x1, and all logits (1)."""
+    rho = c.alpha / c.sigma
+    # In units of sigma: the potentials are those of the state x0 + rho x1 on the path (rho, 1).
+    unit = c._replace(alpha=rho, sigma=jnp.ones_like(rho))
+    q = summary.potentials(unit, bank, x0 + rho * x1, chunk_size)
+    _, likeliest = jax.lax.top_k(q, k)
+    gaps = points.scaled(bank, bank.points[likeliest]) - x1[None]
+    flat = gaps.reshape(k, -1)
+    near = jnp.matmul(flat, x0.ravel(), precision=points.HIGHEST)
+    near = rho * (near - 0.5 * rho * jnp.sum(flat**2, axis=1))
+    if bank.log_weights is not None:
+        near = near + bank.log_weights[likeliest]
+    own = rho * jnp.sum(x1 * (x0 + 0.5 * rho * x1))
+    return likeliest, gaps, (q - own).at[likeliest].set(near)
+
+
+def check_count(k: int, bank: Bank) -> int:
+    """Returns k, or says that it is no number of points of the bank."""
+    if not 1 <= k <= bank.points.shape[0]:
+        message = f"k must be between 1 and the {bank.points.shape[0]} points of the bank, got {k}."
+        raise ValueError(message)
+    return k
