@@ -37,6 +37,7 @@ Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
 """`start_step -> iterator` over batches, endless and always the same."""
 
 NAMES = ("digits", *prepared.DOWNLOADED, *prepared.FOLDER_ONLY)
+_BESIDES = ("held_out", "levels", "labels", "held_out_labels")  # what may be beside "images"
 _MIN_IMAGES = 10
 
 
@@ -59,8 +60,8 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
 
     Args:
       name: one of `NAMES`, or a path that ends in .npz. The file holds uint8 `[n, h, w]` or
-        `[n, h, w, c]` as "images" (or as its only array), and may hold the same as "held_out"
-        and one integer as "levels".
+        `[n, h, w, c]` as "images" (or as its only array), and may hold the same as "held_out",
+        one integer as "levels", and what `experiments.labels` reads.
       data_dir: folder with data sets prepared by tensorflow-datasets; its default folder if
         None, where a missing data set is downloaded. No other data set reads it.
       held_out: share of the images to hold out, in (0, 1), where no split is given.
@@ -80,9 +81,7 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
     _check_seed(seed)
     if name == "digits":
         sklearn = prepared.require("sklearn.datasets", "data set digits")
-        return Images(
-            *_split(np.uint8(sklearn.load_digits().images[..., None]), held_out, seed), 17
-        )
+        return Images(*split(np.uint8(sklearn.load_digits().images[..., None]), held_out, seed), 17)
     if name in NAMES:
         return Images(*prepared.load(name, data_dir), 256)
     if name.endswith(".npz"):
@@ -159,6 +158,13 @@ def shuffle(images: np.ndarray, *, seed: int) -> np.ndarray:
     return images[np.random.default_rng([seed, len(images)]).permutation(len(images))]
 
 
+def split(examples: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a random training and held-out part of `[n, ...]`, neither of them empty."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    count = min(max(round(held_out * len(examples)), 1), len(examples) - 1)
+    return examples[order[count:]], examples[order[:count]]
+
+
 def fingerprint(images: Images) -> str:
     """Returns a short text that changes with any pixel of the data set."""
     parts = (images.train, images.held_out)
@@ -178,19 +184,12 @@ def _check_seed(seed: int) -> None:
         raise ValueError(message)
 
 
-def _split(images: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a random training and held-out part, neither of them empty."""
-    order = np.random.default_rng(seed).permutation(len(images))
-    count = min(max(round(held_out * len(images)), 1), len(images) - 1)
-    return images[order[count:]], images[order[:count]]
-
-
 # A user's own array.
 
 
 def _npz(path: str, held_out: float, seed: int) -> Images:
-    arrays = _read_npz(path)
-    extra = {name: arrays.pop(name) for name in ("held_out", "levels") if name in arrays}
+    arrays = read_npz(path)
+    extra = {name: arrays.pop(name) for name in _BESIDES if name in arrays}
     if "images" not in arrays and len(arrays) != 1:
         message = (
             f'{path} must hold one array named "images", got {", ".join(arrays) or "none"}: '
@@ -201,7 +200,7 @@ def _npz(path: str, held_out: float, seed: int) -> Images:
     levels = _levels(path, extra.get("levels", np.array(256)))
     images = _checked(path, "images", images, levels, _MIN_IMAGES)
     if "held_out" not in extra:
-        return Images(*_split(images, held_out, seed), levels)
+        return Images(*split(images, held_out, seed), levels)
     rest = _checked(path, "held_out", extra["held_out"], levels, 1)
     if rest.shape[1:] != images.shape[1:]:
         message = (
@@ -212,7 +211,8 @@ def _npz(path: str, held_out: float, seed: int) -> Images:
     return Images(images, rest, levels)
 
 
-def _read_npz(path: str) -> dict[str, np.ndarray]:
+def read_npz(path: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz file by their names, or says what is wrong with it."""
     if not os.path.exists(path):
         message = f"no file {path}: expected an .npz file with uint8 images; check the path."
         raise FileNotFoundError(message)

@@ -12,6 +12,7 @@ so call it before anything touches a device.
 """
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -68,6 +69,7 @@ def fit(
     log_every: int = 50,
     eval_every: int,
     save_every: int,
+    shared: dict[str, PyTree] | None = None,
 ) -> train.TrainState:
     """Trains from the newest checkpoint of the run folder, or from the start, to the end.
 
@@ -85,6 +87,9 @@ def fit(
       log_every: steps between two looks at the loss.
       eval_every: steps between two evaluations; there is always one at the end.
       save_every: steps between two checkpoints; there is always one at the end.
+      shared: what every batch holds whole beside its share of the examples, such as the data set
+        itself; it goes to all devices once, where a loss that closes over it would have it compiled
+        in as a constant. The batches must be dicts then.
 
     Returns:
       The state after `num_steps`, on all devices.
@@ -98,9 +103,11 @@ def fit(
         num_steps=num_steps, log_every=log_every, eval_every=eval_every, save_every=save_every
     )
     mesh = devices.make_mesh()
-    state = jax.device_put(train.init(params, optimizer), jax.NamedSharding(mesh, jax.P()))
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    state = jax.device_put(train.init(params, optimizer), everywhere)
+    whole = jax.device_put(shared, everywhere)
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
-    step = jax.jit(train.make_step(loss, optimizer, ema_decay=ema_decay), donate_argnums=0)
+    step = _compiled(loss, optimizer, ema_decay)
     folder = record.absolute(workdir)
     with _open_checkpoints(folder / "checkpoints") as checkpoints:
         state = _restore(checkpoints, state, num_steps)
@@ -108,7 +115,8 @@ def fit(
         _announce(start, num_steps, folder)
         with contextlib.closing(record.Log(folder / "metrics.jsonl", start, num_steps)) as log:
             for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
-                state, info = step(state, key_train, devices.shard(mesh, batch))
+                batch = devices.shard(mesh, batch)
+                state, info = step(state, key_train, batch | whole if whole else batch)
                 log.tick()
                 every = (log_every, eval_every, save_every)
                 _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]
@@ -125,6 +133,16 @@ def fit(
         with _failure_named(checkpoints):
             checkpoints.wait_until_finished()
     return _ended(state, num_steps)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    loss: Callable[[PyTree, Key, PyTree], Array],
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> Callable[..., Any]:
+    """Returns the step; trainings with the very same loss and optimiser compile it once."""
+    return jax.jit(train.make_step(loss, optimizer, ema_decay=ema_decay), donate_argnums=0)
 
 
 def _announce(start: int, num_steps: int, folder: epath.Path) -> None:

@@ -40,14 +40,41 @@ def load(name: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
       ValueError: if a file is damaged.
       ModuleNotFoundError: if a package is missing.
     """
+    return _load(name, data_dir, "image")
+
+
+def load_labels(name: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the labels of the images that `load` returns, in the same order.
+
+    Args:
+      name: one of `DOWNLOADED` or `FOLDER_ONLY`.
+      data_dir: as for `load`.
+
+    Returns:
+      Two arrays of integers, `[n]`.
+
+    Raises:
+      OSError: as `load`.
+      ValueError: as `load`.
+      ModuleNotFoundError: as `load`.
+    """
+    return _load(name, data_dir, "label", skip=("image",))
+
+
+def _load(
+    name: str, data_dir: str | None, column: str, skip: tuple[str, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns one column of the training and test examples; what is skipped is not decoded."""
     tfds = require("tensorflow_datasets", f"data set {name}")
     require("array_record.python.array_record_module", f"data set {name}")
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     root = tfds.core.Path(default if data_dir is None else data_dir).expanduser()
+    decoders = {other: tfds.decode.SkipDecoding() for other in skip}
     with _quiet():
         if data_dir is None and not _versions(root / name):
             _prepare(tfds, name, root)
-        train, test = (_read(*split) for split in _open_splits(tfds, _folder(root, name)))
+        splits = _open_splits(tfds, _folder(root, name), decoders)
+        train, test = (_read(*split, column) for split in splits)
     return train, test
 
 
@@ -134,7 +161,9 @@ def _folder(root: Any, name: str) -> Any:
     return folder
 
 
-def _open_splits(tfds: ModuleType, folder: Any) -> list[tuple[list[tuple[Any, int]], Any]]:
+def _open_splits(
+    tfds: ModuleType, folder: Any, decoders: dict[str, Any]
+) -> list[tuple[list[tuple[Any, int]], Any]]:
     """Returns for train and test (files with their lengths, examples); all files exist."""
     try:
         builder = tfds.builder_from_directory(folder)
@@ -158,20 +187,20 @@ def _open_splits(tfds: ModuleType, folder: Any) -> list[tuple[list[tuple[Any, in
     return [
         (
             list(zip(split.filepaths, split.shard_lengths, strict=True)),
-            builder.as_data_source(split=split.name),
+            builder.as_data_source(split=split.name, decoders=decoders),
         )
         for split in splits
     ]
 
 
-def _read(files: list[tuple[Any, int]], source: Any) -> np.ndarray:
-    """Returns all images of a split; reads file by file, so that an error can name the file."""
-    images, begin = [], 0
+def _read(files: list[tuple[Any, int]], source: Any, column: str) -> np.ndarray:
+    """Returns a column of a split; reads file by file, so that an error can name the file."""
+    values, begin = [], 0
     for path, length in files:
         try:
             for start in range(begin, begin + length, _READ_BLOCK):
                 block = range(start, min(start + _READ_BLOCK, begin + length))
-                images += [example["image"] for example in source.__getitems__(block)]
+                values += [example[column] for example in source.__getitems__(block)]
         except Exception as error:  # array_record and the image decoders have their own each
             message = (
                 f"{path} is damaged ({_first_line(error)}), expected {length} readable images: "
@@ -179,7 +208,7 @@ def _read(files: list[tuple[Any, int]], source: Any) -> np.ndarray:
             )
             raise ValueError(message) from error
         begin += length
-    return np.stack(images)
+    return np.stack(values)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,12 +5,13 @@ import io
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import data, prepared
+from experiments import data, labels, prepared, training
 
 tfds = pytest.importorskip("tensorflow_datasets")
 SHARED = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
@@ -359,6 +360,71 @@ def test_npz_missing_or_damaged(tmp_path, images):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.npz cannot be read as an \.npz file \(.+\): "):
             data.load(str(path))
+
+
+# Labels.
+
+
+def test_the_labels_of_digits_belong_to_their_images():
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    truth = {
+        np.uint8(x).tobytes(): label for x, label in zip(digits.images, digits.target, strict=True)
+    }
+    config = types.SimpleNamespace(dataset="digits", data_dir=None, held_out=0.3, seed=5)
+    _, images = training.load(config)  # whose held-out images are shuffled
+    found = labels.of_run(config, images)
+    for part in ("train", "held_out"):
+        wanted = [truth[image.tobytes()] for image in getattr(images, part)]
+        np.testing.assert_array_equal(getattr(found, part), wanted)
+        assert getattr(found, part).dtype == np.int32
+    assert labels.fingerprint(found).startswith("10 classes")
+    other = found._replace(train=np.roll(found.train, 1))
+    assert labels.fingerprint(other) != labels.fingerprint(found)
+
+
+def test_the_labels_of_a_prepared_data_set_are_in_the_order_of_its_images(written, capfd):
+    images = data.load("mnist", data_dir=str(written))
+    found = labels.load("mnist", images, data_dir=str(written))
+    for part, split in (("train", "train"), ("held_out", "test")):
+        truth = {image.tobytes(): i % 10 for i, image in enumerate(draw(split))}
+        wanted = [truth[image.tobytes()] for image in getattr(images, part)]
+        np.testing.assert_array_equal(getattr(found, part), wanted)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_labels_of_npz_follow_the_split(tmp_path, images):
+    path, own = str(tmp_path / "a.npz"), np.arange(20)
+    np.savez(path, images, labels=own)  # the images under any name
+    got = data.load(path, held_out=0.25, seed=2)
+    found = labels.load(path, got, held_out=0.25, seed=2)
+    np.testing.assert_array_equal(got.train, images[found.train])
+    np.testing.assert_array_equal(got.held_out, images[found.held_out])
+    np.savez(path, images=images, held_out=images[:3], labels=own, held_out_labels=own[:3])
+    found = labels.load(path, data.load(path))
+    assert (found.train.tolist(), found.held_out.tolist()) == (own.tolist(), [0, 1, 2])
+
+
+BAD_LABELS = {
+    "none": ({}, '"labels" is missing, and the classes of the images are needed'),
+    "too few": ({"labels": np.arange(19)}, r'"labels" must be 20 integers, .*got int64 \(19,\)'),
+    "floats": ({"labels": np.ones(20)}, '"labels" must be 20 integers, .*got float64'),
+    "negative": ({"labels": np.arange(20) - 1}, r'"labels" must count from 0, got -1 \.\.\. 18'),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LABELS)
+def test_npz_labels_errors_say_what_was_wanted(tmp_path, images, bad):
+    arrays, message = BAD_LABELS[bad]
+    path = str(tmp_path / "a.npz")
+    np.savez(path, images=images, **arrays)
+    with pytest.raises(ValueError, match=message) as caught:
+        labels.load(path, data.load(path))
+    assert "np.savez(path, images=images, labels=...)" in str(caught.value)
+    np.savez(path, images=images, held_out=images[:3], labels=np.arange(20))
+    with pytest.raises(ValueError, match='"held_out_labels" is missing'):
+        labels.load(path, data.load(path))
 
 
 # Batches.

@@ -577,3 +577,37 @@ def test_two_processes_give_the_run_of_one(straight, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert "train: step" in errors[0]
     assert "train: step" not in errors[1]
+
+
+# What several trainings, or all steps of one, have in common.
+
+
+def test_what_is_shared_reaches_every_step_whole(tmp_path):
+    offset = np.linspace(-1.0, 1.0, 7, dtype=np.float32)  # not a multiple of the devices
+
+    def with_offset(params, key, batch):
+        return loss(params, key, {"x": batch["x"] + batch["offset"]["rows"].sum() + 1.0})
+
+    # The rows sum to 0: the same training has 1 written into its loss.
+    closed = fit(
+        tmp_path / "closed", 5, loss=lambda p, k, b: loss(p, k, {"x": b["x"] + np.float32(1.0)})
+    )
+    shared = fit(
+        tmp_path / "shared", 5, loss=with_offset, shared={"offset": {"rows": jnp.asarray(offset)}}
+    )
+    for ours, theirs in zip(jax.tree.leaves(shared), jax.tree.leaves(closed), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_two_trainings_with_one_loss_compile_it_once(tmp_path):
+    traces = []
+
+    def counted(params, key, batch):
+        traces.append(1)
+        return loss(params, key, batch)
+
+    for seed in (1, 2):
+        fit(tmp_path / str(seed), 5, loss=counted, seed=seed)
+    assert len(traces) == 1
+    fit(tmp_path / "other", 5, loss=counted, ema_decay=0.5)
+    assert len(traces) == 2

@@ -1,0 +1,178 @@
+"""Empirical flow matching as a training: which noise meets which image, and who shares a target.
+
+A method is a coupling of noise and data, and a bank: the points of the data set from which the
+target of a batch is made.
+
+    CFM      independent      the example's own point, so the target is x1 - x0
+    OT-CFM   minibatch OT     the same
+    EFM-M    independent      M points, the batch among them, drawn anew at every step
+    EFM-n    independent      the whole data set: the target is the exact velocity
+
+M counts the batch, so that with M = batch the batch itself is the bank. (In the published code a
+bank of "128" comes on top of the batch.) Only an independent coupling has the targets of a bank:
+under another one x0 given x1 is not the noise that the closed form knows.
+
+All methods see the same batches, noise and times at every step, and the data are not dequantised:
+the targets are exact for the law of the points themselves, and noise on the pixels would make that
+a law of infinitely many.
+
+References:
+  Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719, section 4.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+import fmjax
+from fmjax.empirical import Bank
+from fmjax.types import Array, Key, PyTree
+
+path = fmjax.paths.linear()
+adam = cache(optax.adam)  # `loop.fit` compiles once for the trainings of one loss and optimiser
+
+
+class Method(NamedTuple):
+    """How the pairs and the targets of a batch are made.
+
+    Attributes:
+      couple: `(key, x0[b, *dims], x1[b, *dims]) -> (x0, x1)`.
+      bank: `(key, data, index[b]) -> (bank, axis)`: the bank of every example along axis 0, or one
+        for all of them and None.
+    """
+
+    couple: Callable[[Key, Array, Array], tuple[Array, Array]]
+    bank: Callable[[Key, Array | Bank, Array], tuple[Array | Bank, int | None]]
+
+
+def points(data: Array | Bank, index: Array) -> Array:
+    """Returns some points of the data set, `[*index, *dims]`, in the units of the states."""
+    if not isinstance(data, Bank):
+        return data[index]
+    some = data.points[index]
+    if data.scale is None:
+        return some
+    return some.astype(data.half_squares.dtype) * data.scale + data.shift
+
+
+def alone(_: Key, data: Array | Bank, index: Array) -> tuple[Array, int]:
+    """Returns for every example the bank of its own point."""
+    return points(data, index)[:, None], 0
+
+
+def drawn(key: Key, data: Array | Bank, index: Array, *, size: int) -> tuple[Array, None]:
+    """Returns one bank for the batch: its points, and others up to `size`."""
+    chosen = fmjax.losses.draw_bank(key, index, count(data), size=size)
+    return points(data, chosen), None
+
+
+def whole(_: Key, data: Array | Bank, index: Array) -> tuple[Array | Bank, None]:
+    """Returns the whole data set."""
+    del index
+    return data, None
+
+
+def count(data: Array | Bank) -> int:
+    """Returns the number of points of the data set."""
+    return len(data.points) if isinstance(data, Bank) else len(data)
+
+
+def methods(names: Iterable[str], banks: Iterable[int]) -> dict[str, Method]:
+    """Returns methods by their names, in the order of the table above.
+
+    Args:
+      names: some of CFM, OT-CFM and EFM-n.
+      banks: sizes of the banks of EFM, each of them a method too.
+    """
+    couplings = fmjax.couplings
+    sized = {
+        f"EFM-{size}": Method(couplings.independent, partial(drawn, size=size))
+        for size in sorted(banks)
+    }
+    known = {
+        "CFM": Method(couplings.independent, alone),
+        "OT-CFM": Method(couplings.minibatch_ot, alone),
+        **sized,
+        "EFM-n": Method(couplings.independent, whole),
+    }
+    return {name: method for name, method in known.items() if name in {*names, *sized}}
+
+
+def check(config: Any) -> None:
+    """Raises ValueError unless the seeds and methods of a run make sense.
+
+    Args:
+      config: has `seeds`, `methods` and `banks`.
+    """
+    for name in ("seeds", "banks"):
+        values = getattr(config, name)
+        if len(set(values)) < len(values) or not all(0 <= value < 2**32 for value in values):
+            message = f"{name} must be different integers from 0 to 2**32 - 1, got {values}."
+            raise ValueError(message)
+    if not config.seeds or not (*config.methods, *config.banks):
+        message = "at least one seed, and one method or bank, are needed, got none."
+        raise ValueError(message)
+
+
+def check_banks(config: Any, n: int) -> None:
+    """Raises ValueError for a bank that cannot hold the batch, or more than the data set.
+
+    Args:
+      config: has `banks` and `batch_size`.
+      n: training points.
+    """
+    wrong = [size for size in config.banks if not config.batch_size <= size <= n]
+    if wrong:
+        message = (
+            f"banks must be from batch_size {config.batch_size} to the {n} training points, got "
+            f"{wrong[0]}: a bank holds the batch."
+        )
+        raise ValueError(message)
+
+
+def make_loss(
+    apply: Callable[..., Array], method: Method, *, target: Callable[..., Array]
+) -> Callable[[PyTree, Key, dict[str, Any]], Array]:
+    """Returns the loss of a batch by a method.
+
+    Args:
+      apply: `(params, x, t) -> dx` of one example.
+      method: see above.
+      target: `(path, bank, x0, x1, t) -> [*dims]`, as `fmjax.losses.efm` takes it.
+
+    Returns:
+      `(params, key, batch) -> []` of a batch of `"x"`, the indices `[b]` of its examples, and
+      `"data"`, the data set that they are the indices of.
+    """
+
+    def example(params: PyTree, bank: Array | Bank, x0: Array, x1: Array, t: Array) -> Array:
+        return fmjax.losses.efm(partial(apply, params), path, bank, x0, x1, t, target=target)
+
+    def loss(params: PyTree, key: Key, batch: dict[str, Any]) -> Array:
+        index, data = batch["x"], batch["data"]
+        key_noise, key_couple, key_time, key_bank = jax.random.split(key, 4)
+        x1 = points(data, index)
+        x0, x1 = method.couple(key_couple, jax.random.normal(key_noise, x1.shape, x1.dtype), x1)
+        t = fmjax.times.stratified(key_time, index.shape)
+        bank, axis = method.bank(key_bank, data, index)
+        one = jax.vmap(partial(example, params), in_axes=(axis, 0, 0, 0))
+        return one(bank, x0, x1, t).mean()
+
+    return loss
+
+
+def losses(
+    apply: Callable[..., Array], config: Any, *, target: Callable[..., Array]
+) -> dict[str, Callable[..., Array]]:
+    """Returns the loss of every method of a run, to be used for all of its seeds.
+
+    Args:
+      apply: as for `make_loss`.
+      config: has `methods` and `banks`.
+      target: as for `make_loss`.
+    """
+    chosen = methods(config.methods, config.banks)
+    return {name: make_loss(apply, method, target=target) for name, method in chosen.items()}

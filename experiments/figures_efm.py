@@ -1,0 +1,133 @@
+"""The pictures of empirical flow matching: distances over the training, copies, samples."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import data, efm_measures, figures
+
+
+def all_of(
+    rows: list[dict[str, Any]], of_data: list[dict[str, Any]], levels: int, *, dataset: str
+) -> dict[str, Figure]:
+    """Returns every figure of a run on images.
+
+    Args:
+      rows: of every network: its method, seed, curve, final numbers and images that are shown.
+      of_data: the rows of held-out and of training images.
+      levels: values that a pixel can take.
+      dataset: the name for the titles.
+    """
+    return {
+        "frechet": curves(rows, of_data, dataset=dataset),
+        "copies": copies(rows, of_data, dataset=dataset),
+        "samples": samples(rows, levels, dataset=dataset),
+    }
+
+
+def band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, place: int) -> None:
+    """Draws the mean of `[seeds, k]` over `x` `[k]`, and the range of the seeds as a band."""
+    colour = f"C{place}"
+    ax.plot(x, values.mean(axis=0), "o-", markersize=3, color=colour, label=label)
+    if len(values) > 1:
+        low, high = values.min(axis=0), values.max(axis=0)
+        ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def log_x(ax: Axes, x: np.ndarray, label: str) -> None:
+    """Makes the x-axis logarithmic, with some of the values that were measured as its ticks."""
+    few = np.unique(np.geomspace(1, len(x), min(6, len(x))).round().astype(int)) - 1
+    ax.set(xscale="log", xlabel=label)
+    ax.set_xticks(x[few], [f"{value:g}" for value in x[few]])
+    ax.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def log_y(ax: Axes, label: str) -> None:
+    """Makes the y-axis logarithmic, with plain numbers also where it spans less than a decade."""
+    ax.set(yscale="log", ylabel=label)
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def of_curves(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    """Returns one number of the curves, `[seeds, evaluations]`."""
+    return np.array([[point[name] for point in row["curve"]] for row in rows])
+
+
+def curves(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset: str) -> Figure:
+    """Returns both distances over the epochs, and how far the test distance is from CFM's."""
+    methods = efm_measures.by_method(rows)
+    figure = Figure(figsize=(16.0, 5.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    floors = [of_data[1]["frechet_test"], of_data[0]["frechet_train"]]
+    epochs = of_curves(rows[:1], "epoch")[0]
+    for ax, name, floor in zip(axes, ("frechet_test", "frechet_train"), floors, strict=False):
+        for place, (method, mine) in enumerate(methods.items()):
+            band(ax, epochs, of_curves(mine, name), method, place)
+        ax.axhline(floor, color="black", linestyle=":", linewidth=1)
+        log_x(ax, epochs, "epoch")
+        log_y(ax, "Fréchet distance")
+    axes[0].set_title("to held-out images\n(dotted: that of training images)")
+    axes[1].set_title("to training images\n(dotted: that of held-out images)")
+    axes[0].legend(fontsize=11)
+    _gaps(axes[2], epochs, methods)
+    seeds = len({row["seed"] for row in rows})
+    figure.suptitle(
+        f"Flow matching on {dataset}, features of a classifier: mean and range of {seeds} seed(s)"
+    )
+    return figure
+
+
+def _gaps(ax: Axes, epochs: np.ndarray, methods: dict[str, list[dict[str, Any]]]) -> None:
+    """Draws how far each method's test distance is from that of CFM with the same seed."""
+    base = {row["seed"]: row for row in methods.get("CFM", [])}
+    for place, (method, mine) in enumerate(methods.items()):
+        pairs = [(row, base[row["seed"]]) for row in mine if row["seed"] in base]
+        if pairs:
+            mine, theirs = (of_curves(side, "frechet_test") for side in zip(*pairs, strict=True))
+            band(ax, epochs, 100 * (mine / theirs - 1), method, place)
+    log_x(ax, epochs, "epoch")
+    ax.set_ylabel("above CFM of the same seed, %")
+    ax.set_title("to held-out images,\nagainst CFM")
+
+
+def copies(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset: str) -> Figure:
+    """Returns how near every network's images are to the training images, a point for each seed."""
+    methods = efm_measures.by_method(rows)
+    figure = Figure(figsize=(13.0, 4.8), layout="constrained")
+    labels = {
+        "memorized": "share that repeats a training image",
+        "nearest_distance": "distance to the nearest training\nimage (Euclidean, x in [-1, 1])",
+    }
+    for ax, (name, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
+        for place, mine in enumerate(methods.values()):
+            values = [row[name] for row in mine]
+            shift = np.linspace(-0.12, 0.12, len(values) + 2)[1:-1]
+            ax.plot(place + shift, values, "o", color=f"C{place}")
+        ax.axhline(of_data[0][name], color="black", linestyle=":", label="held-out images")
+        ax.set_xticks(range(len(methods)), list(methods), rotation=30)
+        ax.set_ylabel(label)
+        ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])
+        ax.legend(fontsize=11)
+    figure.suptitle(f"Generated images beside the training images ({dataset}), a point a seed")
+    return figure
+
+
+def samples(rows: list[dict[str, Any]], levels: int, *, dataset: str) -> Figure:
+    """Returns images of every method with the first seed: a row each, from the same noises."""
+    shown = [row for row in rows if row["seed"] == rows[0]["seed"]]
+    columns = len(shown[0]["shown"])
+    figure = Figure(figsize=(0.9 * columns + 1.6, 0.9 * len(shown) + 0.9), layout="constrained")
+    axes = figure.subplots(len(shown), columns, squeeze=False)
+    for line, row in zip(axes, shown, strict=True):
+        images = data.centres(np.array(row["shown"], np.uint8), levels)
+        for ax, image in zip(line, images, strict=True):
+            ax.imshow(figures.grey(image), **figures.GREY)
+        line[0].set_ylabel(row["method"], rotation=0, ha="right", va="center")
+    figures.bare(axes)
+    figure.suptitle(f"One noise a column, {dataset}")
+    return figure

@@ -1,0 +1,89 @@
+"""The embedding of `experiments.embedding`: its classifier, its cache, and its refusals."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import fmjax
+from experiments import data, embedding, labels, loop
+
+RECIPE = embedding.Recipe(num_steps=60, batch_size=16, channels=(8, 8, 8), size=16, dropout=0.1)
+
+
+def _easy(count):
+    """Images of 5x6 pixels whose class is the third of them that is bright."""
+    random = np.random.default_rng(count)
+    truth = np.arange(count) % 3
+    images = random.integers(0, 5, (count, 5, 6, 1), dtype=np.uint8)
+    for image, label in zip(images, truth, strict=True):
+        image[:, 2 * label : 2 * label + 2] += 9
+    return images, np.int32(truth)
+
+
+(TRAIN, OF_TRAIN), (HELD_OUT, OF_HELD_OUT) = _easy(48), _easy(21)
+IMAGES, LABELS = data.Images(TRAIN, HELD_OUT, 17), labels.Labels(OF_TRAIN, OF_HELD_OUT)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("embedding") / "shared"
+
+
+@pytest.fixture(scope="module")
+def fitted(folder):
+    return embedding.fit(IMAGES, LABELS, folder, RECIPE)
+
+
+def test_the_features_are_those_that_the_classifier_decides_by(fitted):
+    x = data.centres(HELD_OUT, 17)
+    features = np.asarray(fitted.embed(x))
+    assert features.shape == (21, 16)
+    params = fitted.embed.args[0]["classify"]
+    logits = features @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
+    assert fitted.accuracy == pytest.approx(np.mean(logits.argmax(axis=1) == OF_HELD_OUT))
+    assert fitted.accuracy == 1.0  # a third of the image is brighter: nothing is easier
+    # Each image by itself, whatever the others are, and more of them than are taken at a time.
+    many = np.concatenate([x] * 13)
+    again = np.asarray(fitted.embed(many))
+    np.testing.assert_allclose(again[-21:], features, rtol=1e-4, atol=1e-5)
+    # Classes are told apart: the distance of a class from the others is that of other images.
+    of_class = [features[OF_HELD_OUT == label] for label in range(3)]
+    own = float(fmjax.metrics.frechet(of_class[0][:3], of_class[0][3:]))
+    assert own < 0.5 * float(fmjax.metrics.frechet(of_class[0], of_class[1]))
+
+
+def test_it_is_trained_once(fitted, folder, monkeypatch):
+    lines = (folder / "metrics.jsonl").read_text()
+    assert json.loads(lines.splitlines()[-1])["held_out_accuracy"] == 1.0
+    monkeypatch.setattr(embedding, "_make_loss", lambda *_: None)  # cannot be trained
+    again = embedding.fit(IMAGES, LABELS, folder, RECIPE)
+    assert (again.fingerprint, again.accuracy) == (fitted.fingerprint, fitted.accuracy)
+    assert (folder / "metrics.jsonl").read_text() == lines
+
+
+def test_another_classifier_in_the_same_folder_is_refused(fitted, folder):
+    swapped = LABELS._replace(train=OF_TRAIN[::-1])
+    with pytest.raises(ValueError, match=r"other options: labels .*3 classes"):
+        embedding.fit(IMAGES, swapped, folder, RECIPE)
+    with pytest.raises(ValueError, match=r"other options: num_steps \(60 there, 61 now\)"):
+        embedding.fit(IMAGES, LABELS, folder, dataclasses.replace(RECIPE, num_steps=61))
+
+
+def test_one_class_is_no_classification(tmp_path):
+    alone = LABELS._replace(train=np.zeros_like(OF_TRAIN))
+    with pytest.raises(ValueError, match="all of one class"):
+        embedding.fit(IMAGES, alone, tmp_path / "run", RECIPE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_to_one_embedding(fitted, tmp_path):
+    run = loop.open_run(tmp_path / "run", RECIPE)
+    embedding.pin(run, fitted)
+    embedding.pin(run, fitted)
+    moved = jax.tree.map(lambda leaf: leaf + 1e-6, fitted.embed.args[0])
+    other = fitted._replace(fingerprint=embedding._fingerprint(moved))
+    with pytest.raises(ValueError, match=r"measured in another embedding \(crc32 .* now\)"):
+        embedding.pin(run, other)
