@@ -250,6 +250,9 @@ def _check(config: Config) -> None:
         message = f"taus must increase from 0 to 1, at least one between them, got {config.taus}."
         raise ValueError(message)
     bounds = {
+        "batch_size": (1, math.inf),
+        "save_every": (1, math.inf),
+        "ema_decay": (0.0, 1.0 - 1e-9),
         "num_steps": (1, math.inf),
         "num_noises": (4, math.inf),
         "solver_steps": (1, math.inf),

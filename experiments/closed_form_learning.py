@@ -17,8 +17,8 @@ Run:    python -m experiments.closed_form_learning                     (digits, 
             --sizes 10 100 1000 3000 10000 --channels 32 64 64
         the paper's scale, a network of 29 M parameters for each n, on a GPU:
             --dataset cifar10 --sizes 10 100 1000 2000 3000 4000 5000 10000
-            --channels 160 320 320 640 --num-steps 50000 --batch-size 128 --learning-rate 2e-4
-            --ema-decay 0.9999 --save-every 5000 --num-samples 10000 --eval-batch-size 500
+            --channels 160 320 320 640 --dropout 0.1 --num-steps 50000 --batch-size 128
+            --learning-rate 2e-4 --ema-decay 0.9999 --save-every 5000 --num-samples 10000 --eval-batch-size 500
 Time:   about 10 minutes for the digits on two CPU cores.
 Expect: few images are copied and many are not; between, a network that copies already has a low
         Frechet distance. The error on the path is largest near the collapse, and towards t = 1;
@@ -240,6 +240,8 @@ def _check(config: Config) -> None:
         raise ValueError(message)
     bounds = {
         "batch_size": (1, math.inf),
+        "save_every": (1, math.inf),
+        "ema_decay": (0.0, 1.0 - 1e-9),
         "num_steps": (1, math.inf),
         "num_samples": (2, math.inf),
         "solver_steps": (1, math.inf),

@@ -14,8 +14,8 @@ law of the n images. M counts the batch, which is in its own bank.
 Run:    python -m experiments.efm_images                                  (digits, no network)
         python -m experiments.efm_images --dataset mnist --data-dir DIR --channels 32 64 64
             --batch-size 128 --learning-rate 1e-3 --ema-decay 0 --epochs 25 --eval-epochs 1
-            --banks 128 256 1024 --num-samples 10000 --eval-batch-size 500
-            --embedding-steps 2000                                                (table 1)
+            --methods CFM EFM-n --banks 128 256 1024 --num-samples 10000 --solver-steps 50
+            --eval-batch-size 500 --embedding-steps 2000                          (table 1)
         ... --dataset fashion_mnist --epochs 200 --eval-epochs 5 --banks 128 256 512  (table 2)
 Time:   about a quarter of an hour for the digits on two CPU cores, 18 trainings of 35 epochs;
         the other two are for an accelerator.
@@ -93,11 +93,12 @@ class Config:
     """Learning rate of Adam, constant; the paper's is 1e-3."""
     ema_decay: float = 0.99
     """Decay of the moving average of the parameters, per step; 0 takes the last ones."""
-    num_samples: int = 360
-    """Images that are generated in every evaluation."""
+    num_samples: int = 1438
+    """Images that are generated in every evaluation. Of few the distance is mostly bias: of 360
+    real digits from the held-out ones 4.4 with a spread of 11 %, of 1,078 2.3 with 6 %."""
     solver_steps: int = 10
     """Steps of Heun from noise to image, of two evaluations each."""
-    eval_batch_size: int = 120
+    eval_batch_size: int = 240
     """Images that are generated at a time; memory grows with it."""
     num_shown: int = 12
     """Generated images of the figure, for each method."""

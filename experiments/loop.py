@@ -135,7 +135,7 @@ def fit(
     return _ended(state, num_steps)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _compiled(
     loss: Callable[[PyTree, Key, PyTree], Array],
     optimizer: optax.GradientTransformation,

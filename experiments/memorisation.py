@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -36,6 +37,8 @@ path = training.path  # linear, sections 2 and 3
 Embed = Callable[[np.ndarray], np.ndarray]
 """`x[n, h, w, c] -> [n, *features]`, a space in which images are compared."""
 
+_nearest = jax.jit(fmjax.metrics.nearest_neighbor)
+_memorised = jax.jit(fmjax.metrics.memorization_ratio)
 _flow_loss = functools.partial(training.flow_loss, place=training.at_centres)
 
 
@@ -95,8 +98,8 @@ def copied(x: np.ndarray, train: np.ndarray) -> dict[str, Any]:
       The `distance` to the nearest, `[m]`, its index, `nearest`, `[m]`, and the share `memorised`,
       nearer to it than to a third of the distance to the next.
     """
-    nearest, distance = fmjax.metrics.nearest_neighbor(x, train)
-    memorised = float(fmjax.metrics.memorization_ratio(x, train))
+    nearest, distance = _nearest(x, train)
+    memorised = float(_memorised(x, train))
     return {
         "distance": np.asarray(distance),
         "nearest": np.asarray(nearest),
@@ -125,7 +128,7 @@ def compared(
         "num_compared": len(drawn),
         "frechet_held_out": frechet(drawn, held_out),
         "frechet_held_out_of_copies": frechet(copies, held_out),
-        "frechet_train": frechet(drawn, points),
+        "frechet_train": frechet(drawn, copies),
         "distance": float(ours["distance"].mean()),
         "distance_standard_error": float(ours["distance"].std(ddof=1) / len(samples) ** 0.5),
         "distance_of_held_out": float(theirs["distance"].mean()),

@@ -75,6 +75,15 @@ def test_a_class_of_its_own_for_every_example(x64):
         np.testing.assert_allclose(found[label], _all(subset, x[label], 0.5), rtol=1e-10)
 
 
+def test_a_class_without_a_point_has_no_law():
+    points = jnp.asarray(SCALED, jnp.float32)
+    field = lambda label: empirical.velocity(
+        PATH, empirical.reweighted(points, jnp.zeros(13, int) == label), points[0], 0.5
+    )
+    assert np.isfinite(np.asarray(jax.jit(field)(0))).all()
+    assert np.isnan(np.asarray(jax.jit(field)(1))).all()
+
+
 def test_mirrored_images_are_atoms_of_their_own(x64):
     points = jnp.asarray(SCALED)
     both = jnp.concatenate([points, points[:, :, ::-1]])

@@ -37,9 +37,10 @@ def test_one_point_is_flow_matching_and_all_points_the_exact_field():
 
 
 def test_no_gradient_goes_through_the_target():
-    # Of the data the loss depends on through x_t and the target; x_t = x0 at t = 0.
-    x0, x1 = jnp.array([0.4, -1.3]), POINTS[2]
-    slope = jax.grad(lambda x1: losses.efm(_field, PATH, POINTS, x0, x1, 0.0))(x1)
+    x0, x1, t = jnp.array([0.4, -1.3]), POINTS[2], 0.4
+    target = lambda bank: jnp.sum(empirical.anchored_velocity(PATH, bank, x0, x1, t))
+    assert float(jnp.max(jnp.abs(jax.grad(target)(POINTS)))) > 0.01
+    slope = jax.grad(lambda bank: losses.efm(_field, PATH, bank, x0, x1, t))(POINTS)
     np.testing.assert_array_equal(slope, 0.0)
 
 
@@ -107,3 +108,14 @@ def test_wrong_banks_and_velocities_are_named():
         losses.efm(_field, PATH, POINTS, x, x, 1.0)
     with pytest.raises(ValueError, match="shapes must be equal"):
         losses.efm(lambda x, t: x[:1], PATH, POINTS, x, x, 0.5)
+    with pytest.raises(ValueError, match=r"shapes must be equal.*target \(1,\)"):
+        losses.efm(_field, PATH, POINTS, x, x, 0.5, target=lambda *_: x[:1])
+    bank = empirical.prepare(POINTS)
+    for call in (
+        lambda: empirical.anchored_velocity(PATH, bank, x, x, 0.5),
+        lambda: losses.efm(_field, PATH, bank, x, x, 0.5),
+        lambda: losses.dm(_field, PATH, bank, x, x, 0.5, weight=1.0),
+        lambda: losses.of_bank(PATH, bank, x, x, 0.5),
+    ):
+        with pytest.raises(ValueError, match=r"got a Bank.*refined_velocity or.*of_large_bank"):
+            call()

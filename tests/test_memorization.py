@@ -102,3 +102,12 @@ def test_wrong_arguments_are_refused():
     for threshold in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\], got"):
             metrics.memorization_ratio(x, train, threshold=threshold)
+
+
+def test_a_nan_is_not_taken_for_something_new():
+    train = jnp.array([[0.0], [4.0], [8.0]])
+    for generated, data in (
+        (jnp.array([[jnp.nan], [4.0]]), train),
+        (jnp.array([[1.0], [4.0]]), train.at[2].set(jnp.nan)),
+    ):
+        assert np.isnan(float(metrics.memorization_ratio(generated, data)))

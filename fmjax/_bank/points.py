@@ -90,10 +90,21 @@ def accumulate(
 
     result = one(0)
     if count > 1:
-        result, _ = jax.lax.scan(step, result, size * jnp.arange(1, count))
+        # Computed again on the way back, or reverse mode would keep every scaled part.
+        again = jax.checkpoint(step, prevent_cse=False)
+        result, _ = jax.lax.scan(again, result, size * jnp.arange(1, count))
     if count * size < total:
         result = merge(result, one(count * size, total - count * size))
     return result
+
+
+def exponentials(logits: Array) -> Array:
+    """Returns the exponentials of logits less their largest, which rounding may leave above 0.
+
+    Where XLA computes a logit twice, once for the maximum and once for this, the two differ by a
+    rounding of what it was made of, and at 1 / sigma^2 = 1e8 its exponential overflows.
+    """
+    return jnp.exp(logits - jax.lax.stop_gradient(jnp.maximum(logits, 0.0)))
 
 
 def average(weights: Array, bank: Array) -> Array:

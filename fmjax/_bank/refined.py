@@ -53,7 +53,7 @@ def refine(
     bank, c = summary.checked(path, bank, x1, t)
     k = check_count(min(k, bank.points.shape[0]), bank)
     likeliest, gaps, q = _logits(c, bank, x0, x1, k, chunk_size)
-    masses = jnp.exp(q - jax.lax.stop_gradient(jnp.max(q)))
+    masses = points.exponentials(q - jax.lax.stop_gradient(jnp.max(q)))
     w = masses / masses.sum()
     near, far = w[likeliest], w.at[likeliest].set(0.0)
 

@@ -29,7 +29,8 @@ A data set of 50,000 images is no obstacle: under `vmap` a velocity or a diverge
 products, `chunk_size` streams the bank (the result is the same, the memory that of one chunk), and
 `axis_name` spreads it over devices.
 
-Products run at the highest matrix precision, since this is the reference for everything else.
+Products run at the highest matrix precision, since this is the reference for everything else. A
+NaN in the data makes everything NaN without a word; `prepare` looks for it.
 Still, the logits (1) come from inner products: in float32 they cannot tell points of the bank
 whose relative distance is below about 1e-3 from each other as t -> 1. Where the pair (x0, x1)
 that made x_t is known, as in training, the forms for targets have no such cancellation, and

@@ -105,7 +105,9 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
       weights: `[n]`, not negative, of any positive sum; or a mask, such as `labels == label`.
 
     Returns:
-      The bank; its points are shared, not copied.
+      The bank; its points are shared, not copied. Under `jit`, where weights cannot be looked at,
+      everything is NaN if none is positive. Reweight before `partition`: of one device's part all
+      weights may be zero.
 
     Raises:
       ValueError: if the weights are not `[n]`, or, outside of `jit`, if one is negative or none is
@@ -138,6 +140,7 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
         raise ValueError(message)
     some = weights > 0
     logs = jnp.where(some, jnp.log(jnp.where(some, weights, 1.0)), EXCLUDED)
+    logs = jnp.where(jnp.any(some), logs, jnp.nan)  # of no point at all nothing is known
     return bank._replace(log_weights=logs)
 
 

@@ -74,7 +74,10 @@ def law(
     s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
     c, t = paths.coefficients(path, t), _checks.time(t)
     kinds = {"given": predictions.x1, "wanted": predictions.velocity}
-    quadratic = (s.peak - 0.5 * jnp.sum(x**2)) / c.sigma**2
+    # The value from differences, which do not cancel near the data; the gradient is that of
+    # (peak - |x|^2 / 2) / sigma^2, in which the peak has none.
+    free = -0.5 * jnp.sum(x**2)
+    quadratic = (s.closest + (free - jax.lax.stop_gradient(free))) / c.sigma**2
     volume = 0.5 * x.size * jnp.log(2.0 * jnp.pi * c.sigma**2)
     total = _log_total(_bank.of(bank), axis_name)
     return Law(

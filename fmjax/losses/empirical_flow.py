@@ -70,9 +70,9 @@ def efm(
       Bertrand et al. (2025), arXiv 2506.03719, section 4.1 and appendix B.1. [bertrand2025closed]
     """
     x = paths.interpolate(path, x0, x1, t)
-    value = velocity(x, t)
-    _checks.same_shape(x=x, velocity=value)
-    return jnp.mean(jnp.square(value - jax.lax.stop_gradient(target(path, bank, x0, x1, t))))
+    value, exact = velocity(x, t), target(path, bank, x0, x1, t)
+    _checks.same_shape(x=x, velocity=value, target=exact)
+    return jnp.mean(jnp.square(value - jax.lax.stop_gradient(exact)))
 
 
 def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:

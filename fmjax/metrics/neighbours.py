@@ -135,4 +135,5 @@ def memorization_ratio(
         message = f"threshold must lie in (0, 1], got {threshold}: it is a ratio of distances."
         raise ValueError(message)
     ratios = distance_ratio(generated, train, chunk=chunk)
-    return jnp.mean(ratios < threshold, dtype=ratios.dtype)
+    share = jnp.mean(ratios < threshold, dtype=ratios.dtype)
+    return jnp.where(jnp.any(jnp.isnan(ratios)), jnp.nan, share)  # not: novel

@@ -193,9 +193,10 @@ def smoothed(path: Path, bandwidth: Array | float) -> Path:
     With `x1 = b + h z`, z ~ N(0, I), the state is `alpha b + s x0'` with
     `s^2 = sigma^2 + alpha^2 h^2` and a standard normal x0'. So on this path the law of a finite
     data set (`fmjax.empirical`: velocity, divergence, log-density) is that of its kernel density
-    with bandwidth h, finite up to t = 1. The velocity is that of the blurred data on `path` itself:
-    convert it there, or ask `fmjax.posterior` there, for their mean and covariance. Only
-    `empirical.mean` and `covariance` on this path are those of the points b.
+    with bandwidth h, finite up to t = 1 where `sigma_dot` is (on vp and ve_to_zero stop at
+    1 - eps). The velocity is that of the blurred data on `path` itself: convert it there, or ask
+    `fmjax.posterior` there, for their mean and covariance. Only `empirical.mean` and `covariance`
+    on this path are those of the points b.
 
     Args:
       path: the path of the blurred data.
