@@ -18,7 +18,8 @@ Run:    python -m experiments.closed_form_learning                     (digits, 
         the paper's scale, a network of 29 M parameters for each n, on a GPU:
             --dataset cifar10 --sizes 10 100 1000 2000 3000 4000 5000 10000
             --channels 160 320 320 640 --dropout 0.1 --num-steps 50000 --batch-size 128
-            --learning-rate 2e-4 --ema-decay 0.9999 --save-every 5000 --num-samples 10000 --eval-batch-size 500
+            --learning-rate 2e-4 --ema-decay 0.9999 --save-every 5000 --num-samples 10000
+            --eval-batch-size 500
 Time:   about 10 minutes for the digits on two CPU cores.
 Expect: few images are copied and many are not; between, a network that copies already has a low
         Frechet distance. The error on the path is largest near the collapse, and towards t = 1;
