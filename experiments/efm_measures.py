@@ -26,14 +26,12 @@ import numpy as np
 from etils import epath
 
 import fmjax
-from experiments import data
+from experiments import data, memorisation
 from experiments.embedding import Embedding
 from fmjax.types import Array, PyTree
 
 SCORES = ("frechet_test", "frechet_train", "memorized", "nearest_distance")
 _frechet = jax.jit(fmjax.metrics.frechet)
-_memorized = jax.jit(fmjax.metrics.memorization_ratio)
-_nearest = jax.jit(fmjax.metrics.nearest_neighbor)
 
 
 class Reference(NamedTuple):
@@ -111,10 +109,10 @@ def frechet(reference: Reference, pixels: np.ndarray) -> dict[str, float]:
 
 def copies(reference: Reference, pixels: np.ndarray) -> dict[str, float]:
     """Returns how near images, uint8 `[n, h, w, c]`, are to the training images."""
-    x = data.centres(pixels, reference.levels)
+    found = memorisation.copied(data.centres(pixels, reference.levels), reference.images)
     return {
-        "memorized": float(_memorized(x, reference.images)),
-        "nearest_distance": float(_nearest(x, reference.images)[1].mean()),
+        "memorized": found["memorised"],
+        "nearest_distance": float(found["distance"].mean()),
     }
 
 

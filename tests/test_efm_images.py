@@ -199,7 +199,7 @@ def test_another_embedding_or_configuration_is_refused(file, run, tmp_path):
         (["--channels", "12"], "channels must be divisible by num_groups"),
         (["--seeds", "-1"], "seeds must be different integers from 0"),
         (["--methods", "--banks"], "one method or bank"),
-        (["--num-shown", "400"], "num_shown must be between 1 and 360"),
+        (["--num-shown", "1439"], "num_shown must be between 1 and 1438"),
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--workdir", __file__ + "/run"], "cannot write the run folder"),
     ],
