@@ -18,10 +18,8 @@ Expect: the paper, in words: on two moons all cosines are near 1 only at interme
 
 import dataclasses
 import functools
-import json
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -156,14 +154,6 @@ def _check(config: Config) -> None:
         raise ValueError(message)
 
 
-def _kept(file: Any, data: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what a file holds; it is made and written if it is not there or of other data."""
-    if not file.exists() or json.loads(file.read_text())["data"] != data:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        loop.write_json(file, make())
-    return json.loads(file.read_text())
-
-
 def main(config: Config) -> None:
     """Measures every data set at every size, and leaves everything under the run folder."""
     _check(config)
@@ -173,9 +163,9 @@ def main(config: Config) -> None:
     points = {_label(name): load(config, name) for name in config.datasets}  # mistakes come first
     found = {
         name: [
-            _kept(
+            loop.remembered(
                 folder / name / f"{bank[0].size}" / "evaluation.json",
-                cosine.fingerprint(bank),
+                {"data": cosine.fingerprint(bank)},
                 functools.partial(measure, config, name, bank),
             )
             for bank in sized(whole, config.sizes)

@@ -32,9 +32,11 @@ import fmjax
 from experiments import (
     cli,
     data,
+    embedding,
     evaluation,
     figures,
     figures_closed_form,
+    labels,
     loop,
     memorisation,
     training,
@@ -55,7 +57,7 @@ class Config:
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with an array "images", uint8 [n, h, w] or [n, h, w, c]."""
+    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and "labels", integers [n]."""
     data_dir: str | None = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
     a missing data set is downloaded. Not used by digits and .npz files."""
@@ -83,6 +85,11 @@ class Config:
     """Steps between checkpoints and between evaluations of the held-out loss."""
     taus: tuple[float, ...] = tuple(i / 20 for i in range(21))
     """Times at which the network takes over, increasing from 0 to 1."""
+    embedding_dir: str | None = None
+    """Folder of a classifier in whose features images are compared too; None is embedding/ in the
+    run folder. Runs on the same data set may share it."""
+    embedding_steps: int = 1000
+    """Training steps of that classifier on the labels; 0 does without, comparing pixels only."""
     num_noises: int = 256
     """Noises, at least 4, the same for every tau."""
     solver_steps: int = 100
@@ -91,7 +98,15 @@ class Config:
     """Images evaluated at a time; memory grows with it."""
 
 
-EVALUATION = ("taus", "num_noises", "solver_steps", "eval_batch_size")  # no training needs them
+# What the training of the network does not depend on.
+EVALUATION = (
+    "taus",
+    "num_noises",
+    "solver_steps",
+    "eval_batch_size",
+    "embedding_dir",
+    "embedding_steps",
+)
 
 
 def generate(
@@ -207,10 +222,11 @@ def evaluate(
     noise = jax.random.normal(key, (config.num_noises, *points.shape[1:]))
     samples = generate_all(*network, points, noise, config)
     spaces = {name: distances(samples, points, held_out, f) for name, f in embeddings.items()}
+    variances = memorisation.variances(points)
     which = followed(next(iter(spaces.values()))["distance"])
     results = {
         "taus": config.taus,
-        "collapse_time": memorisation.collapse_time(path, points, len(points)),
+        "collapse_time": float(fmjax.collapse.collapse_time(path, variances, len(points))),
         "spaces": {name: _summary(space) for name, space in spaces.items()},
     }
     arrays = {
@@ -257,6 +273,7 @@ def _check(config: Config) -> None:
         "num_noises": (4, math.inf),
         "solver_steps": (1, math.inf),
         "eval_batch_size": (1, math.inf),
+        "embedding_steps": (0, math.inf),
         "learning_rate": (1e-12, 1e12),
         "weight_decay": (0, 1e12),
     }
@@ -267,13 +284,17 @@ def main(config: Config) -> None:
     """Trains or continues, evaluates, and leaves everything under the run folder."""
     _check(config)
     name, images = training.load(config)
+    truth = labels.of_run(config, images) if config.embedding_steps else None
     folder = config.workdir or f"runs/closed_form_hybrid/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
     network = memorisation.train(config, images, len(images.train), folder, key_loss)
+    embeddings = {"pixels": pixels}
+    if truth is not None:
+        embedded = embedding.of_run(config, images, truth, folder)
+        embeddings["a classifier's features"] = embedded.embed
     if jax.process_index() != 0:
         return  # one process evaluates and writes
-    embeddings = {"pixels": pixels}
     results, arrays = evaluate(network, images, config, key_evaluate, embeddings=embeddings)
     loop.write_json(folder / "results.json", results)
     with figures.style():

@@ -8,7 +8,7 @@ images. Measured of each network:
 1. its distance from that field over t, on the states it was trained on and (not in the paper)
    along its own trajectories, where the images come from;
 2. the Frechet distance of its samples to the held-out images, beside that of copies of the n
-   images, and to the n images;
+   images, and to the n images, in the features of a classifier that is trained first;
 3. how far its samples are from the nearest of the n images, beside held-out images and the n
    images themselves, and which share of them is memorised.
 
@@ -28,7 +28,6 @@ Expect: few images are copied and many are not; between, a network that copies a
 
 import dataclasses
 import functools
-import json
 import math
 import os
 from collections.abc import Callable
@@ -42,9 +41,11 @@ import fmjax
 from experiments import (
     cli,
     data,
+    embedding,
     evaluation,
     figures,
     figures_closed_form,
+    labels,
     loop,
     memorisation,
     quality,
@@ -61,7 +62,7 @@ class Config:
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with an array "images", uint8 [n, h, w] or [n, h, w, c]."""
+    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and "labels", integers [n]."""
     data_dir: str | None = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
     a missing data set is downloaded. Not used by digits and .npz files."""
@@ -91,6 +92,12 @@ class Config:
     """Steps between checkpoints and between evaluations of the held-out loss."""
     times: tuple[float, ...] = (*(i / 20 for i in range(1, 20)), 0.98)
     """Times of the distance from the exact field, increasing, in (0, 1); 0 comes by itself."""
+    embedding_dir: str | None = None
+    """Folder of a classifier in whose features Frechet distances are taken; None is embedding/ in
+    the run folder. Runs on the same data set may share it."""
+    embedding_steps: int = 1000
+    """Training steps of that classifier on the labels; 0 does without, taking distances in the
+    first 64 principal components of the pixels."""
     num_samples: int = 360
     """Samples of each network, at least 2, and pairs at which its field is measured."""
     solver_steps: int = 50
@@ -101,7 +108,8 @@ class Config:
 
 
 MEASURED = ("times", "num_samples", "solver_steps")  # what an evaluation depends on
-EVALUATION = ("sizes", *MEASURED, "eval_batch_size")  # what no training depends on
+# What the training of no network depends on.
+EVALUATION = ("sizes", *MEASURED, "eval_batch_size", "embedding_dir", "embedding_steps")
 GAPS = ("on_path", "along_flow")  # eq. (5) and (6) of fmjax.path_error
 
 
@@ -176,26 +184,11 @@ def evaluate(
     """
     points = memorisation.points(images, count)
     found = run_network(*network, points, config, key)
-    whole = memorisation.points(images, len(images.train))
     return {
         "n": count,
-        "collapse_time": memorisation.collapse_time(path, whole, count),
         "gaps": gaps(found, config),
         **memorisation.compared(found["sample"], points, images, embed),
     }
-
-
-def remembered(
-    file: os.PathLike, config: Config, make: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """Returns an evaluation, read back from its file where the same was made before."""
-    options = {name: getattr(config, name) for name in MEASURED}
-    options = json.loads(json.dumps(options | {"num_steps": config.num_steps}))
-    if file.exists() and (before := json.loads(file.read_text()))["options"] == options:
-        return before
-    result = make() | {"options": options}
-    loop.write_json(file, result)
-    return result
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -218,6 +211,16 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"  {row['memorised']:7.1%}  {row['memorised_of_held_out']:8.1%}"
         )
     return "\n".join(lines)
+
+
+def space_of(
+    config: Config, images: data.Images, truth: labels.Labels | None, folder: os.PathLike
+) -> tuple[str, str, memorisation.Embed]:
+    """Returns the space of the Frechet distances: its name, a fingerprint, the way into it."""
+    if truth is None:
+        return "principal components", "", quality.features(images)
+    embedded = embedding.of_run(config, images, truth, folder)
+    return "classifier features", embedded.fingerprint, embedded.embed
 
 
 def sizes_of(config: Config, images: data.Images) -> list[int]:
@@ -247,6 +250,7 @@ def _check(config: Config) -> None:
         "num_samples": (2, math.inf),
         "solver_steps": (1, math.inf),
         "eval_batch_size": (1, math.inf),
+        "embedding_steps": (0, math.inf),
         "learning_rate": (1e-12, 1e12),
         "weight_decay": (0, 1e12),
     }
@@ -257,24 +261,30 @@ def main(config: Config) -> None:
     """Trains or continues every network, evaluates, and leaves everything under the run folder."""
     _check(config)
     name, images = training.load(config)
+    truth = labels.of_run(config, images) if config.embedding_steps else None
     sizes = sizes_of(config, images)
     folder = config.workdir or f"runs/closed_form_learning/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
-    embed, rows = quality.features(images), []
+    space, fingerprint, embed = space_of(config, images, truth, folder)
+    options = {name: getattr(config, name) for name in (*MEASURED, "num_steps")}
+    options, rows = options | {"space": [space, fingerprint]}, []
+    variances = memorisation.variances(memorisation.points(images, 10_000))
     for count in sizes:
         place = folder / f"n_{count}"
         network = memorisation.train(config, images, count, place, key_loss)
         if jax.process_index() == 0:  # one process evaluates and writes
             arguments = (network, images, count, config, key_evaluate)
             make = functools.partial(evaluate, *arguments, embed=embed)
-            rows.append(remembered(place / "evaluation.json", config, make))
+            row = loop.remembered(place / "evaluation.json", options, make)
+            collapse_time = float(fmjax.collapse.collapse_time(path, variances, count))
+            rows.append(row | {"space": space, "collapse_time": collapse_time})
     if jax.process_index() != 0:
         return
     rows.sort(key=lambda row: row["n"])
     with figures.style():
         figures.save(folder / "figures", figures_closed_form.learning(rows, images, dataset=name))
-    without = [{k: v for k, v in row.items() if k not in ("options", "shown")} for row in rows]
+    without = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
     loop.write_json(folder / "results.json", {"networks": without})
     print(table(rows))
     print(f"everything is in {folder}: config.json, n_*/, results.json, figures/")

@@ -15,7 +15,6 @@ References:
   Bertrand et al. (2025), arXiv 2506.03719, sections 3.2 and 4.2.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -23,10 +22,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
 import fmjax
-from experiments import data, memorisation
+from experiments import data, loop, memorisation
 from experiments.embedding import Embedding
 from fmjax.types import Array, PyTree
 
@@ -135,12 +133,10 @@ def of_data(reference: Reference, images: data.Images, num_samples: int) -> list
 
 def curve(folder: os.PathLike, per_epoch: int) -> list[dict[str, float]]:
     """Returns epoch, test and train distance of every evaluation during a training."""
-    lines = (epath.Path(folder) / "metrics.jsonl").read_text().splitlines()
     names = ("frechet_test", "frechet_train")
-    measured = [line for line in map(json.loads, lines) if names[0] in line]
     return [
         {"epoch": line["step"] / per_epoch} | {name: line[name] for name in names}
-        for line in measured
+        for line in loop.metrics(folder, names[0])
     ]
 
 

@@ -20,7 +20,6 @@ Expect: the error of the velocity falls faster and further with a larger bank; t
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -180,14 +179,9 @@ def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[st
             if jax.process_index() == 0:  # one process evaluates and writes
                 errors, points = measure(params, given, tolerance=config.tolerance)
                 errors = {name: float(value) for name, value in errors.items()}
-                row = {"seed": seed, "method": name, **errors, "curve": _curve(place)}
+                row = {"seed": seed, "method": name, **errors, "curve": loop.metrics(place)}
                 rows.append(row | {"points": points, "train": given.near[0]})
     return rows, of_data
-
-
-def _curve(folder: Any) -> list[dict[str, float]]:
-    """Returns the lines of the metrics of a training."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def table(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> str:

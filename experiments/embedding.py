@@ -21,12 +21,13 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 from flax import nnx
 
 import fmjax
@@ -121,14 +122,12 @@ def fit(
     """
     recipe = Recipe() if recipe is None else recipe
     classes = int(max(part.max() for part in truth)) + 1
-    if len(np.unique(truth.train)) < 2:
-        message = "the training images are all of one class: a classifier needs at least two."
-        raise ValueError(message)
+    _check_classes(truth, classes)
     facts = {"data": data.fingerprint(images), "labels": labels.fingerprint(truth)}
     folder = loop.open_run(folder, recipe, **facts)
     network = Classifier(images.train.shape[1:], classes, recipe)
     apply, params = fmjax.models.functional(network)
-    every, size = max(recipe.num_steps // 4, 1), min(recipe.batch_size, len(images.train))
+    every, size = max(recipe.num_steps // 4, 1), _batch_size(recipe.batch_size, len(images.train))
     state = loop.fit(
         _make_loss(apply, images.levels),
         params,
@@ -146,6 +145,49 @@ def fit(
     accuracy = _accuracy(apply, images, truth)(params, None)["held_out_accuracy"]
     embed = functools.partial(_features(apply, 0), params)
     return Embedding(embed, accuracy, _fingerprint(params))
+
+
+def of_run(
+    config: Any, images: data.Images, truth: labels.Labels, folder: str | os.PathLike
+) -> Embedding:
+    """Returns the embedding of a run by its options, trained in its folder or in one of its own.
+
+    Args:
+      config: has `embedding_dir`, `embedding_steps` and `seed`.
+      images: the data set.
+      truth: the labels of its images.
+      folder: of the run.
+
+    Raises:
+      ValueError: as `fit`.
+      OSError: as `fit`.
+    """
+    recipe = Recipe(num_steps=config.embedding_steps, seed=config.seed)
+    place = config.embedding_dir or epath.Path(folder) / "embedding"
+    try:
+        return fit(images, truth, place, recipe)
+    except ValueError as error:
+        message = f"the classifier (--embedding-dir, --embedding-steps): {error}"
+        raise ValueError(message) from error
+
+
+def _check_classes(truth: labels.Labels, classes: int) -> None:
+    """Raises ValueError for labels that are no classes to tell apart."""
+    if len(np.unique(truth.train)) < 2:
+        message = "the training images are all of one class: a classifier needs at least two."
+        raise ValueError(message)
+    if classes > len(truth.train):
+        message = (
+            f"labels must be classes counted from 0, got {classes - 1} as the largest of "
+            f"{len(truth.train)} images: number the classes anew."
+        )
+        raise ValueError(message)
+
+
+def _batch_size(most: int, count: int) -> int:
+    """Returns how many of the images are taken per step, a multiple of the devices."""
+    devices = jax.device_count()
+    return max(min(most, count) // devices, 1) * devices
 
 
 def _make_loss(apply: Callable[..., tuple[Array, Array]], levels: int) -> Callable[..., Array]:

@@ -16,7 +16,6 @@ Expect: without stop-gradient the penalty's mean gradient at the exact field of 
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -195,12 +194,15 @@ def main(config: Config) -> None:
     """Trains and measures every variant that is not there yet, and draws what they show."""
     _check(config)
     folder = loop.open_run(config.workdir or "runs/fdm_ablations", config, evaluation=["problems"])
-    found = {"bias": _kept(folder / "bias.json", partial(variants.bias, jax.random.key(0)))}
+    found = {
+        "bias": loop.remembered(folder / "bias.json", {}, partial(variants.bias, jax.random.key(0)))
+    }
     for name in config.problems:
         plain = make_step(config, PROBLEMS[name], VARIANTS["flow matching"])
         found[name] = {
-            variant: _kept(
+            variant: loop.remembered(
                 folder / name / f"{variant.replace(' ', '_').replace('/', 'over')}.json",
+                {},
                 partial(run, config, name, options, plain),
             )
             for variant, options in VARIANTS.items()
@@ -213,14 +215,6 @@ def main(config: Config) -> None:
     for name, row in found["bias"].items():
         number = f"{row['gradient']:.3f} ± {row['standard_error']:.3f}"
         print(f"mean gradient at the exact field, {name} stop-gradient: {number}")
-
-
-def _kept(file: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what a file holds; it is made and written if it is not there."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        loop.write_json(file, make())
-    return json.loads(file.read_text())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Expect: exp(mean log-likelihood) 2.38e-2 for FM and 2.53e-2 for FDM (the paper, 
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -168,15 +167,10 @@ def evaluate(params: PyTree, config: Config, key: Key) -> dict[str, Any]:
 
 def evaluated(folder: Any, params: PyTree, config: Config, seed: int) -> dict[str, Any]:
     """Returns `evaluate`, read back where the same evaluation was made before."""
-    options = {name: getattr(config, name) for name in EVALUATION[2:]}
-    options = json.loads(json.dumps(options | {"num_steps": config.num_steps}))
-    file = folder / "evaluation.json"
-    if file.exists() and (before := json.loads(file.read_text()))["options"] == options:
-        return before
+    options = {name: getattr(config, name) for name in (*EVALUATION[2:], "num_steps")}
     key = jax.random.fold_in(jax.random.key(seed), 1001)  # the same points for every weight
-    result = {"options": options} | evaluate(params, config, key)
-    loop.write_json(file, result)
-    return result
+    make = functools.partial(evaluate, params, config, key)
+    return loop.remembered(folder / "evaluation.json", options, make)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -250,7 +244,7 @@ def main(config: Config) -> None:
     with figures.style():
         figures.save(folder / "figures", figures_checkerboard.all_of(folder, rows))
     for row in rows:
-        del row["grid"], row["options"]
+        del row["grid"]
     loop.write_json(folder / "results.json", {"models": rows})
     print(table(rows))
 

@@ -21,7 +21,6 @@ Expect: the table of experiments/README.md.
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -169,8 +168,7 @@ def train(
 
 def history(folder: os.PathLike) -> list[dict[str, float]]:
     """Returns the evaluations of a training, in the order of their steps."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "flow" in line]
+    return loop.metrics(folder, "flow")
 
 
 def make_measure(apply: Callable[..., Array], config: Config) -> Callable[[PyTree], dict]:

@@ -24,7 +24,6 @@ Paper:  for an accelerator, --num-train 32000 --num-test 32000 --channels 32 64 
 """
 
 import dataclasses
-import json
 import math
 import os
 from typing import Any
@@ -249,20 +248,13 @@ def main(config: Config) -> None:
     if jax.process_index() != 0:
         return  # one process evaluates and writes
     results, arrays = evaluate(config, tasks, networks, trajectories, key_evaluate)
-    metrics = {name: _metrics(folder / name) for name in networks["free"]}
+    metrics = {name: loop.metrics(folder / name, "flow") for name in networks["free"]}
     results["held_out"] = {name: lines[-1] for name, lines in metrics.items()}
     loop.write_json(folder / "results.json", results)
     with figures.style():
         pictures = figures_trajectories.all_of(arrays, metrics, trajectories.system)
         figures.save(folder / "figures", pictures)
     print(evaluation.report(results, folder))
-
-
-def _metrics(folder: os.PathLike) -> list[dict[str, float]]:
-    """Returns the evaluations of a training, from its metrics.jsonl."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    keep = ("step", "flow", "divergence")
-    return [{name: line[name] for name in keep} for line in lines if "flow" in line]
 
 
 if __name__ == "__main__":

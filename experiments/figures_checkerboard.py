@@ -1,6 +1,5 @@
 """The pictures of the checkerboard: densities, training curves, and the sweep over the weight."""
 
-import json
 import math
 import os
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from experiments import checkerboard
+from experiments import checkerboard, loop
 
 
 def all_of(folder: os.PathLike, rows: list[dict[str, Any]]) -> dict[str, Figure]:
@@ -63,8 +62,7 @@ def curves(folder: epath.Path, rows: list[dict[str, Any]]) -> Figure:
     axes = figure.subplots(1, 3)
     names = ("log_likelihood", "flow_error", "residual")
     for row in rows:
-        lines = (folder / row["folder"] / "metrics.jsonl").read_text().splitlines()
-        metrics = [line for line in map(json.loads, lines) if "flow_error" in line]
+        metrics = loop.metrics(folder / row["folder"], "flow_error")
         steps = [line["step"] for line in metrics]
         label = name_of(row["weight"]) if row["seed"] == rows[0]["seed"] else None
         for ax, name in zip(axes, names, strict=True):

@@ -61,7 +61,7 @@ def _quality(ax: Any, rows: list[dict[str, Any]]) -> None:
     }
     for name, (style, colour, label) in lines.items():
         ax.plot(n, [row[name] for row in rows], style, color=colour, label=label, linewidth=2)
-    ax.set(yscale="log", ylabel="Fréchet distance")
+    ax.set(yscale="log", ylabel=f"Fréchet distance, {rows[0]['space']}")
     ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("")

@@ -29,7 +29,7 @@ from fmjax import train
 from fmjax.types import Array, Key, PyTree
 
 _KEEP = 3  # checkpoints
-write_json = record.write_json
+write_json, remembered, metrics = record.write_json, record.remembered, record.metrics
 _norm = jax.jit(optax.tree.norm)
 
 

@@ -3,6 +3,7 @@
     config.json      the options of the run; another config is refused
     metrics.jsonl    one JSON object per line: step, loss, grad_norm, steps_per_second (without
                      compilation and evaluations), and what an evaluation returned
+    evaluation.json  what was measured of a network at the end, and with which options
 
 Every file is complete or not there. Of several processes only process 0 writes.
 """
@@ -13,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -105,6 +106,42 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """
     if jax.process_index() == 0:
         _replace(epath.Path(path), json.dumps(_plain(value), indent=2) + "\n")
+
+
+def remembered(
+    file: str | os.PathLike, options: dict[str, Any], make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns a measurement as JSON gives it back; made only if its file holds no such one.
+
+    For process 0, as all that writes.
+
+    Args:
+      file: where it is kept; its folder is made if it is not there.
+      options: what the measurement depends on beside the training. One of others is replaced.
+      make: returns what was measured, by names other than "options".
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    file, options = epath.Path(file), json.loads(json.dumps(_plain(options)))
+    if not file.exists() or _read(file).get("options") != options:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"options": options, **make()})
+    return {name: value for name, value in _read(file).items() if name != "options"}
+
+
+def _read(file: epath.Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        message = f"{file} is damaged ({error}): move it away and the measurement is made again."
+        raise ValueError(message) from error
+
+
+def metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str, float]]:
+    """Returns the lines of a training's metrics.jsonl that hold a number of this name, in order."""
+    lines = (epath.Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if name in line]
 
 
 def _differences(

@@ -109,13 +109,15 @@ def held_out_loss(
     x0 = jax.random.normal(key_noise, x1.shape)
     t = fmjax.times.stratified(key_time, x1.shape[:1])
 
-    @jax.jit
-    def mean_loss(params: PyTree) -> Array:
-        cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
-        one = lambda arguments: cfm(*arguments)  # noqa: E731
-        return jax.lax.map(one, (x0, x1, t), batch_size=64).mean()
+    return lambda params, _: {"held_out_loss": float(_mean_loss(apply, params, x0, x1, t))}
 
-    return lambda params, key: {"held_out_loss": float(mean_loss(params))}  # noqa: ARG005
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_loss(
+    apply: Callable[..., Array], params: PyTree, x0: Array, x1: Array, t: Array
+) -> Array:
+    cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
+    return jax.lax.map(lambda pair: cfm(*pair), (x0, x1, t), batch_size=64).mean()
 
 
 def adamw(config: Any) -> optax.GradientTransformation:
@@ -124,16 +126,42 @@ def adamw(config: Any) -> optax.GradientTransformation:
     Args:
       config: has `learning_rate` (the peak), `weight_decay` and `num_steps`.
     """
+    return _adamw(config.learning_rate, config.weight_decay, config.num_steps)
+
+
+# What a training is compiled from is made once, so that `loop.fit` compiles it once for all
+# networks of one kind, whatever their data and seed.
+@functools.cache
+def _adamw(peak: float, weight_decay: float, num_steps: int) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=min(100, config.num_steps // 10),
-        decay_steps=config.num_steps,
-        end_value=config.learning_rate / 50,
+        peak_value=peak,
+        warmup_steps=min(100, num_steps // 10),
+        decay_steps=num_steps,
+        end_value=peak / 50,
     )
     return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=config.weight_decay)
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
     )
+
+
+@functools.cache
+def _network(
+    shape: tuple[int, ...], channels: tuple[int, ...], num_times: int, dropout: float
+) -> tuple[Callable[..., Array], Callable[[int], PyTree]]:
+    """Returns `apply` of a U-Net, and a function from the seed to its first parameters."""
+    make = functools.partial(
+        fmjax.models.UNet, shape, channels=channels, num_times=num_times, dropout=dropout
+    )
+    apply, _ = fmjax.models.functional(make(rngs=nnx.Rngs(0)))
+    return apply, lambda seed: fmjax.models.functional(make(rngs=nnx.Rngs(seed)))[1]
+
+
+@functools.cache
+def _loss(
+    make_loss: Callable[..., Any], apply: Callable[..., Array], levels: int
+) -> Callable[..., Any]:
+    return make_loss(apply, levels)
 
 
 def _itself(apply: Callable[..., Array]) -> Callable[..., Array]:
@@ -169,17 +197,11 @@ def fit(
     Returns:
       `apply`, `(params, x, *times, key=None) -> dx` of one example, and the parameters.
     """
-    network = fmjax.models.UNet(
-        images.train.shape[1:],
-        channels=config.channels,
-        num_times=num_times,
-        dropout=config.dropout,
-        rngs=nnx.Rngs(seed),
-    )
-    apply, params = fmjax.models.functional(network)
+    shape = tuple(images.train.shape[1:])
+    apply, init = _network(shape, tuple(config.channels), num_times, config.dropout)
     state = loop.fit(
-        make_loss(apply, images.levels),
-        params,
+        _loss(make_loss, apply, images.levels),
+        init(seed),
         data.batches(images.train, config.batch_size, seed=seed),
         adamw(config),
         held_out_loss(velocity(apply), images, key, place=place),

@@ -13,6 +13,7 @@ from experiments import cli, closed_form_hybrid, figures, figures_closed_form
 from tests import tiny_runs
 
 TINY = closed_form_hybrid.Config(
+    embedding_steps=2,
     channels=(8,),
     batch_size=8,
     num_steps=4,
@@ -107,8 +108,11 @@ def test_a_run_leaves_numbers_and_a_figure(run):
     results = json.loads((run / "results.json").read_text())
     assert results["taus"] == [0.0, 0.4, 0.7, 1.0]
     assert 0.3 < results["collapse_time"] < 0.7
+    assert list(results["spaces"]) == ["pixels", "a classifier's features"]
+    for space in results["spaces"].values():
+        assert len(space["distance"]) == len(space["standard_error"]) == 4
+        assert space["distance"][0] > space["distance"][-1]
     space = results["spaces"]["pixels"]
-    assert len(space["distance"]) == len(space["standard_error"]) == 4
     assert space["distance"][0] > space["held_out"] > space["distance"][-1]
     tiny_runs.check_pictures(run / "figures", {"hybrid"})
     lines = (run / "metrics.jsonl").read_text().splitlines()

@@ -16,6 +16,7 @@ from tests import tiny_runs
 
 TINY = closed_form_learning.Config(
     sizes=(3, 0),
+    embedding_steps=2,
     channels=(8,),
     batch_size=8,
     num_steps=4,
@@ -111,18 +112,34 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
 
 def test_the_panels_show_what_they_say(run):
     images = data.load("digits")
-    rows = [json.loads((run / f"n_{n}" / "evaluation.json").read_text()) for n in (3, 1438)]
+    networks = json.loads((run / "results.json").read_text())["networks"]
+    kept = [json.loads((run / f"n_{n}" / "evaluation.json").read_text()) for n in (3, 1438)]
+    rows = [row | {"shown": whole["shown"]} for row, whole in zip(networks, kept, strict=True)]
     with figures.style():
         figure = figures_closed_form.learning(rows, images, dataset="digits")["learning"]
     path, flow, quality_panel, novelty = figure.axes
     for ax, name in ((path, "on_path"), (flow, "along_flow")):
         drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 3]
         np.testing.assert_array_equal(drawn, [row["gaps"][name] for row in rows])
+    assert quality_panel.get_ylabel() == "Fréchet distance, classifier features"
     drawn = {line.get_label(): list(line.get_ydata()) for line in quality_panel.lines}
     wanted = [row["frechet_held_out"] for row in rows]
     assert drawn["samples to held-out images"] == wanted
     drawn = {line.get_label(): list(line.get_ydata()) for line in novelty.lines}
     assert drawn["held-out images"] == [row["distance_of_held_out"] for row in rows]
+
+
+def test_distances_in_another_space_are_measured_anew_without_labels(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    closed_form_learning.main(dataclasses.replace(TINY, workdir=str(again), embedding_steps=0))
+    rows = [
+        json.loads((folder / "results.json").read_text())["networks"] for folder in (run, again)
+    ]
+    for before, now in zip(*rows, strict=True):
+        assert (before["space"], now["space"]) == ("classifier features", "principal components")
+        assert before["frechet_held_out"] != now["frechet_held_out"]
+        assert before["gaps"] == now["gaps"]
 
 
 @pytest.mark.parametrize(

@@ -106,14 +106,15 @@ def test_the_collapse_time_of_round_gaussians():
             (fmjax.paths.linear(), ratio / (1 + ratio)),
             (fmjax.paths.cosine(), 2 / np.pi * np.arctan(ratio)),
         ):
-            ours = memorisation.collapse_time(path, points, count)
+            ours = fmjax.collapse.collapse_time(path, memorisation.variances(points), count)
             assert ours == pytest.approx(exact, abs=1e-5)
 
 
 def test_at_the_collapse_time_a_state_tells_log_n_of_its_point():
     # Information by the determinant, of points that span less than their space.
     points = RNG.normal(size=(20, 3)) @ RNG.normal(size=(3, 8)) + 4.0
-    t = memorisation.collapse_time(fmjax.paths.linear(), points, 50)
+    variances = memorisation.variances(points)
+    t = float(fmjax.collapse.collapse_time(fmjax.paths.linear(), variances, 50))
     covariance = np.cov(points, rowvar=False, bias=True)
     information = 0.5 * np.linalg.slogdet(np.eye(8) + (t / (1 - t)) ** 2 * covariance)[1]
     assert information == pytest.approx(np.log(50), abs=1e-3)
