@@ -27,6 +27,7 @@ import numpy as np
 
 import fmjax
 from experiments import cli, cosine, data, figures, figures_cosine, loop
+from fmjax.types import Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +66,15 @@ class Config:
 FREE = ("datasets", "sizes", "eval_batch_size")  # may change in a run folder
 
 
+def _keys(config: Config) -> Key:
+    """Returns the keys of the moons and of the pairs."""
+    return jax.random.split(jax.random.key(config.seed))
+
+
 def moons(config: Config) -> np.ndarray:
     """Returns the points in the plane, `[n, 2]`."""
     law = fmjax.toy.moons(config.moons_noise)
-    keys = jax.random.split(jax.random.key(config.seed), config.moons_points)
+    keys = jax.random.split(_keys(config)[0], config.moons_points)
     points = jax.jit(jax.vmap(law.sample))(keys)
     return np.float32(config.moons_scale * np.asarray(points) + config.moons_shift)
 
@@ -94,7 +100,7 @@ def measure(config: Config, name: str, bank: np.ndarray) -> dict[str, Any]:
     label = f"{name} {cosine.size_of(bank.shape[1:])}".rstrip()
     found = cosine.measure(
         bank,
-        jax.random.fold_in(jax.random.key(config.seed), 1),
+        _keys(config)[1],
         np.linspace(0.01, 0.99, config.num_times),
         num_pairs=config.num_pairs,
         size=config.eval_batch_size,

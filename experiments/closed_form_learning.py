@@ -83,7 +83,8 @@ class Config:
     num_steps: int = 2000
     """Training steps of each network."""
     learning_rate: float = 2e-3
-    """Peak of the learning rate; warm-up over the first tenth at most 100 steps, then cosine."""
+    """Peak of the learning rate; warm-up over the first tenth at most 100 steps, then cosine. The
+    paper's stays constant after 5,000 steps of warm-up."""
     weight_decay: float = 0.0
     """Weight decay of AdamW, per unit of the learning rate."""
     ema_decay: float = 0.995

@@ -158,9 +158,10 @@ def copies(bank: np.ndarray) -> tuple[np.ndarray, float]:
     Returns:
       `[n]` integers; and nats, log n where no two points are equal.
     """
-    _, groups, counts = np.unique(
-        bank.reshape(len(bank), -1), axis=0, return_inverse=True, return_counts=True
-    )
+    # Compared as bytes: `np.unique(axis=0)` compares number by number. 0.0 makes -0 a 0.
+    rows = np.ascontiguousarray(bank.reshape(len(bank), -1) + np.zeros((), bank.dtype))
+    rows = rows.view(np.dtype((np.void, rows[0].nbytes))).ravel()
+    _, groups, counts = np.unique(rows, return_inverse=True, return_counts=True)
     shares = counts / len(bank)
     return groups.astype(np.int32), float(-np.sum(shares * np.log(shares)))
 

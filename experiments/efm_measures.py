@@ -117,18 +117,22 @@ def copies(reference: Reference, pixels: np.ndarray) -> dict[str, float]:
 def of_data(reference: Reference, images: data.Images, num_samples: int) -> list[dict[str, Any]]:
     """Returns the rows of held-out and of training images, as if they had been generated.
 
-    What an image has with itself is left out, as NaN.
+    There are `num_images` of them, fewer than `num_samples` where the data set has no more: their
+    distances are biased the more. What an image has with itself is left out, as NaN.
     """
     held_out = images.held_out[:num_samples]
     train = data.shuffle(images.train, seed=0)[:num_samples]
-    nothing = dict.fromkeys(SCORES, float("nan"))
     near, far = frechet(reference, train), frechet(reference, held_out)
-    return [
-        nothing
-        | copies(reference, held_out)
-        | {"method": "held-out images", "frechet_train": far["frechet_train"]},
-        nothing | {"method": "training images", "frechet_test": near["frechet_test"]},
+    nothing = dict.fromkeys(SCORES, float("nan"))
+    rows = (
+        ("held-out", held_out, {"frechet_train": far["frechet_train"]}),
+        ("training", train, {"frechet_test": near["frechet_test"]}),
+    )
+    rows = [
+        nothing | numbers | {"method": f"{name} images", "num_images": len(pixels)}
+        for name, pixels, numbers in rows
     ]
+    return [rows[0] | copies(reference, held_out), rows[1]]
 
 
 def curve(folder: os.PathLike, per_epoch: int) -> list[dict[str, float]]:

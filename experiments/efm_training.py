@@ -48,25 +48,15 @@ class Method(NamedTuple):
     bank: Callable[[Key, Array | Bank, Array], tuple[Array | Bank, int | None]]
 
 
-def points(data: Array | Bank, index: Array) -> Array:
-    """Returns some points of the data set, `[*index, *dims]`, in the units of the states."""
-    if not isinstance(data, Bank):
-        return data[index]
-    some = data.points[index]
-    if data.scale is None:
-        return some
-    return some.astype(data.half_squares.dtype) * data.scale + data.shift
-
-
 def alone(_: Key, data: Array | Bank, index: Array) -> tuple[Array, int]:
     """Returns for every example the bank of its own point."""
-    return points(data, index)[:, None], 0
+    return fmjax.empirical.take(data, index)[:, None], 0
 
 
 def drawn(key: Key, data: Array | Bank, index: Array, *, size: int) -> tuple[Array, None]:
     """Returns one bank for the batch: its points, and others up to `size`."""
     chosen = fmjax.losses.draw_bank(key, index, count(data), size=size)
-    return points(data, chosen), None
+    return fmjax.empirical.take(data, chosen), None
 
 
 def whole(_: Key, data: Array | Bank, index: Array) -> tuple[Array | Bank, None]:
@@ -154,7 +144,7 @@ def make_loss(
     def loss(params: PyTree, key: Key, batch: dict[str, Any]) -> Array:
         index, data = batch["x"], batch["data"]
         key_noise, key_couple, key_time, key_bank = jax.random.split(key, 4)
-        x1 = points(data, index)
+        x1 = fmjax.empirical.take(data, index)
         x0, x1 = method.couple(key_couple, jax.random.normal(key_noise, x1.shape, x1.dtype), x1)
         t = fmjax.times.stratified(key_time, index.shape)
         bank, axis = method.bank(key_bank, data, index)

@@ -85,7 +85,7 @@ def _novelty(ax: Any, rows: list[dict[str, Any]]) -> None:
         ax.plot(n, values, style, color="black", label=label, linewidth=2)
     for row in rows:
         share, at = f"{row['memorised']:.0%}", (row["n"], row["distance"])
-        ax.annotate(share, at, xytext=(0, 9), textcoords="offset points", ha="right",
+        ax.annotate(share, at, xytext=(2, 9), textcoords="offset points", ha="center",
                     fontsize=11, color="tab:purple")  # fmt: skip
     ax.set(ylim=(0.0, None), ylabel="Euclidean distance to the nearest of the n")
     _over_n(ax, n)

@@ -59,10 +59,11 @@ def of_curves(rows: list[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def curves(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset: str) -> Figure:
-    """Returns both distances over the epochs, and how far the test distance is from CFM's."""
+    """Returns both distances over the epochs, and of the test distance how far it is from CFM's."""
     methods = efm_measures.by_method(rows)
-    figure = Figure(figsize=(16.0, 5.4), layout="constrained")
-    axes = figure.subplots(1, 3)
+    panels = 2 + ("CFM" in methods)  # against CFM only where it is there
+    figure = Figure(figsize=(5.4 * panels, 5.4), layout="constrained")
+    axes = figure.subplots(1, panels)
     floors = [of_data[1]["frechet_test"], of_data[0]["frechet_train"]]
     epochs = of_curves(rows[:1], "epoch")[0]
     for ax, name, floor in zip(axes, ("frechet_test", "frechet_train"), floors, strict=False):
@@ -71,10 +72,12 @@ def curves(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset
         ax.axhline(floor, color="black", linestyle=":", linewidth=1)
         log_x(ax, epochs, "epoch")
         log_y(ax, "Fréchet distance")
-    axes[0].set_title("to held-out images\n(dotted: that of training images)")
-    axes[1].set_title("to training images\n(dotted: that of held-out images)")
+    counts = [row["num_images"] for row in of_data]
+    axes[0].set_title(f"to held-out images\n(dotted: that of {counts[1]} training images)")
+    axes[1].set_title(f"to training images\n(dotted: that of {counts[0]} held-out images)")
     axes[0].legend(fontsize=11)
-    _gaps(axes[2], epochs, methods)
+    if "CFM" in methods:
+        _gaps(axes[2], epochs, methods)
     seeds = len({row["seed"] for row in rows})
     figure.suptitle(
         f"Flow matching on {dataset}, features of a classifier: mean and range of {seeds} seed(s)"

@@ -49,6 +49,15 @@ def test_bytes_are_scaled_by_chunks(x64):
     )
 
 
+def test_some_points_in_the_units_of_the_states():
+    bank, index = empirical.prepare(BYTES, scale=1 / 127.5, shift=-1.0), np.array([[3, 0], [12, 3]])
+    found = jax.jit(empirical.take)(bank, index)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, SCALED[index], rtol=1e-6, atol=1e-7)
+    points = jnp.asarray(SCALED, jnp.float32)
+    np.testing.assert_array_equal(empirical.take(points, index), points[index])
+
+
 def test_weights_are_those_of_repeated_points(x64):
     points = jnp.asarray(SCALED[:4])
     counts = np.array([3, 1, 0, 2])
@@ -143,6 +152,25 @@ def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
     assert held == {padded.points.nbytes // 8}
 
 
+def test_gradients_of_a_spread_bank_are_those_of_the_whole(x64):
+    mesh = jax.make_mesh((8,), ("bank",), axis_types=(jax.sharding.AxisType.Auto,))
+    bank = empirical.padded(empirical.prepare(jnp.asarray(SCALED)), 8)
+    specs = empirical.partition(bank, "bank")
+    x = jnp.asarray(0.5 * SCALED[3] + 0.2)
+
+    def scores(x, t, bank, **options):
+        # A weighted sum of every field, so that no part of a gradient cancels by symmetry.
+        fields = _all(bank, x, t, **options)
+        return jnp.sum(fields * jnp.linspace(0.5, 2.0, len(fields)))
+
+    one = partial(scores, axis_name="bank", chunk_size=1)
+    spread = jax.shard_map(one, mesh=mesh, in_specs=(jax.P(), jax.P(), specs), out_specs=jax.P())
+    for argnum in (0, 1):
+        found = jax.jit(jax.grad(spread, argnum))(x, 0.45, bank)
+        wanted = jax.grad(scores, argnum)(x, 0.45, bank)
+        np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -158,6 +186,7 @@ def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
         (lambda: empirical.reweighted(SCALED, jnp.zeros(13)), "not be negative and not all zero"),
         (lambda: empirical.mirrored(SCALED, axis=0), r"axis of the points \(2, 3, 1\), got 0"),
         (lambda: empirical.mirrored(SCALED, axis=4), "got 4"),
+        (lambda: empirical.take(SCALED, np.ones(2)), "index must be of integers.*got float"),
         (lambda: empirical.padded(SCALED, 0), "multiple must be at least 1"),
         (
             lambda: empirical.velocity(PATH, empirical.prepare(BYTES, scale=0.1), jnp.ones(2), 0.5),

@@ -337,6 +337,7 @@ BATCH = {
     ),
     "losses.draw_bank": lambda k, x, y: losses.draw_bank(k, jnp.arange(2), len(x), size=3),
     "empirical.prepare": lambda k, x, y: empirical.prepare(x, chunk_size=2),
+    "empirical.take": lambda k, x, y: empirical.take(x, jnp.array([2, 0])),
     "empirical.reweighted": lambda k, x, y: empirical.reweighted(x, y[:, 0]),
     "empirical.mirrored": lambda k, x, y: empirical.mirrored(x, axis=-1),
     "empirical.padded": lambda k, x, y: empirical.padded(x, 4),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import jax.numpy as jnp
@@ -100,8 +101,8 @@ def _row(method, seed, test):
 
 ROWS = [_row("CFM", 0, 2.0), _row("EFM-n", 0, 1.8), _row("CFM", 1, 4.0), _row("EFM-n", 1, 3.2)]
 OF_DATA = [
-    {"method": "held-out images", **dict.fromkeys(efm_measures.SCORES, 0.5)},
-    {"method": "training images", **dict.fromkeys(efm_measures.SCORES, float("nan"))},
+    {"method": "held-out images", "num_images": 5, **dict.fromkeys(efm_measures.SCORES, 0.5)},
+    {"method": "training images", "num_images": 6, **dict.fromkeys(efm_measures.SCORES, math.nan)},
 ]
 
 

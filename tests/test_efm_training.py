@@ -77,9 +77,6 @@ def test_the_whole_data_set_gives_the_exact_velocity_also_as_bytes():
     assert loss("EFM-n", DATA) == pytest.approx(wanted, rel=1e-5)
     refined = partial(fmjax.empirical.refined_velocity, chunk_size=10)
     assert loss("EFM-n", BANK, refined) == pytest.approx(wanted, rel=1e-5)
-    np.testing.assert_allclose(efm_training.points(BANK, INDEX), DATA[INDEX], atol=1e-6)
-    plain = fmjax.empirical.prepare(DATA)
-    np.testing.assert_array_equal(efm_training.points(plain, INDEX), DATA[INDEX])
     assert efm_training.count(BANK) == efm_training.count(DATA) == 24
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -77,6 +78,29 @@ def test_one_class_is_no_classification(tmp_path):
     with pytest.raises(ValueError, match="all of one class"):
         embedding.fit(IMAGES, alone, tmp_path / "run", RECIPE)
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path):
+    numbers = LABELS._replace(train=OF_TRAIN + 10**6)
+    with pytest.raises(ValueError, match=r"counted from 0, got 1000002 as the largest of 48"):
+        embedding.fit(IMAGES, numbers, tmp_path / "run", RECIPE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_names_its_options_where_its_classifier_does_not_fit(fitted, folder, tmp_path):
+    options = {"embedding_dir": str(folder), "embedding_steps": 60, "seed": 0}
+    config = types.SimpleNamespace(**options)
+    with pytest.raises(
+        ValueError, match=r"\(--embedding-dir, --embedding-steps\): .*other options"
+    ):
+        embedding.of_run(config, IMAGES, LABELS, tmp_path)
+
+
+def test_the_batch_divides_by_the_devices(fitted, tmp_path):
+    # Fewer images than a batch, and no multiple of the eight devices.
+    few, truth = IMAGES._replace(train=TRAIN[:19]), LABELS._replace(train=OF_TRAIN[:19])
+    recipe = dataclasses.replace(RECIPE, num_steps=1, batch_size=128)
+    assert np.isfinite(embedding.fit(few, truth, tmp_path / "run", recipe).accuracy)
 
 
 def test_a_run_keeps_to_one_embedding(fitted, tmp_path):

@@ -100,40 +100,37 @@ def make_cases(config: Config) -> dict[str, Case]:
     x = (1.0 - TIME) * noise + TIME * x1
     states = x.reshape(len(x), -1)
 
-    def many(function: Callable, **options: Any) -> Callable:
-        one = lambda bank, *arrays: function(path, bank, *arrays, **options)  # noqa: E731
-        return jax.vmap(one, in_axes=(None, *(0,) * (2 + (function is not _velocity))))
+    def case(products: int, function: Callable, bank: Array | Bank, *arrays: Array) -> Case:
+        many = jax.vmap(functools.partial(function, path), in_axes=(None, *[0] * len(arrays)))
+        return Case(many, products, (bank, *arrays))
 
-    t, streamed = jnp.full(len(x), TIME), {"chunk_size": config.chunk_size}
-    exact, matvec = fmjax.empirical, fmjax.empirical.matvec
+    def streamed(function: Callable) -> Callable:
+        return functools.partial(function, chunk_size=config.chunk_size)
+
+    t = jnp.full(len(x), TIME)
+    velocity, matvec = fmjax.empirical.velocity, streamed(fmjax.empirical.matvec)
+    target = streamed(fmjax.empirical.refined_velocity)
     cases = {
         "two bare products": Case(two_products, 2, (flat, states)),
-        "velocity": Case(many(_velocity, **streamed), 2, (bank, x, t)),
-        "velocity, bank of bytes": Case(many(_velocity, **streamed), 2, (prepare(raw), x, t)),
-        "velocity, bank whole": Case(many(_velocity), 2, (bank, x, t)),
-        "velocity and divergence": Case(
-            jax.vmap(functools.partial(_both, config.chunk_size), in_axes=(None, 0, 0)),
-            2,
-            (bank, x, t),
-        ),
-        "covariance times a vector": Case(many(matvec, **streamed), 4, (bank, x, t, noise)),
-        "target of training": Case(
-            many(exact.refined_velocity, **streamed), 2, (bank, noise, x1, t)
-        ),
+        "velocity": case(2, streamed(velocity), bank, x, t),
+        "velocity, bank of bytes": case(2, streamed(velocity), prepare(raw), x, t),
+        "velocity, bank whole": case(2, velocity, bank, x, t),
+        "velocity and divergence": case(2, streamed(_both), bank, x, t),
+        "covariance times a vector": case(4, matvec, bank, x, t, noise),
+        "target of training": case(2, target, bank, noise, x1, t),
     }
     compiled = {
-        name: case._replace(call=jax.jit(case.call).lower(*case.arguments).compile())
-        for name, case in tqdm.tqdm(cases.items(), "compile", disable=None)
+        name: one._replace(call=jax.jit(one.call).lower(*one.arguments).compile())
+        for name, one in tqdm.tqdm(cases.items(), "compile", disable=None)
     }
     by_numpy = lambda flat, states: (states @ flat.T) @ flat  # noqa: E731
     arrays = (np.asarray(flat), np.asarray(states))
     return compiled | {"two products, NumPy": Case(by_numpy, 2, arrays)}
 
 
-_velocity = fmjax.empirical.velocity
-
-
-def _both(chunk_size: int, bank: Bank, x: Array, t: Array) -> tuple[Array, Array]:
+def _both(
+    path: fmjax.paths.Path, bank: Bank, x: Array, t: Array, *, chunk_size: int
+) -> tuple[Array, Array]:
     """Returns velocity and divergence, from one pass over the bank."""
     law = fmjax.empirical.law(path, bank, x, t, chunk_size=chunk_size)
     return law.velocity, law.divergence

@@ -22,8 +22,8 @@ its divergence and its posterior covariance. All of it is singular where sigma =
 * how many points matter: `effective_number`, `entropy`, and `truncated` to the likeliest, with a
   bound
 * targets of training, at a known pair: `anchored_velocity`, `refined_velocity`
-* data sets made ready: `prepare` (also bytes), `reweighted` (a class), `mirrored` (flips), `padded`
-  and `partition` (devices)
+* data sets made ready: `prepare` (also bytes), `take` (a batch), `reweighted` (a class), `mirrored`
+  (flips), `padded` and `partition` (devices)
 
 A data set of 50,000 images is no obstacle: under `vmap` a velocity or a divergence is two matrix
 products, `chunk_size` streams the bank (the result is the same, the memory that of one chunk), and
@@ -42,7 +42,7 @@ References:
 """
 
 from fmjax._bank import Bank
-from fmjax.empirical.banks import mirrored, padded, partition, prepare, reweighted
+from fmjax.empirical.banks import mirrored, padded, partition, prepare, reweighted, take
 from fmjax.empirical.derivatives import (
     acceleration,
     covariance,
@@ -91,6 +91,7 @@ __all__ = [
     "prepare",
     "refined_velocity",
     "reweighted",
+    "take",
     "time_derivative",
     "truncated",
     "velocity",

@@ -4,7 +4,8 @@ Every function of `fmjax.empirical` takes the data set as a plain floating array
 a `Bank`. A bank is worth making where it serves many calls, since its norms are then computed once,
 and it can be what an array cannot:
 
-* bytes, `prepare(images, scale=1 / 127.5, shift=-1)`: a quarter of the memory, scaled by chunks
+* bytes, `prepare(images, scale=1 / 127.5, shift=-1)`: a quarter of the memory, scaled by chunks;
+  `take` returns some of the points in the units of the states
 * weighted: `reweighted`, by any weights, or by a mask, `labels == label` for one class; under
   `vmap` every example may have its own
 * closed under a symmetry: `mirrored`, whose atoms are the images and their mirror images, the law
@@ -78,6 +79,35 @@ def prepare(
     bank = bank._replace(half_squares=_bank.squares(bank, chunk_size))
     _check_finite(bank.half_squares)
     return bank
+
+
+def take(bank: Array | Bank, index: Array) -> Array:
+    """Returns some of the points in the units of the states, such as the batch of a training step.
+
+    Args:
+      bank: `[n, *dims]`, or a `Bank`, whose points are scaled; the others are not touched.
+      index: `[*shape]`, integers from 0 to n - 1.
+
+    Returns:
+      `[*shape, *dims]`, floating.
+
+    Raises:
+      ValueError: if the index is not of integers.
+
+    Example:
+      >>> bank = prepare(jnp.array([[0], [255]], jnp.uint8), scale=1 / 127.5, shift=-1.0)
+      >>> take(bank, jnp.array([1, 1, 0])).ravel().tolist()
+      [1.0, 1.0, -1.0]
+
+    Reference:
+      Bertrand et al. (2025), arXiv 2506.03719, algorithm 2, whose banks are such points.
+      [bertrand2025closed]
+    """
+    bank, index = _bank.of(bank), jnp.asarray(index)
+    if not jnp.issubdtype(index.dtype, jnp.integer):
+        message = f"index must be of integers that count points of the bank, got {index.dtype}."
+        raise ValueError(message)
+    return _bank.scaled(bank, bank.points[index])
 
 
 def _is_zero(value: Array | float) -> bool:

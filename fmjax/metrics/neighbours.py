@@ -23,7 +23,8 @@ def nearest_neighbor(x: Array, data: Array, *, chunk: int = 256) -> tuple[Array,
     Args:
       x: `[n, *dims]`, for example generated images.
       data: `[m, *dims]`, for example the training set.
-      chunk: rows of x that are compared at once; memory is `chunk * m` numbers.
+      chunk: rows of x that are compared at once; memory is `chunk` times m numbers and the few
+        rows of data whose differences are taken.
 
     Returns:
       `(index, distance)`, both `[n]`; the distance is Euclidean, over all of `[*dims]`.
@@ -61,7 +62,8 @@ def distance_ratio(generated: Array, train: Array, *, chunk: int = 256) -> Array
     Args:
       generated: `[n, *dims]`.
       train: `[m, *dims]`, m >= 2; what the model was trained on.
-      chunk: generated samples that are compared at once; memory is `chunk * m` numbers.
+      chunk: generated samples that are compared at once; memory is `chunk` times m numbers and
+        the 18 rows whose differences are taken.
 
     Returns:
       `[n]`, in [0, 1], for a histogram beside that of as many held-out samples. Where no other
@@ -113,7 +115,8 @@ def memorization_ratio(
       generated: `[n, *dims]`.
       train: `[m, *dims]`, m >= 2; what the model was trained on.
       threshold: `[]`, in (0, 1]; Yoon et al. take 1/3.
-      chunk: generated samples that are compared at once; memory is `chunk * m` numbers.
+      chunk: generated samples that are compared at once; memory is `chunk` times m numbers and
+        the 18 rows whose differences are taken.
 
     Returns:
       `[]`, in [0, 1].

@@ -1,0 +1,43 @@
+"""What a run keeps of its measurements and reads back of its metrics."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments import record
+
+
+def test_a_measurement_is_made_once_and_anew_with_other_options(tmp_path):
+    file, made = tmp_path / "n_3" / "evaluation.json", []
+
+    def make():
+        made.append(None)
+        return {"gaps": np.array([0.5, math.nan]), "count": np.int64(len(made))}
+
+    options = {"times": (0.25, 0.75), "num_samples": 6}
+    first = record.remembered(file, options, make)
+    assert first == {"gaps": [0.5, None], "count": 1}  # as JSON gives it back, also the first time
+    assert record.remembered(file, dict(reversed(options.items())), make) == first
+    assert record.remembered(file, options | {"num_samples": 7}, make)["count"] == 2
+    assert record.remembered(file, options, make)["count"] == 3
+    # A file of an older layout is none of these options.
+    file.write_text(json.dumps({"gaps": [1.0]}))
+    assert record.remembered(file, options, make)["count"] == 4
+    assert len(made) == 4
+
+
+def test_a_damaged_measurement_is_named(tmp_path):
+    file = tmp_path / "evaluation.json"
+    file.write_text('{"options"')
+    with pytest.raises(ValueError, match=r"evaluation.json is damaged .*move it away"):
+        record.remembered(file, {}, dict)
+    assert file.read_text() == '{"options"'
+
+
+def test_metrics_are_the_lines_with_a_number(tmp_path):
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "frechet": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert record.metrics(tmp_path) == lines
+    assert record.metrics(tmp_path, "frechet") == lines[1:]
