@@ -9,6 +9,7 @@ and no training: the exact velocity u of a finite data set is known in closed fo
    which the information of Gaussian data of the same covariance reaches the entropy of the data.
 
 Run:    python -m experiments.closed_form_cosine                       (no data set on disk)
+        python -m experiments.closed_form_cosine --datasets photographs  (sizes up to 256)
         python -m experiments.closed_form_cosine --datasets moons digits mnist --data-dir DIR
 Time:   10 seconds on two CPU cores; MNIST takes 1.5 minutes more.
 Expect: the paper, in words: on two moons all cosines are near 1 only at intermediate to large t, on
@@ -35,11 +36,12 @@ class Config:
     """The options, each with its default."""
 
     datasets: tuple[str, ...] = ("moons", "digits")
-    """Any of moons, digits, mnist, fashion_mnist, cifar10, cifar10_subset, and paths to .npz files
-    with an array "images", uint8 [n, h, w] or [n, h, w, c]. Of images the training part is used."""
+    """Any of moons, digits, photographs, mnist, fashion_mnist, cifar10, cifar10_subset, and paths
+    to .npz files with an array "images", uint8 [n, h, w] or [n, h, w, c]. Of images the training
+    part is used; photographs are 550 crops of 256x256 pixels of the two of scikit-learn."""
     data_dir: str | None = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
-    a missing data set is downloaded. Not used by moons, digits and .npz files."""
+    a missing data set is downloaded. Only for data sets of tensorflow-datasets."""
     workdir: str | None = None
     """Run folder; None is runs/closed_form_cosine. The same command continues it, and what has been
     measured of a data set is not repeated."""
@@ -83,6 +85,8 @@ def load(config: Config, name: str) -> np.ndarray:
     """Returns a data set as float32, `[n, 2]` or, in [-1, 1], `[n, h, w, c]`."""
     if name == "moons":
         return moons(config)
+    if name == "photographs":
+        return cosine.photographs()
     images = data.load(name, data_dir=config.data_dir, seed=config.seed)
     return data.centres(images.train, images.levels)
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments import evaluation
+from experiments import evaluation, prepared
 from fmjax.types import Array, Key
 
 path = fmjax.paths.linear()  # the paper's
@@ -179,6 +179,26 @@ def variances(bank: np.ndarray) -> np.ndarray:
     rows = rows - rows.mean(axis=0)
     square = rows.T @ rows if rows.shape[1] <= len(rows) else rows @ rows.T
     return np.maximum(np.linalg.eigvalsh(square.astype(np.float64)) / len(rows), 0.0)
+
+
+def photographs(side: int = 256, stride: int = 16) -> np.ndarray:
+    """Returns square crops of the two photographs of scikit-learn, float32 in [-1, 1].
+
+    Large images that need no download. Neighbouring crops overlap, yet no two are alike: shifted by
+    some pixels, photographs have little in common.
+
+    Args:
+      side: pixels of each side, at most 427.
+      stride: pixels between two crops; of 16, there are 550 crops.
+
+    Returns:
+      `[n, side, side, 3]`.
+    """
+    datasets = prepared.require("sklearn.datasets", "data set photographs")
+    pictures = np.stack(datasets.load_sample_images().images)  # 427 x 640 pixels
+    views = np.lib.stride_tricks.sliding_window_view(pictures, (side, side), axis=(1, 2))
+    crops = np.moveaxis(views[:, ::stride, ::stride], 3, -1).reshape(-1, side, side, 3)
+    return np.float32(crops + 0.5) / 128.0 - 1.0
 
 
 def subsample(images: np.ndarray, side: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special, stats
+from sklearn.datasets import load_sample_images
 
 from experiments import cli, closed_form_cosine, cosine, data
 from fmjax import collapse
@@ -155,6 +156,19 @@ def test_the_moons_are_enlarged_and_moved():
     assert np.all(np.abs(gap) < 5 * stats.sem(points))
     plain = closed_form_cosine.moons(dataclasses.replace(config, moons_scale=1.0, moons_shift=0.0))
     np.testing.assert_allclose(points, 3 * plain - 1, rtol=1e-5, atol=1e-5)
+
+
+def test_photographs_are_crops_in_their_places():
+    crops = cosine.photographs(side=120, stride=100)
+    pictures = np.float64(load_sample_images().images)
+    assert crops.shape == (2 * 4 * 6, 120, 120, 3)
+    assert crops.dtype == np.float32
+    for index, (picture, row, column) in {0: (0, 0, 0), 8: (0, 1, 2), 47: (1, 3, 5)}.items():
+        place = (slice(100 * row, 100 * row + 120), slice(100 * column, 100 * column + 120))
+        wanted = (pictures[picture][place] + 0.5) / 128 - 1  # the centres of the bins
+        np.testing.assert_allclose(crops[index], wanted, atol=1e-6)
+    found = closed_form_cosine.load(CONFIG, "photographs")
+    assert found.shape == (550, 256, 256, 3)
 
 
 # A run of a few points.
