@@ -141,7 +141,7 @@ def field_float64() -> Iterator[Row]:
             for what, (ours, truth) in both(x, times).items():
                 scale = float(jnp.max(jnp.abs(truth)))
                 error = float(jnp.max(jnp.abs(ours - truth))) / scale
-                yield Row(f"{what}, {name} path, relative", _FUNCTION[what], "CF 6", error, 1e-9)
+                yield Row(f"{what}, {name} path, relative", _FUNCTION[what], "CF (6)", error, 1e-9)
 
 
 def _values(path: paths.Path, bank: jax.Array, x: jax.Array, t: jax.Array) -> dict:
@@ -217,12 +217,12 @@ def efm_by_enumeration() -> Iterator[Row]:
             label = f"M = {size} of 5, without replacement"
             yield Row(
                 f"mean of the target against the exact velocity, {label}",
-                "empirical.anchored_velocity", "CF 10",
+                "empirical.anchored_velocity", "CF (10)",
                 float(np.max(np.abs(mean - exact))), 1e-12,
             )  # fmt: skip
             yield Row(
                 f"variance of the target over that of {'CFM' if size == 1 else f'M = {size - 1}'},"
-                f" {label}", "empirical.anchored_velocity", "CF 11", variance / before, 1.0 + 1e-12,
+                f" {label}", "empirical.anchored_velocity", "CF (11)", variance / before, 1.0 + 1e-12,
             )  # fmt: skip
             before = max(variance, 1e-30)
 
