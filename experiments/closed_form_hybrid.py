@@ -280,19 +280,27 @@ def _check(config: Config) -> None:
     cli.check_bounds(config, bounds)
 
 
-def main(config: Config) -> None:
-    """Trains or continues, evaluates, and leaves everything under the run folder."""
+def main(config: Config, *, features: embedding.Embedding | None = None) -> None:
+    """Trains or continues, evaluates, and leaves everything under the run folder.
+
+    Args:
+      config: the options.
+      features: in which images are compared beside pixels, in the place of those of a classifier.
+    """
     _check(config)
     name, images = training.load(config)
-    truth = labels.of_run(config, images) if config.embedding_steps else None
+    classified = features is None and config.embedding_steps > 0
+    truth = labels.of_run(config, images) if classified else None
     folder = config.workdir or f"runs/closed_form_hybrid/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
     network = memorisation.train(config, images, len(images.train), folder, key_loss)
     embeddings = {"pixels": pixels}
-    if truth is not None:
+    if classified:
         embedded = embedding.of_run(config, images, truth, folder)
         embeddings["a classifier's features"] = embedded.embed
+    elif features is not None:
+        embeddings[f"features {features.fingerprint}"] = features.embed
     if jax.process_index() != 0:
         return  # one process evaluates and writes
     results, arrays = evaluate(network, images, config, key_evaluate, embeddings=embeddings)

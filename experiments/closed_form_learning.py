@@ -216,12 +216,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def space_of(
     config: Config, images: data.Images, truth: labels.Labels | None, folder: os.PathLike
-) -> tuple[str, str, memorisation.Embed]:
-    """Returns the space of the Frechet distances: its name, a fingerprint, the way into it."""
+) -> tuple[str, embedding.Embedding]:
+    """Returns the name of the space of the Frechet distances, and the way into it."""
     if truth is None:
-        return "principal components", "", quality.features(images)
-    embedded = embedding.of_run(config, images, truth, folder)
-    return "classifier features", embedded.fingerprint, embedded.embed
+        name = "principal components"
+        return name, embedding.Embedding(quality.features(images), name)
+    return "classifier features", embedding.of_run(config, images, truth, folder)
 
 
 def sizes_of(config: Config, images: data.Images) -> list[int]:
@@ -258,25 +258,34 @@ def _check(config: Config) -> None:
     cli.check_bounds(config, bounds)
 
 
-def main(config: Config) -> None:
-    """Trains or continues every network, evaluates, and leaves everything under the run folder."""
+def main(config: Config, *, features: embedding.Embedding | None = None) -> None:
+    """Trains or continues every network, evaluates, and leaves everything under the run folder.
+
+    Args:
+      config: the options.
+      features: in which Frechet distances are taken, in the place of those of a classifier.
+    """
     _check(config)
     name, images = training.load(config)
-    truth = labels.of_run(config, images) if config.embedding_steps else None
+    classified = features is None and config.embedding_steps > 0
+    truth = labels.of_run(config, images) if classified else None
     sizes = sizes_of(config, images)
     folder = config.workdir or f"runs/closed_form_learning/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
-    space, fingerprint, embed = space_of(config, images, truth, folder)
+    if features is None:
+        space, features = space_of(config, images, truth, folder)
+    else:
+        space = f"features {features.fingerprint}"
     options = {name: getattr(config, name) for name in (*MEASURED, "num_steps")}
-    options, rows = options | {"space": [space, fingerprint]}, []
+    options, rows = options | {"space": [space, features.fingerprint]}, []
     variances = memorisation.variances(memorisation.points(images, 10_000))
     for count in sizes:
         place = folder / f"n_{count}"
         network = memorisation.train(config, images, count, place, key_loss)
         if jax.process_index() == 0:  # one process evaluates and writes
             arguments = (network, images, count, config, key_evaluate)
-            make = functools.partial(evaluate, *arguments, embed=embed)
+            make = functools.partial(evaluate, *arguments, embed=features.embed)
             row = loop.remembered(place / "evaluation.json", options, make)
             collapse_time = float(fmjax.collapse.collapse_time(path, variances, count))
             rows.append(row | {"space": space, "collapse_time": collapse_time})

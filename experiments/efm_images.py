@@ -232,19 +232,24 @@ def _check_sizes(config: Config, images: data.Images) -> None:
     network(config, images, 0)
 
 
-def main(config: Config) -> None:
-    """Trains or continues every network, evaluates, and leaves everything under the run folder."""
+def main(config: Config, *, features: embedding.Embedding | None = None) -> None:
+    """Trains or continues every network, evaluates, and leaves everything under the run folder.
+
+    Args:
+      config: the options.
+      features: in which images are compared, in the place of those of a classifier.
+    """
     _check(config)
     name, images = training.load(config)
     _check_sizes(config, images)
-    truth = labels.of_run(config, images)
+    truth = labels.of_run(config, images) if features is None else None
     folder = loop.open_run(
         config.workdir or f"runs/efm_images/{name}",
         config,
         evaluation=EVALUATION,
         data=data.fingerprint(images),
     )
-    embedded = embedding.of_run(config, images, truth, folder)
+    embedded = features or embedding.of_run(config, images, truth, folder)
     embedding.pin(folder, embedded)
     reference = efm_measures.reference(embedded, images)
     rows = run(config, images, reference, folder)
@@ -257,7 +262,7 @@ def main(config: Config) -> None:
     results = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
     summary = {"held_out_accuracy": embedded.accuracy, "models": results, "data": of_data}
     loop.write_json(folder / "results.json", summary)
-    print(f"features of a classifier that is right on {embedded.accuracy:.2%} of held-out images")
+    print(embedded)
     print(efm_measures.table(rows, of_data))
     print(f"test Frechet during the training\n{efm_measures.epochs_table(rows)}")
     print(f"everything is in {folder}: config.json, results.json, figures/, seed_*/METHOD/")

@@ -8,8 +8,12 @@ in appendix C of arXiv 2506.03719. Then
     'FID' = fmjax.metrics.frechet(embed(x), embed(y)),                                       (1)
 
 which depends on the classifier: compare only distances of one and the same (`pin`), in equal
-numbers of images. For features of Inception or DINOv2 pass an `embed` of your own, any function
-`[n, h, w, c] in [-1, 1] -> [n, d]`.
+numbers of images. Features of Inception or DINOv2 are an argument of the experiments, no download:
+
+    features = embedding.Embedding(embed=dinov2, fingerprint="dinov2_vitb14")
+    efm_images.main(efm_images.Config(dataset="cifar10"), features=features)                 (2)
+
+where `dinov2` is any function of `[n, h, w, c]` in [-1, 1] to `[n, d]`, of NumPy arrays or jax's.
 
 References:
   Heusel et al. (2017), arXiv 1706.08500; Bertrand et al. (2025), arXiv 2506.03719, appendix C.
@@ -88,17 +92,22 @@ class Classifier(nnx.Module):
 
 
 class Embedding(NamedTuple):
-    """A trained embedding.
+    """A space in which images are compared.
 
     Attributes:
       embed: `[n, h, w, c]` in [-1, 1] `-> [n, size]`, a few at a time.
-      accuracy: of the classifier on the held-out images, in [0, 1].
-      fingerprint: changes with any parameter.
+      fingerprint: of a trained one, changes with any parameter; of your own (2), a name for it.
+      accuracy: of the classifier on the held-out images, in [0, 1]; None if it is none.
     """
 
     embed: Callable[[Array], Array]
-    accuracy: float
     fingerprint: str
+    accuracy: float | None = None
+
+    def __str__(self) -> str:
+        if self.accuracy is None:
+            return f"features {self.fingerprint}"
+        return f"features of a classifier that is right on {self.accuracy:.2%} of held-out images"
 
 
 def fit(
@@ -144,7 +153,7 @@ def fit(
     params = jax.device_get(state.ema_params)
     accuracy = _accuracy(apply, images, truth)(params, None)["held_out_accuracy"]
     embed = functools.partial(_features(apply, 0), params)
-    return Embedding(embed, accuracy, _fingerprint(params))
+    return Embedding(embed, _fingerprint(params), accuracy)
 
 
 def of_run(

@@ -222,7 +222,8 @@ def efm_by_enumeration() -> Iterator[Row]:
             )  # fmt: skip
             yield Row(
                 f"variance of the target over that of {'CFM' if size == 1 else f'M = {size - 1}'},"
-                f" {label}", "empirical.anchored_velocity", "CF (11)", variance / before, 1.0 + 1e-12,
+                f" {label}", "empirical.anchored_velocity", "CF (11)", variance / before,
+                1.0 + 1e-12,
             )  # fmt: skip
             before = max(variance, 1e-30)
 

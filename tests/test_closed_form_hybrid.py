@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from experiments import cli, closed_form_hybrid, figures, figures_closed_form
+from experiments import cli, closed_form_hybrid, embedding, figures, figures_closed_form
 from tests import tiny_runs
 
 TINY = closed_form_hybrid.Config(
@@ -129,6 +129,17 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     out = capsys.readouterr().out
     assert " 0.40   " in out
     assert "collapse of the posterior predicted at t = 0." in out
+
+
+def test_features_of_ones_own_take_the_place_of_a_classifiers(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    doubled = embedding.Embedding(lambda x: 2 * np.asarray(x), "doubled pixels")
+    closed_form_hybrid.main(dataclasses.replace(TINY, workdir=str(again)), features=doubled)
+    spaces = json.loads((again / "results.json").read_text())["spaces"]
+    assert list(spaces) == ["pixels", "features doubled pixels"]
+    one, two = (np.array(space["distance"]) for space in spaces.values())
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-4, atol=1e-5)
 
 
 def test_the_figure_of_two_spaces_shows_means_noises_and_images(tmp_path):

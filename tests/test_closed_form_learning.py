@@ -11,7 +11,14 @@ import pytest
 from scipy import special
 
 import fmjax
-from experiments import cli, closed_form_learning, data, figures, figures_closed_form
+from experiments import (
+    cli,
+    closed_form_learning,
+    data,
+    embedding,
+    figures,
+    figures_closed_form,
+)
 from tests import tiny_runs
 
 TINY = closed_form_learning.Config(
@@ -132,14 +139,19 @@ def test_the_panels_show_what_they_say(run):
 def test_distances_in_another_space_are_measured_anew_without_labels(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    closed_form_learning.main(dataclasses.replace(TINY, workdir=str(again), embedding_steps=0))
-    rows = [
-        json.loads((folder / "results.json").read_text())["networks"] for folder in (run, again)
-    ]
-    for before, now in zip(*rows, strict=True):
-        assert (before["space"], now["space"]) == ("classifier features", "principal components")
-        assert before["frechet_held_out"] != now["frechet_held_out"]
-        assert before["gaps"] == now["gaps"]
+    config = dataclasses.replace(TINY, workdir=str(again), embedding_steps=0)
+    found = {"classifier features": tiny_runs.results(run)["networks"]}
+    # On the digits the components are all the pixels, turned and moved: the same distances.
+    pixels = embedding.Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "pixels")
+    for name, features in (("principal components", None), ("features pixels", pixels)):
+        closed_form_learning.main(config, features=features)
+        found[name] = tiny_runs.results(again)["networks"]
+    for first, *others in zip(*found.values(), strict=True):
+        assert [row["space"] for row in (first, *others)] == list(found)
+        assert all(row["gaps"] == first["gaps"] for row in others)
+        distances = [row["frechet_held_out"] for row in (first, *others)]
+        assert distances[1] == pytest.approx(distances[2], rel=1e-3)
+        assert distances[0] != pytest.approx(distances[1], rel=0.1)
 
 
 @pytest.mark.parametrize(

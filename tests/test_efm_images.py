@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 import fmjax
-from experiments import cli, data, efm_images, efm_measures, figures_efm
+from experiments import cli, data, efm_images, efm_measures, figures_efm, training
 from experiments.embedding import Embedding
 from tests import tiny_runs
 
@@ -62,7 +62,7 @@ def measured():
     train, held_out = (random.integers(0, 17, (n, 2, 2, 1), dtype=np.uint8) for n in (30, 20))
     images = data.Images(train, held_out, 17)
     embed = lambda x: jnp.asarray(x).reshape(len(x), -1)
-    return images, efm_measures.reference(Embedding(embed, 1.0, ""), images)
+    return images, efm_measures.reference(Embedding(embed, "pixels"), images)
 
 
 def test_samples_are_rounded_to_pixels():
@@ -211,6 +211,25 @@ def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeyp
         cli.run(efm_images.main, efm_images.Config, args=arguments)
     assert stopped.value.code == 1
     assert words in capsys.readouterr().err
+
+
+def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
+    images = data.read_npz(str(file))["images"]
+    np.savez(tmp_path / "bare.npz", images=images, levels=17)
+    options = {"dataset": str(tmp_path / "bare.npz"), "workdir": str(tmp_path / "run")}
+    config = dataclasses.replace(TINY, methods=("CFM",), banks=(), **options)
+    features = Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "pixels")
+    efm_images.main(config, features=features)
+    assert capsys.readouterr().out.startswith("features pixels\n")
+    assert not (tmp_path / "run" / "embedding").exists()
+    held_out, _ = tiny_runs.results(tmp_path / "run")["data"]
+    _, images = training.load(config)
+    parts = (images.held_out[: config.num_samples], images.train)
+    flat = (features.embed(data.centres(part, 17)) for part in parts)
+    wanted = float(fmjax.metrics.frechet(*flat))
+    assert held_out["frechet_train"] == pytest.approx(wanted, rel=1e-3)
+    with pytest.raises(ValueError, match=r"another embedding \(pixels there, others now\)"):
+        efm_images.main(config, features=features._replace(fingerprint="others"))
 
 
 def test_images_without_labels_leave_nothing_behind(tmp_path):
