@@ -36,9 +36,9 @@ from experiments import (
     evaluation,
     figures,
     figures_closed_form,
-    labels,
     loop,
     memorisation,
+    spaces,
     training,
 )
 from fmjax.types import Array, Key, PyTree, Velocity
@@ -57,7 +57,8 @@ class Config:
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and "labels", integers [n]."""
+    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and, unless embedding_steps is 0,
+    "labels", integers [n]."""
     data_dir: str | None = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
     a missing data set is downloaded. Not used by digits and .npz files."""
@@ -86,10 +87,10 @@ class Config:
     taus: tuple[float, ...] = tuple(i / 20 for i in range(21))
     """Times at which the network takes over, increasing from 0 to 1."""
     embedding_dir: str | None = None
-    """Folder of a classifier in whose features images are compared too; None is embedding/ in the
-    run folder. Runs on the same data set may share it."""
+    """Folder of a classifier in whose features images are compared too; None is one in the run
+    folder. Runs of the same data, seed and embedding_steps may share it."""
     embedding_steps: int = 1000
-    """Training steps of that classifier on the labels; 0 does without, comparing pixels only."""
+    """Training steps of that classifier; 0 does without it and without labels: pixels only."""
     num_noises: int = 256
     """Noises, at least 4, the same for every tau."""
     solver_steps: int = 100
@@ -99,14 +100,7 @@ class Config:
 
 
 # What the training of the network does not depend on.
-EVALUATION = (
-    "taus",
-    "num_noises",
-    "solver_steps",
-    "eval_batch_size",
-    "embedding_dir",
-    "embedding_steps",
-)
+EVALUATION = ("taus", "num_noises", "solver_steps", "eval_batch_size", *embedding.OPTIONS)
 
 
 def generate(
@@ -161,35 +155,6 @@ def generate_all(
     return np.stack(drawn)
 
 
-def distances(
-    samples: np.ndarray, points: np.ndarray, held_out: np.ndarray, embed: memorisation.Embed
-) -> dict[str, Any]:
-    """Returns how near samples are to the training images in the space of an embedding.
-
-    Args:
-      samples: `[len(taus), n, h, w, c]`, the last of tau = 1.
-      points: `[m, h, w, c]`, the training images.
-      held_out: `[k, h, w, c]`.
-      embed: into that space.
-
-    Returns:
-      For every tau the distance `[n]` to the nearest training image, the share `memorised`, and
-      the share `decided` whose nearest image is that of tau = 1; and the mean distance of
-      `held_out` images and `within` the training images.
-    """
-    train = np.asarray(embed(points))
-    found = [memorisation.copied(np.asarray(embed(x)), train) for x in samples]
-    apart = memorisation.copied(np.asarray(embed(held_out)), train)
-    last = found[-1]["nearest"]
-    return {
-        "distance": np.stack([one["distance"] for one in found]),
-        "memorised": [one["memorised"] for one in found],
-        "decided": [float((one["nearest"] == last).mean()) for one in found],
-        "held_out": float(apart["distance"].mean()),
-        "within": memorisation.within(train),
-    }
-
-
 def followed(distance: np.ndarray) -> np.ndarray:
     """Returns four noises to show, from near to far at tau = 0.
 
@@ -221,17 +186,18 @@ def evaluate(
     held_out = data.centres(images.held_out[: config.num_noises], images.levels)
     noise = jax.random.normal(key, (config.num_noises, *points.shape[1:]))
     samples = generate_all(*network, points, noise, config)
-    spaces = {name: distances(samples, points, held_out, f) for name, f in embeddings.items()}
+    distances = functools.partial(memorisation.distances, samples, points, held_out)
+    found = {name: distances(embed) for name, embed in embeddings.items()}
     variances = memorisation.variances(points)
-    which = followed(next(iter(spaces.values()))["distance"])
+    which = followed(next(iter(found.values()))["distance"])
     results = {
         "taus": config.taus,
         "collapse_time": float(fmjax.collapse.collapse_time(path, variances, len(points))),
-        "spaces": {name: _summary(space) for name, space in spaces.items()},
+        "spaces": {name: _summary(space) for name, space in found.items()},
     }
     arrays = {
         "images": samples[:, which],
-        "distances": {name: space["distance"][:, which] for name, space in spaces.items()},
+        "distances": {name: space["distance"][:, which] for name, space in found.items()},
     }
     return results, arrays
 
@@ -280,7 +246,7 @@ def _check(config: Config) -> None:
     cli.check_bounds(config, bounds)
 
 
-def main(config: Config, *, features: embedding.Embedding | None = None) -> None:
+def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
     """Trains or continues, evaluates, and leaves everything under the run folder.
 
     Args:
@@ -289,22 +255,18 @@ def main(config: Config, *, features: embedding.Embedding | None = None) -> None
     """
     _check(config)
     name, images = training.load(config)
-    classified = features is None and config.embedding_steps > 0
-    truth = labels.of_run(config, images) if classified else None
+    choose = embedding.of_run(config, images, features)
     folder = config.workdir or f"runs/closed_form_hybrid/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
+    embedded = choose(folder)
+    embeddings = {"pixels": pixels} | ({embedded.name: embedded.embed} if embedded else {})
     key_loss, key_evaluate = training.keys(config.seed)
     network = memorisation.train(config, images, len(images.train), folder, key_loss)
-    embeddings = {"pixels": pixels}
-    if classified:
-        embedded = embedding.of_run(config, images, truth, folder)
-        embeddings["a classifier's features"] = embedded.embed
-    elif features is not None:
-        embeddings[f"features {features.fingerprint}"] = features.embed
     if jax.process_index() != 0:
         return  # one process evaluates and writes
     results, arrays = evaluate(network, images, config, key_evaluate, embeddings=embeddings)
-    loop.write_json(folder / "results.json", results)
+    facts = embedded.facts() if embedded else {}
+    loop.write_json(folder / "results.json", facts | results)
     with figures.style():
         picture = figures_closed_form.hybrid(results, arrays, dataset=name)
         figures.save(folder / "figures", {"hybrid": picture})

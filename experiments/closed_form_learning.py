@@ -29,7 +29,6 @@ Expect: few images are copied and many are not; between, a network that copies a
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -45,10 +44,10 @@ from experiments import (
     evaluation,
     figures,
     figures_closed_form,
-    labels,
     loop,
     memorisation,
     quality,
+    spaces,
     training,
 )
 from fmjax.types import Array, Key, PyTree, Velocity
@@ -62,7 +61,8 @@ class Config:
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and "labels", integers [n]."""
+    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and, unless embedding_steps is 0,
+    "labels", integers [n]."""
     data_dir: str | None = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
     a missing data set is downloaded. Not used by digits and .npz files."""
@@ -94,11 +94,11 @@ class Config:
     times: tuple[float, ...] = (*(i / 20 for i in range(1, 20)), 0.98)
     """Times of the distance from the exact field, increasing, in (0, 1); 0 comes by itself."""
     embedding_dir: str | None = None
-    """Folder of a classifier in whose features Frechet distances are taken; None is embedding/ in
-    the run folder. Runs on the same data set may share it."""
+    """Folder of a classifier in whose features Frechet distances are taken; None is one in the run
+    folder. Runs of the same data, seed and embedding_steps may share it."""
     embedding_steps: int = 1000
-    """Training steps of that classifier on the labels; 0 does without, taking distances in the
-    first 64 principal components of the pixels."""
+    """Training steps of that classifier; 0 does without it and without labels, and takes distances
+    in the first 64 principal components of the pixels."""
     num_samples: int = 360
     """Samples of each network, at least 2, and pairs at which its field is measured."""
     solver_steps: int = 50
@@ -110,7 +110,7 @@ class Config:
 
 MEASURED = ("times", "num_samples", "solver_steps")  # what an evaluation depends on
 # What the training of no network depends on.
-EVALUATION = ("sizes", *MEASURED, "eval_batch_size", "embedding_dir", "embedding_steps")
+EVALUATION = ("sizes", *MEASURED, "eval_batch_size", *embedding.OPTIONS)
 GAPS = ("on_path", "along_flow")  # eq. (5) and (6) of fmjax.path_error
 
 
@@ -214,16 +214,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def space_of(
-    config: Config, images: data.Images, truth: labels.Labels | None, folder: os.PathLike
-) -> tuple[str, embedding.Embedding]:
-    """Returns the name of the space of the Frechet distances, and the way into it."""
-    if truth is None:
-        name = "principal components"
-        return name, embedding.Embedding(quality.features(images), name)
-    return "classifier features", embedding.of_run(config, images, truth, folder)
-
-
 def sizes_of(config: Config, images: data.Images) -> list[int]:
     """Returns the numbers of training images, or says which cannot be had."""
     sizes = [n or len(images.train) for n in config.sizes]
@@ -258,7 +248,7 @@ def _check(config: Config) -> None:
     cli.check_bounds(config, bounds)
 
 
-def main(config: Config, *, features: embedding.Embedding | None = None) -> None:
+def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
     """Trains or continues every network, evaluates, and leaves everything under the run folder.
 
     Args:
@@ -267,35 +257,32 @@ def main(config: Config, *, features: embedding.Embedding | None = None) -> None
     """
     _check(config)
     name, images = training.load(config)
-    classified = features is None and config.embedding_steps > 0
-    truth = labels.of_run(config, images) if classified else None
+    choose = embedding.of_run(config, images, features)
     sizes = sizes_of(config, images)
     folder = config.workdir or f"runs/closed_form_learning/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
-    if features is None:
-        space, features = space_of(config, images, truth, folder)
-    else:
-        space = f"features {features.fingerprint}"
+    components = spaces.Embedding(quality.features(images), "principal components")
+    space = choose(folder) or components
     options = {name: getattr(config, name) for name in (*MEASURED, "num_steps")}
-    options, rows = options | {"space": [space, features.fingerprint]}, []
+    options, rows = options | {"fingerprint": space.fingerprint}, []
     variances = memorisation.variances(memorisation.points(images, 10_000))
     for count in sizes:
         place = folder / f"n_{count}"
         network = memorisation.train(config, images, count, place, key_loss)
         if jax.process_index() == 0:  # one process evaluates and writes
             arguments = (network, images, count, config, key_evaluate)
-            make = functools.partial(evaluate, *arguments, embed=features.embed)
+            make = functools.partial(evaluate, *arguments, embed=space.embed)
             row = loop.remembered(place / "evaluation.json", options, make)
             collapse_time = float(fmjax.collapse.collapse_time(path, variances, count))
-            rows.append(row | {"space": space, "collapse_time": collapse_time})
+            rows.append(row | {"space": space.name, "collapse_time": collapse_time})
     if jax.process_index() != 0:
         return
     rows.sort(key=lambda row: row["n"])
     with figures.style():
         figures.save(folder / "figures", figures_closed_form.learning(rows, images, dataset=name))
     without = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
-    loop.write_json(folder / "results.json", {"networks": without})
+    loop.write_json(folder / "results.json", space.facts() | {"networks": without})
     print(table(rows))
     print(f"everything is in {folder}: config.json, n_*/, results.json, figures/")
 

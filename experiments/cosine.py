@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments import evaluation, prepared
+from experiments import data, evaluation, prepared
 from fmjax.types import Array, Key
 
 path = fmjax.paths.linear()  # the paper's
@@ -184,12 +184,12 @@ def variances(bank: np.ndarray) -> np.ndarray:
 def photographs(side: int = 256, stride: int = 16) -> np.ndarray:
     """Returns square crops of the two photographs of scikit-learn, float32 in [-1, 1].
 
-    Large images that need no download. Neighbouring crops overlap, yet no two are alike: shifted by
-    some pixels, photographs have little in common.
+    Large images that need no download. Neighbouring crops overlap: they are nearer to each other
+    than as many photographs would be, and collapse later.
 
     Args:
-      side: pixels of each side, at most 427.
-      stride: pixels between two crops; of 16, there are 550 crops.
+      side: pixels of each side, from 1 to 427.
+      stride: pixels between two crops; of 16, there are 550 crops of 256.
 
     Returns:
       `[n, side, side, 3]`.
@@ -198,7 +198,7 @@ def photographs(side: int = 256, stride: int = 16) -> np.ndarray:
     pictures = np.stack(datasets.load_sample_images().images)  # 427 x 640 pixels
     views = np.lib.stride_tricks.sliding_window_view(pictures, (side, side), axis=(1, 2))
     crops = np.moveaxis(views[:, ::stride, ::stride], 3, -1).reshape(-1, side, side, 3)
-    return np.float32(crops + 0.5) / 128.0 - 1.0
+    return data.centres(crops, 256)
 
 
 def subsample(images: np.ndarray, side: int) -> np.ndarray:

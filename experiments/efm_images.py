@@ -44,8 +44,8 @@ from experiments import (
     embedding,
     figures,
     figures_efm,
-    labels,
     loop,
+    spaces,
     training,
 )
 from fmjax.empirical import Bank
@@ -67,8 +67,8 @@ class Config:
     workdir: str | None = None
     """Run folder; None is runs/efm_images/DATASET. The same command continues it."""
     embedding_dir: str | None = None
-    """Folder of the classifier whose features are compared; None is embedding/ in the run folder.
-    Runs on the same data set may share it."""
+    """Folder of the classifier whose features are compared; None is one in the run folder. Runs of
+    the same data, seed and embedding_steps may share it."""
     embedding_steps: int = 1000
     """Training steps of that classifier."""
     seed: int = 0
@@ -232,7 +232,7 @@ def _check_sizes(config: Config, images: data.Images) -> None:
     network(config, images, 0)
 
 
-def main(config: Config, *, features: embedding.Embedding | None = None) -> None:
+def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
     """Trains or continues every network, evaluates, and leaves everything under the run folder.
 
     Args:
@@ -242,25 +242,26 @@ def main(config: Config, *, features: embedding.Embedding | None = None) -> None
     _check(config)
     name, images = training.load(config)
     _check_sizes(config, images)
-    truth = labels.of_run(config, images) if features is None else None
+    choose = embedding.of_run(config, images, features)
     folder = loop.open_run(
         config.workdir or f"runs/efm_images/{name}",
         config,
         evaluation=EVALUATION,
         data=data.fingerprint(images),
     )
-    embedded = features or embedding.of_run(config, images, truth, folder)
-    embedding.pin(folder, embedded)
+    embedded = choose(folder)
+    spaces.pin(folder, embedded)
     reference = efm_measures.reference(embedded, images)
     rows = run(config, images, reference, folder)
     if jax.process_index() != 0:
         return
     of_data = efm_measures.of_data(reference, images, config.num_samples)
     with figures.style():
-        pictures = figures_efm.all_of(rows, of_data, images.levels, dataset=name)
+        names = {"dataset": name, "space": embedded.name}
+        pictures = figures_efm.all_of(rows, of_data, images.levels, **names)
         figures.save(folder / "figures", pictures)
     results = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
-    summary = {"held_out_accuracy": embedded.accuracy, "models": results, "data": of_data}
+    summary = embedded.facts() | {"models": results, "data": of_data}
     loop.write_json(folder / "results.json", summary)
     print(embedded)
     print(efm_measures.table(rows, of_data))

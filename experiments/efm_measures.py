@@ -25,7 +25,7 @@ import numpy as np
 
 import fmjax
 from experiments import data, loop, memorisation
-from experiments.embedding import Embedding
+from experiments.spaces import Embedding
 from fmjax.types import Array, PyTree
 
 SCORES = ("frechet_test", "frechet_train", "memorized", "nearest_distance")

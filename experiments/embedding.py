@@ -7,10 +7,10 @@ in appendix C of arXiv 2506.03719. Then
 
     'FID' = fmjax.metrics.frechet(embed(x), embed(y)),                                       (1)
 
-which depends on the classifier: compare only distances of one and the same (`pin`), in equal
+which depends on the classifier: compare only distances of one and the same (`spaces.pin`), in equal
 numbers of images. Features of Inception or DINOv2 are an argument of the experiments, no download:
 
-    features = embedding.Embedding(embed=dinov2, fingerprint="dinov2_vitb14")
+    features = spaces.Embedding(embed=dinov2, fingerprint="DINOv2 features")
     efm_images.main(efm_images.Config(dataset="cifar10"), features=features)                 (2)
 
 where `dinov2` is any function of `[n, h, w, c]` in [-1, 1] to `[n, d]`, of NumPy arrays or jax's.
@@ -19,13 +19,13 @@ References:
   Heusel et al. (2017), arXiv 1706.08500; Bertrand et al. (2025), arXiv 2506.03719, appendix C.
 """
 
+import contextlib
 import dataclasses
 import functools
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ from flax import nnx
 
 import fmjax
 from experiments import data, labels, loop, training
+from experiments.spaces import Embedding
 from fmjax.models import layers
 from fmjax.types import Array, Key, PyTree
 
@@ -49,7 +50,7 @@ class Recipe:
     num_steps: int = 1000
     """Training steps; 2,000 for data sets of 28x28 pixels."""
     batch_size: int = 128
-    """Images per step; all of a smaller data set."""
+    """Images per step; of fewer images as many as divide by the devices."""
     learning_rate: float = 2e-3
     """Peak of the learning rate; warm-up, then cosine."""
     weight_decay: float = 0.01
@@ -91,23 +92,7 @@ class Classifier(nnx.Module):
         return features, self.classify(self.dropout(features))
 
 
-class Embedding(NamedTuple):
-    """A space in which images are compared.
-
-    Attributes:
-      embed: `[n, h, w, c]` in [-1, 1] `-> [n, size]`, a few at a time.
-      fingerprint: of a trained one, changes with any parameter; of your own (2), a name for it.
-      accuracy: of the classifier on the held-out images, in [0, 1]; None if it is none.
-    """
-
-    embed: Callable[[Array], Array]
-    fingerprint: str
-    accuracy: float | None = None
-
-    def __str__(self) -> str:
-        if self.accuracy is None:
-            return f"features {self.fingerprint}"
-        return f"features of a classifier that is right on {self.accuracy:.2%} of held-out images"
+OPTIONS = ("embedding_dir", "embedding_steps")  # of an experiment, which its training needs not
 
 
 def fit(
@@ -157,26 +142,52 @@ def fit(
 
 
 def of_run(
-    config: Any, images: data.Images, truth: labels.Labels, folder: str | os.PathLike
-) -> Embedding:
-    """Returns the embedding of a run by its options, trained in its folder or in one of its own.
+    config: Any, images: data.Images, features: Embedding | None = None
+) -> Callable[[os.PathLike], Embedding | None]:
+    """Returns a function from the open run folder to the embedding of the run.
+
+    A classifier in a folder of its own is trained or restored here and now, so that what is wrong
+    with it is said before the run folder is touched.
 
     Args:
-      config: has `embedding_dir`, `embedding_steps` and `seed`.
+      config: has `embedding_dir`, `embedding_steps`, and what `labels.of_run` reads.
       images: the data set.
-      truth: the labels of its images.
-      folder: of the run.
+      features: an embedding in the place of the classifier's.
+
+    Returns:
+      The function; it returns None where `embedding_steps` is 0 and there are no features.
 
     Raises:
-      ValueError: as `fit`.
+      ValueError: if `embedding_dir` is given beside what does without a classifier; and as `fit`.
       OSError: as `fit`.
     """
+    if features is not None or not config.embedding_steps:
+        if config.embedding_dir:
+            why = "--embedding-steps is 0" if features is None else "features are given"
+            message = f"--embedding-dir is of a classifier, but {why}: leave one of them out."
+            raise ValueError(message)
+        return lambda _: features
     recipe = Recipe(num_steps=config.embedding_steps, seed=config.seed)
-    place = config.embedding_dir or epath.Path(folder) / "embedding"
+    with _named():
+        truth = labels.of_run(config, images)
+        if config.embedding_dir:
+            found = fit(images, truth, config.embedding_dir, recipe)
+            return lambda _: found
+
+    def trained(folder: os.PathLike) -> Embedding:
+        with _named():
+            return fit(images, truth, epath.Path(folder) / f"embedding_{recipe.num_steps}", recipe)
+
+    return trained
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Names in an error the options that it is about."""
     try:
-        return fit(images, truth, place, recipe)
+        yield
     except ValueError as error:
-        message = f"the classifier (--embedding-dir, --embedding-steps): {error}"
+        message = f"the classifier of --embedding-dir and --embedding-steps: {error}"
         raise ValueError(message) from error
 
 
@@ -255,27 +266,3 @@ def _fingerprint(params: PyTree) -> str:
     """Returns a short text that changes with any parameter."""
     joined = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
     return f"crc32 {zlib.crc32(joined):08x}"
-
-
-def pin(folder: os.PathLike, embedding: Embedding) -> None:
-    """Records in a run folder which embedding its distances are measured in.
-
-    Args:
-      folder: of the run, from `loop.open_run`.
-      embedding: the one at hand.
-
-    Raises:
-      ValueError: if the folder has distances in another; nothing is changed.
-    """
-    file = folder / "embedding.json"
-    now = {"fingerprint": embedding.fingerprint, "held_out_accuracy": embedding.accuracy}
-    if not file.exists():
-        loop.write_json(file, now)
-        return
-    before = json.loads(file.read_text())
-    if before["fingerprint"] != now["fingerprint"]:
-        message = (
-            f"the distances in {folder} are measured in another embedding ({before['fingerprint']} "
-            f"there, {now['fingerprint']} now): give its --embedding-dir, or another --workdir."
-        )
-        raise ValueError(message)

@@ -194,15 +194,19 @@ def main(config: Config) -> None:
     """Trains and measures every variant that is not there yet, and draws what they show."""
     _check(config)
     folder = loop.open_run(config.workdir or "runs/fdm_ablations", config, evaluation=["problems"])
-    found = {
-        "bias": loop.remembered(folder / "bias.json", {}, partial(variants.bias, jax.random.key(0)))
-    }
+    if jax.process_index() != 0:
+        return  # one process trains and writes
+    make = partial(variants.bias, jax.random.key(0))
+    found = {"bias": loop.remembered(folder / "bias.json", {"seed": 0}, make)}
+    # The folder counts as a run's only once there are results, so each part says of which it is.
+    free = ("workdir", "problems")
+    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     for name in config.problems:
         plain = make_step(config, PROBLEMS[name], VARIANTS["flow matching"])
         found[name] = {
             variant: loop.remembered(
                 folder / name / f"{variant.replace(' ', '_').replace('/', 'over')}.json",
-                {},
+                facts,
                 partial(run, config, name, options, plain),
             )
             for variant, options in VARIANTS.items()

@@ -249,7 +249,8 @@ def main(config: Config) -> None:
         return  # one process evaluates and writes
     results, arrays = evaluate(config, tasks, networks, trajectories, key_evaluate)
     metrics = {name: loop.metrics(folder / name, "flow") for name in networks["free"]}
-    results["held_out"] = {name: lines[-1] for name, lines in metrics.items()}
+    kept = ("step", "flow", "divergence")
+    results["held_out"] = {n: {k: lines[-1][k] for k in kept} for n, lines in metrics.items()}
     loop.write_json(folder / "results.json", results)
     with figures.style():
         pictures = figures_trajectories.all_of(arrays, metrics, trajectories.system)

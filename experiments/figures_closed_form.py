@@ -56,12 +56,12 @@ def _quality(ax: Any, rows: list[dict[str, Any]]) -> None:
     n = [row["n"] for row in rows]
     lines = {
         "frechet_held_out": ("o-", "tab:purple", "samples to held-out images"),
-        "frechet_held_out_of_copies": ("--", "black", "the n images to held-out images"),
+        "frechet_held_out_of_copies": ("--", "black", "copies of the n to held-out images"),
         "frechet_train": ("s-", "tab:orange", "samples to the n images"),
     }
     for name, (style, colour, label) in lines.items():
         ax.plot(n, [row[name] for row in rows], style, color=colour, label=label, linewidth=2)
-    ax.set(yscale="log", ylabel=f"Fréchet distance, {rows[0]['space']}")
+    ax.set(yscale="log", ylabel=f"Fréchet distance in {rows[0]['space']}")
     ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("")

@@ -11,7 +11,12 @@ from experiments import data, efm_measures, figures
 
 
 def all_of(
-    rows: list[dict[str, Any]], of_data: list[dict[str, Any]], levels: int, *, dataset: str
+    rows: list[dict[str, Any]],
+    of_data: list[dict[str, Any]],
+    levels: int,
+    *,
+    dataset: str,
+    space: str,
 ) -> dict[str, Figure]:
     """Returns every figure of a run on images.
 
@@ -20,9 +25,10 @@ def all_of(
       of_data: the rows of held-out and of training images.
       levels: values that a pixel can take.
       dataset: the name for the titles.
+      space: that of the space of the distances.
     """
     return {
-        "frechet": curves(rows, of_data, dataset=dataset),
+        "frechet": curves(rows, of_data, dataset=dataset, space=space),
         "copies": copies(rows, of_data, dataset=dataset),
         "samples": samples(rows, levels, dataset=dataset),
     }
@@ -58,7 +64,9 @@ def of_curves(rows: list[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([[point[name] for point in row["curve"]] for row in rows])
 
 
-def curves(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset: str) -> Figure:
+def curves(
+    rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset: str, space: str
+) -> Figure:
     """Returns both distances over the epochs, and of the test distance how far it is from CFM's."""
     methods = efm_measures.by_method(rows)
     panels = 2 + ("CFM" in methods)  # against CFM only where it is there
@@ -79,9 +87,7 @@ def curves(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset
     if "CFM" in methods:
         _gaps(axes[2], epochs, methods)
     seeds = len({row["seed"] for row in rows})
-    figure.suptitle(
-        f"Flow matching on {dataset}, features of a classifier: mean and range of {seeds} seed(s)"
-    )
+    figure.suptitle(f"Flow matching on {dataset}, in {space}: mean and range of {seeds} seed(s)")
     return figure
 
 
@@ -114,7 +120,8 @@ def copies(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset
         ax.axhline(of_data[0][name], color="black", linestyle=":", label="held-out images")
         ax.set_xticks(range(len(methods)), list(methods), rotation=30)
         ax.set_ylabel(label)
-        ax.set_ylim(bottom=-0.03 * ax.get_ylim()[1])
+        top = 1.08 * max(*(row[name] for row in rows), of_data[0][name], 0.02)
+        ax.set_ylim(-0.03 * top, top)
         ax.legend(fontsize=11)
     figure.suptitle(f"Generated images beside the training images ({dataset}), a point a seed")
     return figure

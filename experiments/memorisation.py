@@ -36,6 +36,7 @@ path = training.path  # linear, sections 2 and 3
 Embed = Callable[[np.ndarray], np.ndarray]
 """`x[n, h, w, c] -> [n, *features]`, a space in which images are compared."""
 
+_frechet = jax.jit(fmjax.metrics.frechet)
 _nearest = jax.jit(fmjax.metrics.nearest_neighbor)
 _memorised = jax.jit(fmjax.metrics.memorization_ratio)
 _flow_loss = functools.partial(training.flow_loss, place=training.at_centres)
@@ -106,6 +107,52 @@ def copied(x: np.ndarray, train: np.ndarray) -> dict[str, Any]:
     }
 
 
+def distances(
+    samples: np.ndarray, points: np.ndarray, held_out: np.ndarray, embed: Embed
+) -> dict[str, Any]:
+    """Returns how near samples are to the training images in the space of an embedding.
+
+    Args:
+      samples: `[len(taus), n, h, w, c]`, the last of tau = 1.
+      points: `[m, h, w, c]`, the training images.
+      held_out: `[k, h, w, c]`.
+      embed: into that space.
+
+    Returns:
+      For every tau the distance `[n]` to the nearest training image, the share `memorised`, and
+      the share `decided` whose nearest image is that of tau = 1; and the mean distance of
+      `held_out` images and `within` the training images.
+    """
+    train = np.asarray(embed(points))
+    found = [copied(np.asarray(embed(x)), train) for x in samples]
+    apart = copied(np.asarray(embed(held_out)), train)
+    last = found[-1]["nearest"]
+    return {
+        "distance": np.stack([one["distance"] for one in found]),
+        "memorised": [one["memorised"] for one in found],
+        "decided": [float((one["nearest"] == last).mean()) for one in found],
+        "held_out": float(apart["distance"].mean()),
+        "within": within(train),
+    }
+
+
+def frechet_of_copies(train: np.ndarray, held_out: np.ndarray, draws: int = 16) -> np.ndarray:
+    """Returns the Frechet distance to held-out images of images drawn from the training images.
+
+    So would the exact field score: it makes copies, each of the n images as often as another.
+
+    Args:
+      train: `[n, d]`, features.
+      held_out: `[m, d]`, features; m copies are drawn.
+      draws: how often.
+
+    Returns:
+      `[draws]`.
+    """
+    index = np.random.default_rng(0).integers(0, len(train), (draws, len(held_out)))
+    return np.array([float(_frechet(train[row], held_out)) for row in index])
+
+
 def compared(
     samples: np.ndarray, points: np.ndarray, images: data.Images, embed: Embed
 ) -> dict[str, Any]:
@@ -118,16 +165,16 @@ def compared(
       embed: from images to the features of the Frechet distance.
     """
     held_out = data.centres(images.held_out[: len(samples)], images.levels)
-    # As many of each, for the distance of few is biased.
-    drawn = samples[: len(held_out)]
-    copies = points[np.arange(len(drawn)) % len(points)]
-    frechet = lambda x, y: float(fmjax.metrics.frechet(embed(x), embed(y)))  # noqa: E731
+    drawn = samples[: len(held_out)]  # as many of each, for the distance of few is biased
+    features = [np.asarray(embed(x)) for x in (drawn, held_out, points)]
+    copies = frechet_of_copies(features[2], features[1])
     ours, theirs = (copied(x, points) for x in (samples, held_out))
     return {
         "num_compared": len(drawn),
-        "frechet_held_out": frechet(drawn, held_out),
-        "frechet_held_out_of_copies": frechet(copies, held_out),
-        "frechet_train": frechet(drawn, copies),
+        "frechet_held_out": float(_frechet(*features[:2])),
+        "frechet_held_out_of_copies": float(copies.mean()),
+        "frechet_held_out_of_copies_deviation": float(copies.std(ddof=1)),
+        "frechet_train": float(_frechet(features[0], features[2])),
         "distance": float(ours["distance"].mean()),
         "distance_standard_error": float(ours["distance"].std(ddof=1) / len(samples) ** 0.5),
         "distance_of_held_out": float(theirs["distance"].mean()),

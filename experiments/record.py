@@ -122,12 +122,27 @@ def remembered(
 
     Raises:
       ValueError: if the file is damaged.
+      ArithmeticError: if a number of the measurement is not finite, which JSON could not hold;
+        nothing is written.
     """
     file, options = epath.Path(file), json.loads(json.dumps(_plain(options)))
     if not file.exists() or _read(file).get("options") != options:
+        made = make()
+        _check_finite(file, made)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"options": options, **make()})
+        write_json(file, {"options": options, **made})
     return {name: value for name, value in _read(file).items() if name != "options"}
+
+
+def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:
+    for name, value in made.items():
+        numbers = [leaf for leaf in jax.tree.leaves(value) if not isinstance(leaf, str)]
+        if not all(np.isfinite(leaf).all() for leaf in numbers):
+            message = (
+                f"{name}, to be kept in {file}, is not finite: what was measured has diverged; "
+                "train with a smaller learning rate, in another --workdir. Nothing was written."
+            )
+            raise ArithmeticError(message)
 
 
 def _read(file: epath.Path) -> dict[str, Any]:

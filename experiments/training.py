@@ -131,7 +131,7 @@ def adamw(config: Any) -> optax.GradientTransformation:
 
 # What a training is compiled from is made once, so that `loop.fit` compiles it once for all
 # networks of one kind, whatever their data and seed.
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def _adamw(peak: float, weight_decay: float, num_steps: int) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -145,7 +145,7 @@ def _adamw(peak: float, weight_decay: float, num_steps: int) -> optax.GradientTr
     )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def _network(
     shape: tuple[int, ...], channels: tuple[int, ...], num_times: int, dropout: float
 ) -> tuple[Callable[..., Array], Callable[[int], PyTree]]:
@@ -157,7 +157,7 @@ def _network(
     return apply, lambda seed: fmjax.models.functional(make(rngs=nnx.Rngs(seed)))[1]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def _loss(
     make_loss: Callable[..., Any], apply: Callable[..., Array], levels: int
 ) -> Callable[..., Any]:
@@ -188,7 +188,8 @@ def fit(
       images: the data set.
       workdir: folder of the checkpoints and of metrics.jsonl.
       key: of the noise of the held-out loss.
-      make_loss: `(apply, levels) -> loss`, as `flow_loss`.
+      make_loss: `(apply, levels) -> loss`, as `flow_loss`; with the same function, options and
+        sizes again nothing is compiled anew.
       seed: of the network, of the order of the images and of all noise.
       velocity: from `apply` to that of the velocity whose held-out loss is measured.
       num_times: times that the network takes.

@@ -56,6 +56,7 @@ def test_some_points_in_the_units_of_the_states():
     np.testing.assert_allclose(found, SCALED[index], rtol=1e-6, atol=1e-7)
     points = jnp.asarray(SCALED, jnp.float32)
     np.testing.assert_array_equal(empirical.take(points, index), points[index])
+    assert empirical.take(points, np.zeros((0,), int)).shape == (0, 2, 3, 1)
 
 
 def test_weights_are_those_of_repeated_points(x64):
@@ -187,6 +188,9 @@ def test_gradients_of_a_spread_bank_are_those_of_the_whole(x64):
         (lambda: empirical.mirrored(SCALED, axis=0), r"axis of the points \(2, 3, 1\), got 0"),
         (lambda: empirical.mirrored(SCALED, axis=4), "got 4"),
         (lambda: empirical.take(SCALED, np.ones(2)), "index must be of integers.*got float"),
+        (lambda: empirical.take(SCALED, [3, 13]), "index must be from 0 to 12, got 3 to 13"),
+        (lambda: empirical.take(SCALED, [-1, 0]), "index must be from 0 to 12, got -1 to 0"),
+        (lambda: empirical.take(BYTES, [0]), "uint8 must be scaled.*empirical.prepare"),
         (lambda: empirical.padded(SCALED, 0), "multiple must be at least 1"),
         (
             lambda: empirical.velocity(PATH, empirical.prepare(BYTES, scale=0.1), jnp.ones(2), 0.5),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from experiments import cli, closed_form_hybrid, embedding, figures, figures_closed_form
+from experiments import cli, closed_form_hybrid, figures, figures_closed_form, memorisation, spaces
 from tests import tiny_runs
 
 TINY = closed_form_hybrid.Config(
@@ -70,7 +70,7 @@ def test_samples_by_hand(samples):
 
 def test_with_tau_1_every_sample_is_a_training_point_and_with_0_none_is(samples):
     drawn, _ = samples
-    space = closed_form_hybrid.distances(drawn, POINTS, POINTS[:2] + 1, closed_form_hybrid.pixels)
+    space = memorisation.distances(drawn, POINTS, POINTS[:2] + 1, closed_form_hybrid.pixels)
     assert space["distance"].shape == (4, 5)
     assert space["distance"][-1].max() < 1e-5
     assert space["distance"][0].min() > 0.5
@@ -82,7 +82,7 @@ def test_with_tau_1_every_sample_is_a_training_point_and_with_0_none_is(samples)
     apart = np.linalg.norm((POINTS[:2, None] + 1 - POINTS[None]).reshape(2, 4, -1), axis=-1)
     assert space["held_out"] == pytest.approx(apart.min(axis=1).mean(), rel=1e-5)
     # In a space where only the first row counts.
-    top = closed_form_hybrid.distances(drawn, POINTS, POINTS[:2] + 1, lambda x: 2 * x[:, 0])
+    top = memorisation.distances(drawn, POINTS, POINTS[:2] + 1, lambda x: 2 * x[:, 0])
     gaps = (drawn[:, :, None, 0] - POINTS[None, None, :, 0]).reshape(4, 5, 4, -1)
     wanted = 2 * np.linalg.norm(gaps, axis=-1).min(axis=-1)
     np.testing.assert_allclose(top["distance"], wanted, rtol=1e-4, atol=1e-5)
@@ -108,7 +108,7 @@ def test_a_run_leaves_numbers_and_a_figure(run):
     results = json.loads((run / "results.json").read_text())
     assert results["taus"] == [0.0, 0.4, 0.7, 1.0]
     assert 0.3 < results["collapse_time"] < 0.7
-    assert list(results["spaces"]) == ["pixels", "a classifier's features"]
+    assert list(results["spaces"]) == ["pixels", "classifier features"]
     for space in results["spaces"].values():
         assert len(space["distance"]) == len(space["standard_error"]) == 4
         assert space["distance"][0] > space["distance"][-1]
@@ -134,11 +134,12 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
 def test_features_of_ones_own_take_the_place_of_a_classifiers(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    doubled = embedding.Embedding(lambda x: 2 * np.asarray(x), "doubled pixels")
+    doubled = spaces.Embedding(lambda x: 2 * np.asarray(x), "doubled pixels")
     closed_form_hybrid.main(dataclasses.replace(TINY, workdir=str(again)), features=doubled)
-    spaces = json.loads((again / "results.json").read_text())["spaces"]
-    assert list(spaces) == ["pixels", "features doubled pixels"]
-    one, two = (np.array(space["distance"]) for space in spaces.values())
+    results = json.loads((again / "results.json").read_text())
+    assert list(results["spaces"]) == ["pixels", "doubled pixels"]
+    assert (results["space"], results["held_out_accuracy"]) == ("doubled pixels", None)
+    one, two = (np.array(space["distance"]) for space in results["spaces"].values())
     np.testing.assert_allclose(two, 2 * one, rtol=1e-4, atol=1e-5)
 
 
@@ -179,6 +180,7 @@ def test_the_figure_of_two_spaces_shows_means_noises_and_images(tmp_path):
         (["--taus", "0.0", "1.0"], "at least one between them"),
         (["--taus", "0.0", "0.5", "0.5", "1.0"], "taus must increase"),
         (["--num-noises", "3"], "num_noises must be at least 4"),
+        (["--embedding-dir", "there", "--embedding-steps", "0"], "leave one of them out"),
         (["--solver-steps", "0"], "solver_steps must be at least 1"),
         (["--held-out", "0.0001"], "at least 2 held-out images"),
         (["--workdir", __file__ + "/run"], "cannot write the run folder"),

@@ -15,9 +15,9 @@ from experiments import (
     cli,
     closed_form_learning,
     data,
-    embedding,
     figures,
     figures_closed_form,
+    spaces,
 )
 from tests import tiny_runs
 
@@ -128,7 +128,7 @@ def test_the_panels_show_what_they_say(run):
     for ax, name in ((path, "on_path"), (flow, "along_flow")):
         drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 3]
         np.testing.assert_array_equal(drawn, [row["gaps"][name] for row in rows])
-    assert quality_panel.get_ylabel() == "Fréchet distance, classifier features"
+    assert quality_panel.get_ylabel() == "Fréchet distance in classifier features"
     drawn = {line.get_label(): list(line.get_ydata()) for line in quality_panel.lines}
     wanted = [row["frechet_held_out"] for row in rows]
     assert drawn["samples to held-out images"] == wanted
@@ -142,8 +142,8 @@ def test_distances_in_another_space_are_measured_anew_without_labels(run, tmp_pa
     config = dataclasses.replace(TINY, workdir=str(again), embedding_steps=0)
     found = {"classifier features": tiny_runs.results(run)["networks"]}
     # On the digits the components are all the pixels, turned and moved: the same distances.
-    pixels = embedding.Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "pixels")
-    for name, features in (("principal components", None), ("features pixels", pixels)):
+    pixels = spaces.Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "pixels")
+    for name, features in (("principal components", None), ("pixels", pixels)):
         closed_form_learning.main(config, features=features)
         found[name] = tiny_runs.results(again)["networks"]
     for first, *others in zip(*found.values(), strict=True):

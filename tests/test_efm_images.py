@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 import fmjax
 from experiments import cli, data, efm_images, efm_measures, figures_efm, training
-from experiments.embedding import Embedding
+from experiments.spaces import Embedding
 from tests import tiny_runs
 
 TINY = efm_images.Config(
@@ -123,7 +123,7 @@ def test_the_tables_say_what_the_seeds_have_in_common():
 
 
 def test_the_figure_has_a_band_for_each_method_and_their_gaps():
-    figure = figures_efm.curves(ROWS, OF_DATA, dataset="test")
+    figure = figures_efm.curves(ROWS, OF_DATA, dataset="test", space="pixels")
     test, train, gap = (ax for ax in figure.axes if isinstance(ax, Axes))
     assert [text.get_text() for text in test.get_legend().get_texts()] == ["CFM", "EFM-n"]
     np.testing.assert_allclose(test.lines[0].get_ydata(), [12.0, 6.0, 3.0])
@@ -174,7 +174,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(file, run, tmp_pa
 def test_one_more_seed_and_one_method_less_leave_the_other_networks_alone(file, run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    shared = {"embedding_dir": str(run / "embedding")}
+    shared = {"embedding_dir": str(run / "embedding_4")}
     _main(file, again, seeds=(0, 3), methods=("CFM",), banks=(), **shared)
     before, after = (tiny_runs.results(folder)["models"] for folder in (run, again))
     assert after[0] == before[0]
@@ -220,8 +220,8 @@ def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
     config = dataclasses.replace(TINY, methods=("CFM",), banks=(), **options)
     features = Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "pixels")
     efm_images.main(config, features=features)
-    assert capsys.readouterr().out.startswith("features pixels\n")
-    assert not (tmp_path / "run" / "embedding").exists()
+    assert capsys.readouterr().out.startswith("compared in pixels\n")
+    assert not (tmp_path / "run" / "embedding_4").exists()
     held_out, _ = tiny_runs.results(tmp_path / "run")["data"]
     _, images = training.load(config)
     parts = (images.held_out[: config.num_samples], images.train)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fmjax
-from experiments import data, embedding, labels, loop
+from experiments import data, embedding, labels, loop, spaces, training
 
 RECIPE = embedding.Recipe(num_steps=60, batch_size=16, channels=(8, 8, 8), size=16, dropout=0.1)
 
@@ -87,13 +87,34 @@ def test_labels_that_are_no_classes_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_names_its_options_where_its_classifier_does_not_fit(fitted, folder, tmp_path):
-    options = {"embedding_dir": str(folder), "embedding_steps": 60, "seed": 0}
-    config = types.SimpleNamespace(**options)
-    with pytest.raises(
-        ValueError, match=r"\(--embedding-dir, --embedding-steps\): .*other options"
-    ):
-        embedding.of_run(config, IMAGES, LABELS, tmp_path)
+def _config(**options):
+    rest = {"dataset": "digits", "data_dir": None, "held_out": 0.2, "seed": 0}
+    return types.SimpleNamespace(**rest, **options)
+
+
+def test_a_classifier_of_its_own_folder_is_restored_before_the_run_has_one(fitted, folder):
+    config = _config(embedding_dir=str(folder), embedding_steps=60)
+    _, images = training.load(config)
+    before = (folder / "config.json").read_bytes()
+    words = "the classifier of --embedding-dir and --embedding-steps: .*other options: "
+    with pytest.raises(ValueError, match=words):  # it is of other data
+        embedding.of_run(config, images)
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_what_does_without_a_classifier_takes_no_folder_of_one(fitted, tmp_path):
+    without = _config(embedding_dir=None, embedding_steps=0)
+    assert embedding.of_run(without, IMAGES)(tmp_path) is None
+    assert (
+        embedding.of_run(_config(embedding_dir=None, embedding_steps=9), IMAGES, fitted)(tmp_path)
+        is fitted
+    )
+    assert not list(tmp_path.iterdir())
+    both = _config(embedding_dir="there", embedding_steps=0)
+    with pytest.raises(ValueError, match="but --embedding-steps is 0: leave one of them out"):
+        embedding.of_run(both, IMAGES)
+    with pytest.raises(ValueError, match="but features are given: leave one of them out"):
+        embedding.of_run(both, IMAGES, fitted)
 
 
 def test_the_batch_divides_by_the_devices(fitted, tmp_path):
@@ -105,9 +126,9 @@ def test_the_batch_divides_by_the_devices(fitted, tmp_path):
 
 def test_a_run_keeps_to_one_embedding(fitted, tmp_path):
     run = loop.open_run(tmp_path / "run", RECIPE)
-    embedding.pin(run, fitted)
-    embedding.pin(run, fitted)
+    spaces.pin(run, fitted)
+    spaces.pin(run, fitted)
     moved = jax.tree.map(lambda leaf: leaf + 1e-6, fitted.embed.args[0])
     other = fitted._replace(fingerprint=embedding._fingerprint(moved))
     with pytest.raises(ValueError, match=r"measured in another embedding \(crc32 .* now\)"):
-        embedding.pin(run, other)
+        spaces.pin(run, other)

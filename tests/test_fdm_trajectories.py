@@ -248,6 +248,7 @@ def test_a_run_folder_holds_everything(run):
     assert results["given"]["data"]["inside"]["share"] == 1.0
     assert set(results["likelihood"]) == {"fm", "fdm", "fdm - fm"}
     assert [len(row["median"]) for row in results["forecasts"].values()] == [60] * 3
+    assert list(results["held_out"]["fm"]) == ["step", "flow", "divergence"]
     assert results["held_out"]["fm"] != results["held_out"]["fdm"]
     tiny_runs.check_pictures(
         run / "figures", {"trajectories", "statistic", "forecasts", "training"}

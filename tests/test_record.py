@@ -14,11 +14,11 @@ def test_a_measurement_is_made_once_and_anew_with_other_options(tmp_path):
 
     def make():
         made.append(None)
-        return {"gaps": np.array([0.5, math.nan]), "count": np.int64(len(made))}
+        return {"gaps": np.array([0.5, 0.25]), "late": None, "count": np.int64(len(made))}
 
     options = {"times": (0.25, 0.75), "num_samples": 6}
     first = record.remembered(file, options, make)
-    assert first == {"gaps": [0.5, None], "count": 1}  # as JSON gives it back, also the first time
+    assert first == {"gaps": [0.5, 0.25], "late": None, "count": 1}  # lists, also the first time
     assert record.remembered(file, dict(reversed(options.items())), make) == first
     assert record.remembered(file, options | {"num_samples": 7}, make)["count"] == 2
     assert record.remembered(file, options, make)["count"] == 3
@@ -26,6 +26,14 @@ def test_a_measurement_is_made_once_and_anew_with_other_options(tmp_path):
     file.write_text(json.dumps({"gaps": [1.0]}))
     assert record.remembered(file, options, make)["count"] == 4
     assert len(made) == 4
+
+
+def test_a_measurement_that_is_not_finite_is_not_kept(tmp_path):
+    file = tmp_path / "evaluation.json"
+    for wrong in ({"a": [1.0, {"b": math.inf}]}, {"a": np.array([math.nan]), "name": "fm"}):
+        with pytest.raises(ArithmeticError, match=r"a, to be kept in .*, is not finite"):
+            record.remembered(file, {}, lambda wrong=wrong: wrong)
+    assert not file.exists()
 
 
 def test_a_damaged_measurement_is_named(tmp_path):

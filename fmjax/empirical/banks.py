@@ -67,12 +67,8 @@ def prepare(
     if points.ndim == 0 or points.shape[0] == 0:
         message = f"the bank must have shape [n, *dims] with n >= 1, got {points.shape}."
         raise ValueError(message)
-    if plain and not jnp.issubdtype(points.dtype, jnp.floating):
-        message = (
-            f"a bank of {points.dtype} must be scaled to the units of the states: give scale and "
-            "shift, such as scale=1 / 127.5, shift=-1 for bytes."
-        )
-        raise ValueError(message)
+    if plain:
+        _check_floating(points)
     dtype = jnp.result_type(points, 1.0)
     factors = (None, None) if plain else (jnp.asarray(scale, dtype), jnp.asarray(shift, dtype))
     bank = Bank(points, jnp.zeros(points.shape[0], dtype), None, *factors)
@@ -81,18 +77,30 @@ def prepare(
     return bank
 
 
+def _check_floating(points: Array) -> None:
+    if not jnp.issubdtype(points.dtype, jnp.floating):
+        message = (
+            f"a bank of {points.dtype} must be scaled to the units of the states: give scale and "
+            "shift to empirical.prepare, such as scale=1 / 127.5, shift=-1 for bytes."
+        )
+        raise ValueError(message)
+
+
 def take(bank: Array | Bank, index: Array) -> Array:
     """Returns some of the points in the units of the states, such as the batch of a training step.
 
     Args:
-      bank: `[n, *dims]`, or a `Bank`, whose points are scaled; the others are not touched.
-      index: `[*shape]`, integers from 0 to n - 1.
+      bank: `[n, *dims]`, or a `Bank`, of whose points only these are scaled; what they weigh does
+        not matter.
+      index: `[*shape]`, integers from 0 to n - 1. Under `jit`, where they cannot be looked at, one
+        beyond the end is the last, as everywhere in jax.
 
     Returns:
       `[*shape, *dims]`, floating.
 
     Raises:
-      ValueError: if the index is not of integers.
+      ValueError: if the index is not of integers, if a point of a plain array is not floating, or,
+        outside of `jit`, if there is no point of an index.
 
     Example:
       >>> bank = prepare(jnp.array([[0], [255]], jnp.uint8), scale=1 / 127.5, shift=-1.0)
@@ -103,11 +111,22 @@ def take(bank: Array | Bank, index: Array) -> Array:
       Bertrand et al. (2025), arXiv 2506.03719, algorithm 2, whose banks are such points.
       [bertrand2025closed]
     """
-    bank, index = _bank.of(bank), jnp.asarray(index)
+    points, index = bank.points if isinstance(bank, Bank) else jnp.asarray(bank), jnp.asarray(index)
     if not jnp.issubdtype(index.dtype, jnp.integer):
         message = f"index must be of integers that count points of the bank, got {index.dtype}."
         raise ValueError(message)
-    return _bank.scaled(bank, bank.points[index])
+    if not isinstance(index, jax.core.Tracer) and index.size:
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= points.shape[0]:
+            message = (
+                f"index must be from 0 to {points.shape[0] - 1}, got {low} to {high}: it counts "
+                "the points of the bank."
+            )
+            raise ValueError(message)
+    if isinstance(bank, Bank):
+        return _bank.scaled(bank, points[index])
+    _check_floating(points)
+    return points[index]
 
 
 def _is_zero(value: Array | float) -> bool:
