@@ -13,7 +13,7 @@ Run:    python -m experiments.closed_form_hybrid                       (digits, 
         the paper's scale, a network of 29 M parameters, on a GPU:
             --dataset cifar10 --channels 160 320 320 640 --dropout 0.1 --num-steps 500000
             --batch-size 128 --learning-rate 2e-4 --ema-decay 0.9999 --save-every 10000
-Time:   about 3 minutes for the digits on two CPU cores.
+Time:   2 minutes for the digits on two CPU cores.
 Expect: flat up to some tau before the predicted collapse, then falling; on CIFAR-10 (the paper, by
         a perceptual distance) flat up to 0.2, and from 0.3 or 0.4 on the image of tau = 1.
 """
@@ -53,7 +53,7 @@ def pixels(x: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The options, each with its default: a run on the digits in three minutes."""
+    """The options, each with its default: a run on the digits in two minutes."""
 
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file

@@ -17,8 +17,8 @@ Run:    python -m experiments.efm_images                                  (digit
             --methods CFM EFM-n --banks 128 256 1024 --num-samples 10000 --solver-steps 50
             --eval-batch-size 500 --embedding-steps 2000                          (table 1)
         ... --dataset fashion_mnist --epochs 200 --eval-epochs 5 --banks 128 256 512  (table 2)
-Time:   about a quarter of an hour for the digits on two CPU cores, 18 trainings of 70 epochs;
-        the other two are for an accelerator.
+Time:   20 minutes for the digits on two CPU cores, 18 trainings of 70 epochs; the other two are
+        for an accelerator.
 Expect: EFM never worse than CFM and better with larger M: in the tables of the paper 8 to 20 %
         lower at the end, and lower earlier.
 """

@@ -13,9 +13,9 @@ turns of the ratio in the same turn, so that a slow spell of the machine hits bo
 
 Run:    python -m experiments.benchmarks.closed_form_cost
         python -m experiments.benchmarks.closed_form_cost --num-points 60000 --size 28 --colours 1
-Time:   3 minutes on two CPU cores, 3 GB of memory.
-Expect: at least 85 % of the speed of the bare products, less than 64 MB of temporary memory, 1.5
-        times the speed of NumPy's products; on an accelerator a step at most 5 % longer.
+Time:   1 minute on two CPU cores, 3 GB of memory.
+Expect: at least 85 % of the speed of the bare products, less than 64 MB of temporary memory, as
+        fast as NumPy's products or faster; on an accelerator a step at most 5 % longer.
 """
 
 import dataclasses
