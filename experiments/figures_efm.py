@@ -122,7 +122,7 @@ def copies(rows: list[dict[str, Any]], of_data: list[dict[str, Any]], *, dataset
         ax.set_ylabel(label)
         top = 1.08 * max(*(row[name] for row in rows), of_data[0][name], 0.02)
         ax.set_ylim(-0.03 * top, top)
-        ax.legend(fontsize=11)
+        ax.legend(fontsize=11, loc="center right")
     figure.suptitle(f"Generated images beside the training images ({dataset}), a point a seed")
     return figure
 
