@@ -23,7 +23,7 @@ Run:    python -m experiments.closed_form_learning                     (digits, 
 Time:   5 minutes for the digits on two CPU cores.
 Expect: few images are copied and many are not. Of few, the error on the path is largest near the
         collapse and again towards t = 1; of many it grows all the way, and along the network's own
-        trajectories far more. The paper: a network that still copies has a low distance (2) already.
+        trajectories far more. The paper: one that still copies has a low distance (2) already.
 """
 
 import dataclasses
