@@ -262,8 +262,9 @@ def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
     folder = config.workdir or f"runs/closed_form_learning/{name}"
     folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
-    components = spaces.Embedding(quality.features(images), "principal components")
-    space = choose(folder) or components
+    space = choose(folder)
+    if space is None:
+        space = spaces.Embedding(quality.features(images), "principal components")
     options = {name: getattr(config, name) for name in (*MEASURED, "num_steps")}
     options, rows = options | {"fingerprint": space.fingerprint}, []
     variances = memorisation.variances(memorisation.points(images, 10_000))

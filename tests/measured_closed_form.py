@@ -127,6 +127,11 @@ def _pairs(path: paths.Path, bank: jax.Array, x: jax.Array, t: jax.Array) -> dic
             empirical.truncated(path, bank, x, t, k=len(bank), **streamed).velocity,
             hand["velocity"],
         ),
+        "divergence, all points kept": (
+            "truncated",
+            empirical.truncated(path, bank, x, t, k=len(bank), **streamed).divergence,
+            jnp.trace(hand["jacobian"]),
+        ),
     }
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import empirical, paths
+from fmjax import empirical, paths, toy
 
 PATH = paths.linear()
 OPTIMISED = True
@@ -52,9 +52,13 @@ def test_the_bound_of_what_is_left_out_holds(k, x64):
     gap = np.linalg.norm(exact - part.velocity, axis=1)
     assert (gap <= np.asarray(part.bound) + 1e-12).all()
     np.testing.assert_allclose(part.left_out, w[:, : 40 - k].sum(axis=1), rtol=1e-9, atol=1e-15)
-    # And it is no idle bound: within a factor of fifty wherever something is left out.
+    divergence = jax.vmap(partial(empirical.divergence, PATH, bank))(x, t)
+    apart = np.abs(divergence - part.divergence)
+    assert (apart <= np.asarray(part.divergence_bound) + 1e-9).all()
+    # And they are no idle bounds, wherever something is left out.
     some = np.asarray(part.left_out) > 1e-6
-    assert not some.any() or (np.asarray(part.bound)[some] < 50 * gap[some]).mean() > 0.8
+    for bound, error in ((part.bound, gap), (part.divergence_bound, apart)):
+        assert not some.any() or np.median(np.asarray(bound)[some] / error[some]) < 100
 
 
 def test_the_kept_points_are_told_apart_where_inner_products_fail():
@@ -73,6 +77,26 @@ def test_the_kept_points_are_told_apart_where_inner_products_fail():
     error = lambda m: float(np.max(np.abs(np.asarray(m, np.float64) - np.asarray(truth))))
     assert error(kept) < 3e-6
     assert error(plain) > 3e-5
+
+
+def test_the_divergence_near_points_of_the_plane_keeps_its_digits():
+    # Of 5,000 moons some dozen share the weight, at distances of which float32 squares lose half.
+    keys = jax.random.split(jax.random.key(0), 5000)
+    bank = 3.0 * jax.jit(jax.vmap(toy.moons(0.2).sample))(keys) - 1.0
+    noise = jax.random.normal(jax.random.key(1), (64, 2))
+    kept = jax.jit(jax.vmap(partial(empirical.truncated, PATH, k=256), (None, 0, None)))
+    plain = jax.jit(jax.vmap(partial(empirical.divergence, PATH), (None, 0, None)))
+    worst = 0.0
+    for t in (0.95, 0.99, 0.995):
+        x = t * bank[:64] + (1 - t) * noise
+        found, other = kept(bank, x, t).divergence, plain(bank, x, t)
+        with jax.enable_x64(True):
+            wide = (jnp.asarray(np.asarray(a), jnp.float64) for a in (bank, x))
+            truth = np.asarray(plain(*wide, np.float64(np.float32(t))))
+        error = lambda value, t=t, truth=truth: np.abs(np.asarray(value) - truth).max() * (1 - t)
+        assert error(found) < 1e-4
+        worst = max(worst, error(other))
+    assert worst > 1e-3
 
 
 def test_refined_targets_equal_anchored_ones(x64):

@@ -96,7 +96,7 @@ def divergence(
 
     Returns:
       `[]`, exact: no Jacobian is made and no probe is drawn. In float32 it errs by about
-      eps |b|^2 alpha / sigma^3 where several near points share the weight.
+      eps |b|^2 alpha / sigma^3 where several near points share the weight; `truncated` does not.
 
     Raises:
       ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is

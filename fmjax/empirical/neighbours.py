@@ -5,9 +5,13 @@ have is told by their entropy H and by the effective number of points `1 / sum_i
 n down to one. Then few points are enough:
 
 * `truncated` keeps the k likeliest and says how far it can be from the exact field: with eps the
-  weight of the others and R the largest norm among them,
+  weight of the others, R the largest norm among them and S = R + |m_k|,
 
-      |m - m_k| <= eps (R + |m_k|),        |u - u_k| <= (D / sigma) eps (R + |m_k|)          (8)
+      |m - m_k| <= eps S,                  |u - u_k| <= (D / sigma) eps S                    (8)
+      |tr C - tr C_k| <= eps (S^2 + tr C_k)                                                  (9)
+
+  for E|b - m_k|^2 over all points is both tr C + |m - m_k|^2 and (1 - eps) tr C_k plus eps times
+  its mean over the others, which is at most S^2.
 
 * `refined_velocity` takes all, but of the k likeliest the differences in place of inner products:
   what the inner products of float32 cannot tell apart as t -> 1 are exactly those.
@@ -109,14 +113,18 @@ class Truncated(NamedTuple):
     Attributes:
       velocity: `[*dims]`, u_k, the exact velocity of the k points.
       mean: `[*dims]`, m_k, their posterior mean.
+      divergence: `[]`, of u_k.
       left_out: `[]`, eps, the weight of all other points, in [0, 1].
       bound: `[]`, of the distance between u_k and the velocity of the whole bank, eq. (8).
+      divergence_bound: `[]`, of that between their divergences, by eq. (9).
     """
 
     velocity: Array
     mean: Array
+    divergence: Array
     left_out: Array
     bound: Array
+    divergence_bound: Array
 
 
 def truncated(
@@ -128,10 +136,11 @@ def truncated(
     k: int,
     chunk_size: int | None = None,
 ) -> Truncated:
-    """Returns the velocity from the k likeliest points alone, with a bound of what is left out.
+    """Returns the velocity from the k likeliest points alone, with bounds of what is left out.
 
     One product with the bank in place of two. The k points are weighed by their differences from
-    the state, so in float32 this is the more accurate form where they carry the weight.
+    the state, and their covariance is made of differences too, so in float32 this is the more
+    accurate form where they carry the weight: near the data, and first of all in few dimensions.
 
     Args:
       path: the path.
@@ -142,7 +151,7 @@ def truncated(
       chunk_size: points of the bank in memory at a time; None takes the bank whole.
 
     Returns:
-      Velocity, mean, the weight left out, and the bound (8).
+      Velocity, mean, divergence, the weight left out, and the bounds by (8) and (9).
 
     Raises:
       ValueError: if k is not in 1 ... n; otherwise as `empirical.velocity`.
@@ -165,13 +174,22 @@ def truncated(
     if bank.log_weights is not None:
         q = q + c.sigma**2 * bank.log_weights[likeliest]
     _, parts = _bank.masses(c, q)
-    mean = _bank.average(parts / parts.sum(), points)
+    weights = parts / parts.sum()
+    mean = _bank.average(weights, points)
+    spread = jnp.sum(weights * jnp.sum((points - mean[None]).reshape(k, -1) ** 2, axis=1))
 
     left_out, radius = others
-    bound = left_out * (radius + jnp.sqrt(jnp.sum(mean**2)))
+    reach = radius + jnp.sqrt(jnp.sum(mean**2))
     kinds = {"given": predictions.x1, "wanted": predictions.velocity}
-    velocity = predictions.convert(path, mean, x, t, **kinds)
-    return Truncated(velocity, mean, left_out, c.wronskian / c.sigma * bound)
+    slope = c.wronskian * c.alpha / c.sigma**3
+    return Truncated(
+        velocity=predictions.convert(path, mean, x, t, **kinds),
+        mean=mean,
+        divergence=x.size * c.sigma_dot / c.sigma + slope * spread,
+        left_out=left_out,
+        bound=c.wronskian / c.sigma * left_out * reach,
+        divergence_bound=slope * left_out * (reach**2 + spread),
+    )
 
 
 def _split(
