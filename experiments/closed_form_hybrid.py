@@ -32,6 +32,7 @@ import fmjax
 from experiments import (
     cli,
     data,
+    devices,
     embedding,
     evaluation,
     figures,
@@ -227,8 +228,9 @@ def table(results: dict[str, Any]) -> str:
 
 def _check(config: Config) -> None:
     """Raises ValueError for options that would only fail after the training."""
-    taus = list(config.taus)
-    if taus != sorted(set(taus)) or taus[:1] != [0.0] or taus[-1:] != [1.0] or len(taus) < 3:
+    taus = np.float32(config.taus)  # as they are used; NaN does not increase
+    ends = len(taus) > 2 and (taus[0], taus[-1]) == (0.0, 1.0)
+    if not ends or not (np.diff(taus) > 0).all():
         message = f"taus must increase from 0 to 1, at least one between them, got {config.taus}."
         raise ValueError(message)
     bounds = {
@@ -254,6 +256,7 @@ def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
       features: in which images are compared beside pixels, in the place of those of a classifier.
     """
     _check(config)
+    devices.check_batch(config.batch_size)
     name, images = training.load(config)
     choose = embedding.of_run(config, images, features)
     folder = config.workdir or f"runs/closed_form_hybrid/{name}"

@@ -40,6 +40,7 @@ import fmjax
 from experiments import (
     cli,
     data,
+    devices,
     embedding,
     evaluation,
     figures,
@@ -256,6 +257,7 @@ def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
       features: in which Frechet distances are taken, in the place of those of a classifier.
     """
     _check(config)
+    devices.check_batch(config.batch_size)
     name, images = training.load(config)
     choose = embedding.of_run(config, images, features)
     sizes = sizes_of(config, images)

@@ -40,6 +40,18 @@ def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def check_batch(batch_size: int) -> None:
+    """Raises ValueError unless the batch divides by the devices; joins the hosts to count them."""
+    join_hosts()
+    count = jax.device_count()
+    if batch_size % count:
+        message = (
+            f"batch_size {batch_size} does not divide by the {count} devices: make it a multiple "
+            f"of {count}."
+        )
+        raise ValueError(message)
+
+
 def join_hosts() -> None:
     """Starts jax.distributed where the environment names several hosts, else does nothing."""
     get = os.environ.get

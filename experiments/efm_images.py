@@ -39,6 +39,7 @@ import fmjax
 from experiments import (
     cli,
     data,
+    devices,
     efm_measures,
     efm_training,
     embedding,
@@ -240,6 +241,7 @@ def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
       features: in which images are compared, in the place of those of a classifier.
     """
     _check(config)
+    devices.check_batch(config.batch_size)
     name, images = training.load(config)
     _check_sizes(config, images)
     choose = embedding.of_run(config, images, features)

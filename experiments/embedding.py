@@ -35,7 +35,7 @@ from etils import epath
 from flax import nnx
 
 import fmjax
-from experiments import data, labels, loop, training
+from experiments import data, labels, loop, spaces, training
 from experiments.spaces import Embedding
 from fmjax.models import layers
 from fmjax.types import Array, Key, PyTree
@@ -166,7 +166,8 @@ def of_run(
             why = "--embedding-steps is 0" if features is None else "features are given"
             message = f"--embedding-dir is of a classifier, but {why}: leave one of them out."
             raise ValueError(message)
-        return lambda _: features
+        own = None if features is None else spaces.checked(features, images)
+        return lambda _: own
     recipe = Recipe(num_steps=config.embedding_steps, seed=config.seed)
     with _named():
         truth = labels.of_run(config, images)
@@ -186,9 +187,9 @@ def _named() -> Iterator[None]:
     """Names in an error the options that it is about."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         message = f"the classifier of --embedding-dir and --embedding-steps: {error}"
-        raise ValueError(message) from error
+        raise type(error)(message) from error
 
 
 def _check_classes(truth: labels.Labels, classes: int) -> None:

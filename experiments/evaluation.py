@@ -110,8 +110,8 @@ def _check_finite(tree: PyTree, label: str) -> None:
 
 def check_times(times: tuple[float, ...]) -> None:
     """Raises ValueError unless the times of the measurements are distinct and inside (0, 1)."""
-    wrong = [t for t in times if not 0.0 < t < 1.0]
-    if wrong or not times or len(set(times)) < len(times):
+    used = np.float32(times)  # as they are used
+    if not len(used) or not ((used > 0) & (used < 1)).all() or len(set(used)) < len(used):
         message = (
             f"times must be distinct numbers between 0 and 1, got {times}: at 0 the posterior is "
             "the law of the data, at 1 it is a point."

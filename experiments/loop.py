@@ -29,7 +29,8 @@ from fmjax import train
 from fmjax.types import Array, Key, PyTree
 
 _KEEP = 3  # checkpoints
-write_json, remembered, metrics = record.write_json, record.remembered, record.metrics
+write_json, read_json = record.write_json, record.read_json
+remembered, metrics = record.remembered, record.metrics
 _norm = jax.jit(optax.tree.norm)
 
 

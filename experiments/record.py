@@ -126,12 +126,12 @@ def remembered(
         nothing is written.
     """
     file, options = epath.Path(file), json.loads(json.dumps(_plain(options)))
-    if not file.exists() or _read(file).get("options") != options:
+    if not file.exists() or read_json(file).get("options") != options:
         made = make()
         _check_finite(file, made)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"options": options, **made})
-    return {name: value for name, value in _read(file).items() if name != "options"}
+    return {name: value for name, value in read_json(file).items() if name != "options"}
 
 
 def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:
@@ -145,18 +145,30 @@ def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:
             raise ArithmeticError(message)
 
 
-def _read(file: epath.Path) -> dict[str, Any]:
+def read_json(file: epath.Path) -> dict[str, Any]:
+    """Returns what `write_json` has written, or says that it is damaged."""
     try:
         return dict(json.loads(file.read_bytes()))
     except (ValueError, TypeError) as error:
-        message = f"{file} is damaged ({error}): move it away and the measurement is made again."
+        message = f"{file} is damaged ({error}): move it away and it is made again."
         raise ValueError(message) from error
 
 
 def metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str, float]]:
-    """Returns the lines of a training's metrics.jsonl that hold a number of this name, in order."""
-    lines = (epath.Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if name in line]
+    """Returns the lines of a training's metrics.jsonl that hold a number of this name, in order.
+
+    Raises:
+      ValueError: if the file is not there or damaged.
+    """
+    file = epath.Path(folder) / "metrics.jsonl"
+    try:
+        return [line for line in map(json.loads, file.read_text().splitlines()) if name in line]
+    except (FileNotFoundError, ValueError) as error:
+        message = (
+            f"{file}, the record of a finished training, is missing or damaged: restore it, or "
+            "give another --workdir. Nothing was changed."
+        )
+        raise ValueError(message) from error
 
 
 def _differences(

@@ -3,12 +3,13 @@
 `experiments.embedding` trains one on the labels of a data set; others are given by their function.
 """
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from experiments import loop
+import numpy as np
+
+from experiments import data, loop
 from fmjax.types import Array
 
 
@@ -16,8 +17,9 @@ class Embedding(NamedTuple):
     """A space in which images are compared.
 
     Attributes:
-      embed: `[n, h, w, c]` in [-1, 1] `-> [n, size]`, a few at a time.
-      fingerprint: of a classifier, changes with any parameter; of your own features (2), a name.
+      embed: `[n, h, w, c]` in [-1, 1] `-> [n, size]`, floating, of a few images at a time.
+      fingerprint: of a classifier, changes with any parameter; of features of your own, a name that
+        no others share.
       accuracy: of the classifier on the held-out images, in [0, 1]; None if it is none.
     """
 
@@ -46,6 +48,53 @@ class Embedding(NamedTuple):
         )
 
 
+_TAKEN = ("pixels", "principal components", "classifier features")
+_AT_A_TIME = 256  # images
+
+
+def checked(features: Embedding, images: data.Images) -> Embedding:
+    """Returns features of one's own, held to what an embedding is at every call.
+
+    Args:
+      features: the embedding.
+      images: the data set, of which two are tried.
+
+    Raises:
+      ValueError: if it is no embedding of images, or has no name of its own.
+    """
+    if not isinstance(features, Embedding):
+        message = (
+            "features must be a spaces.Embedding(embed, fingerprint), got "
+            f"{type(features).__name__}."
+        )
+        raise ValueError(message)  # noqa: TRY004 - a mistake of one line, as every other
+    name = features.fingerprint
+    if not isinstance(name, str) or not name.strip() or name in _TAKEN:
+        message = f"features need a name of their own as fingerprint, got {name!r}."
+        raise ValueError(message)
+
+    def embed(x: Array) -> np.ndarray:
+        parts = [x[start : start + _AT_A_TIME] for start in range(0, len(x), _AT_A_TIME)]
+        return np.concatenate([_as_features(features, part) for part in parts])
+
+    embed(data.centres(images.train[:2], images.levels))
+    return features._replace(embed=embed)
+
+
+def _as_features(features: Embedding, x: Array) -> np.ndarray:
+    """Returns the features of some images, or says what is wrong with them."""
+    values = np.asarray(features.embed(x))
+    floating = np.issubdtype(values.dtype, np.floating)
+    if values.ndim < 2 or len(values) != len(x) or not floating or not np.isfinite(values).all():
+        finite = "" if not floating or np.isfinite(values).all() else ", not all finite"
+        message = (
+            f"{features.fingerprint} must be finite floating features [n, size] of {len(x)} "
+            f"images, got {values.dtype} {values.shape}{finite}."
+        )
+        raise ValueError(message)
+    return values
+
+
 def pin(folder: os.PathLike, embedding: Embedding) -> None:
     """Records in a run folder which embedding its distances are measured in.
 
@@ -60,7 +109,7 @@ def pin(folder: os.PathLike, embedding: Embedding) -> None:
     if not file.exists():
         loop.write_json(file, embedding.facts())
         return
-    before = json.loads(file.read_text())["fingerprint"]
+    before = loop.read_json(file).get("fingerprint")
     if before != embedding.fingerprint:
         message = (
             f"the distances in {folder} are measured in another embedding ({before} there, "

@@ -81,7 +81,8 @@ def collapse_time(path: paths.Path, variances: Array, n: Array | float) -> Array
 
     Returns:
       `[]`, in [0, 1]: 0 where the information is above log n from the start, 1 where it never gets
-      there. In between it has the derivatives of the root of (2).
+      there. In between it has the derivatives of the root of (2). NaN if a variance is negative, or
+      if a number is NaN.
 
     Raises:
       ValueError: if `n` is a static number below 1.
@@ -106,7 +107,11 @@ def collapse_time(path: paths.Path, variances: Array, n: Array | float) -> Array
 
     start = jnp.full((), 0.5, variances.dtype)
     # Solved as a root, so that its derivatives are those of the root and not of the bisection.
-    return jax.lax.custom_root(excess, start, _bisect, lambda slope, y: y / slope(jnp.ones_like(y)))
+    slope_of = lambda slope, y: y / slope(jnp.ones_like(y))  # noqa: E731
+    root = jax.lax.custom_root(excess, start, _bisect, slope_of)
+    # A comparison with NaN is false, and the bisection would end somewhere.
+    wrong = jnp.isnan(log_n) | ~jnp.all(variances >= 0.0)
+    return root + jnp.where(wrong, jnp.nan, 0.0)
 
 
 def _bisect(excess: Callable[[Array], Array], start: Array) -> Array:

@@ -177,6 +177,9 @@ def test_the_figure_of_two_spaces_shows_means_noises_and_images(tmp_path):
     ("arguments", "words"),
     [
         (["--taus", "0.0", "0.5"], "taus must increase from 0 to 1"),
+        (["--taus", "0.0", "nan", "1.0"], "taus must increase"),
+        (["--taus", "0.0", "0.999999999", "1.0"], "taus must increase"),
+        (["--batch-size", "12"], "batch_size 12 does not divide by the 8 devices"),
         (["--taus", "0.0", "1.0"], "at least one between them"),
         (["--taus", "0.0", "0.5", "0.5", "1.0"], "taus must increase"),
         (["--num-noises", "3"], "num_noises must be at least 4"),

@@ -142,8 +142,8 @@ def test_distances_in_another_space_are_measured_anew_without_labels(run, tmp_pa
     config = dataclasses.replace(TINY, workdir=str(again), embedding_steps=0)
     found = {"classifier features": tiny_runs.results(run)["networks"]}
     # On the digits the components are all the pixels, turned and moved: the same distances.
-    pixels = spaces.Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "pixels")
-    for name, features in (("principal components", None), ("pixels", pixels)):
+    pixels = spaces.Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "raw pixels")
+    for name, features in (("principal components", None), ("raw pixels", pixels)):
         closed_form_learning.main(config, features=features)
         found[name] = tiny_runs.results(again)["networks"]
     for first, *others in zip(*found.values(), strict=True):

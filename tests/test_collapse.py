@@ -107,3 +107,11 @@ def test_mistakes_are_named():
         collapse.collapse_time(paths.linear(), jnp.ones(2), float("nan"))
     with pytest.raises(ValueError, match=r"sigma must be positive, got 0\.0 at t = 1\.0"):
         collapse.information(paths.linear(), jnp.ones(2), 1.0)
+
+
+def test_what_is_no_number_gives_none():
+    time = jax.jit(lambda variances, n: collapse.collapse_time(paths.linear(), variances, n))
+    ones = jnp.ones(3)
+    for variances, n in ((ones.at[1].set(jnp.nan), 9.0), (-ones, 9.0), (ones, jnp.nan)):
+        assert jnp.isnan(time(variances, n))
+    assert jnp.isfinite(time(ones, 9.0))

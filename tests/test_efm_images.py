@@ -218,9 +218,9 @@ def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
     np.savez(tmp_path / "bare.npz", images=images, levels=17)
     options = {"dataset": str(tmp_path / "bare.npz"), "workdir": str(tmp_path / "run")}
     config = dataclasses.replace(TINY, methods=("CFM",), banks=(), **options)
-    features = Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "pixels")
+    features = Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "raw pixels")
     efm_images.main(config, features=features)
-    assert capsys.readouterr().out.startswith("compared in pixels\n")
+    assert capsys.readouterr().out.startswith("compared in raw pixels\n")
     assert not (tmp_path / "run" / "embedding_4").exists()
     held_out, _ = tiny_runs.results(tmp_path / "run")["data"]
     _, images = training.load(config)
@@ -228,7 +228,7 @@ def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
     flat = (features.embed(data.centres(part, 17)) for part in parts)
     wanted = float(fmjax.metrics.frechet(*flat))
     assert held_out["frechet_train"] == pytest.approx(wanted, rel=1e-3)
-    with pytest.raises(ValueError, match=r"another embedding \(pixels there, others now\)"):
+    with pytest.raises(ValueError, match=r"another embedding \(raw pixels there, others now\)"):
         efm_images.main(config, features=features._replace(fingerprint="others"))
 
 

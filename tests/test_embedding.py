@@ -80,6 +80,26 @@ def test_one_class_is_no_classification(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (lambda x: x, "must be a spaces.Embedding.*got function"),
+        (spaces.Embedding(lambda x: x, ""), "a name of their own as fingerprint, got ''"),
+        (spaces.Embedding(lambda x: x, "pixels"), "a name of their own .*got 'pixels'"),
+        (
+            spaces.Embedding(lambda x: x[:1], "cut"),
+            r"cut must be .* of 2 images, got .*\(1, 5, 6, 1\)",
+        ),
+        (spaces.Embedding(lambda x: x.astype(int), "whole"), "floating features.*got int64"),
+        (spaces.Embedding(lambda x: np.nan * x, "none"), "not all finite"),
+        (spaces.Embedding(lambda x: x.sum(axis=(1, 2, 3)), "sums"), r"got float32 \(2,\)"),
+    ],
+)
+def test_features_that_are_none_are_named(features, words):
+    with pytest.raises(ValueError, match=words):
+        embedding.of_run(_config(embedding_dir=None, embedding_steps=0), IMAGES, features)
+
+
 def test_labels_that_are_no_classes_are_refused(tmp_path):
     numbers = LABELS._replace(train=OF_TRAIN + 10**6)
     with pytest.raises(ValueError, match=r"counted from 0, got 1000002 as the largest of 48"):
@@ -105,10 +125,12 @@ def test_a_classifier_of_its_own_folder_is_restored_before_the_run_has_one(fitte
 def test_what_does_without_a_classifier_takes_no_folder_of_one(fitted, tmp_path):
     without = _config(embedding_dir=None, embedding_steps=0)
     assert embedding.of_run(without, IMAGES)(tmp_path) is None
-    assert (
-        embedding.of_run(_config(embedding_dir=None, embedding_steps=9), IMAGES, fitted)(tmp_path)
-        is fitted
-    )
+    mine = fitted._replace(fingerprint="mine", accuracy=None)
+    config = _config(embedding_dir=None, embedding_steps=9)
+    found = embedding.of_run(config, IMAGES, mine)(tmp_path)
+    assert (found.name, found.accuracy) == ("mine", None)
+    x = data.centres(np.concatenate([TRAIN] * 6), 17)  # more than are taken at a time
+    np.testing.assert_allclose(found.embed(x), fitted.embed(x), rtol=1e-4, atol=1e-5)
     assert not list(tmp_path.iterdir())
     both = _config(embedding_dir="there", embedding_steps=0)
     with pytest.raises(ValueError, match="but --embedding-steps is 0: leave one of them out"):

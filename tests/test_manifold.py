@@ -176,3 +176,10 @@ def test_wrong_arguments_are_refused():
         metrics.prdc(real, generated, neighbours=0)
     with pytest.raises(ValueError, match="positive number of rows, got 0"):
         metrics.prdc(real, generated, chunk=0)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_sample_that_is_not_finite_is_not_counted(place):
+    both = list(jax.random.normal(jax.random.key(0), (2, 12, 2)))
+    both[place] = both[place].at[3, 1].set(jnp.nan)
+    assert all(jnp.isnan(value) for value in metrics.prdc(*both, neighbours=3))

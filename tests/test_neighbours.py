@@ -128,7 +128,7 @@ def test_the_memory_of_a_large_bank_is_that_of_its_weights():
     assert large < temporary(empirical.anchored_velocity) / 10
 
 
-@pytest.mark.parametrize("k", [0, 41])
+@pytest.mark.parametrize("k", [0, 41, 2.0])
 def test_wrong_numbers_of_points_are_named(k):
     bank = jnp.asarray(POINTS, jnp.float32)
     with pytest.raises(ValueError, match=f"between 1 and the 40 points of the bank, got {k}"):

@@ -49,3 +49,11 @@ def test_metrics_are_the_lines_with_a_number(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert record.metrics(tmp_path) == lines
     assert record.metrics(tmp_path, "frechet") == lines[1:]
+
+
+def test_metrics_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, the record of .*: restore it"):
+        record.metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    with pytest.raises(ValueError, match="missing or damaged"):
+        record.metrics(tmp_path)

@@ -9,6 +9,7 @@ matters only where it is of the size of (1) itself: among the likeliest points. 
 differences are taken.
 """
 
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ def _logits(
 
 def check_count(k: int, bank: Bank) -> int:
     """Returns k, or says that it is no number of points of the bank."""
-    if not 1 <= k <= bank.points.shape[0]:
+    if not isinstance(k, numbers.Integral) or not 1 <= k <= bank.points.shape[0]:
         message = f"k must be between 1 and the {bank.points.shape[0]} points of the bank, got {k}."
         raise ValueError(message)
     return k

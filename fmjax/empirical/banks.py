@@ -12,6 +12,7 @@ and it can be what an array cannot:
   that a network trained with random flips has seen
 * spread over the devices of a mesh, by `padded` and `partition`:
 
+      mesh = jax.make_mesh((8,), ("bank",), axis_types=(jax.sharding.AxisType.Auto,))
       bank = empirical.padded(bank, mesh.size)
       specs = empirical.partition(bank, "bank")
       field = partial(empirical.velocity, path, axis_name="bank", chunk_size=1000)
@@ -51,8 +52,9 @@ def prepare(
       The bank.
 
     Raises:
-      ValueError: if there are no points, if integers are to be taken as they are, if `chunk_size`
-        is not positive, or, outside of `jit`, if a point is not finite.
+      ValueError: if there are no points, if integers are to be taken as they are, if scale or
+        shift is no single number, if `chunk_size` is not positive, or, outside of `jit`, if a point
+        is not finite.
 
     Example:
       >>> bank = prepare(jnp.array([[0], [255]], jnp.uint8), scale=1 / 127.5, shift=-1.0)
@@ -62,6 +64,10 @@ def prepare(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
+    if isinstance(points, Bank) or jnp.ndim(scale) or jnp.ndim(shift):
+        got = "a Bank" if isinstance(points, Bank) else f"{jnp.shape(scale)}, {jnp.shape(shift)}"
+        message = f"points must be an array and scale and shift single numbers, got {got}."
+        raise ValueError(message)
     points = jnp.asarray(points)
     plain = not isinstance(scale, jax.Array) and scale == 1.0 and _is_zero(shift)
     if points.ndim == 0 or points.shape[0] == 0:
@@ -129,6 +135,11 @@ def take(bank: Array | Bank, index: Array) -> Array:
     return points[index]
 
 
+def _ready(bank: Array | Bank) -> Bank:
+    """Returns the bank, of a plain array with everything that `prepare` looks for."""
+    return bank if isinstance(bank, Bank) else prepare(bank)
+
+
 def _is_zero(value: Array | float) -> bool:
     return not isinstance(value, jax.Array) and value == 0.0
 
@@ -155,12 +166,12 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
 
     Returns:
       The bank; its points are shared, not copied. Under `jit`, where weights cannot be looked at,
-      everything is NaN if none is positive. Reweight before `partition`: of one device's part all
-      weights may be zero.
+      everything is NaN if none is positive. Reweight before `padded` and `partition`: padding has
+      no weight, and of one device's part all weights may be zero.
 
     Raises:
-      ValueError: if the weights are not `[n]`, or, outside of `jit`, if one is negative or none is
-        positive.
+      ValueError: if the weights are not `[n]`, or, outside of `jit`, if one is negative or not
+        finite, or none is positive; of a plain array as `prepare`.
 
     Example:
       >>> from fmjax import empirical, paths
@@ -173,7 +184,7 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
       Bertrand et al. (2025), arXiv 2506.03719, appendix A.1, with other weights than 1 / n.
       [bertrand2025closed]
     """
-    bank, weights = _bank.of(bank), jnp.asarray(weights)
+    bank, weights = _ready(bank), jnp.asarray(weights)
     if weights.shape != bank.points.shape[:1]:
         message = (
             f"weights must be [n] for a bank of {bank.points.shape[0]} points, got "
@@ -181,9 +192,10 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
         )
         raise ValueError(message)
     weights = weights.astype(bank.half_squares.dtype)
-    if not isinstance(weights, jax.core.Tracer) and not (weights.min() >= 0 and weights.max() > 0):
+    known = not isinstance(weights, jax.core.Tracer)
+    if known and not (weights.min() >= 0 and 0 < weights.max() < jnp.inf):
         message = (
-            f"weights must not be negative and not all zero, got {float(weights.min())} to "
+            f"weights must be finite, not negative and not all zero, got {float(weights.min())} to "
             f"{float(weights.max())}: no state would have a velocity."
         )
         raise ValueError(message)
@@ -217,7 +229,7 @@ def mirrored(bank: Array | Bank, *, axis: int = -2) -> Bank:
       Bertrand et al. (2025), arXiv 2506.03719, appendix D.3, where flips are left out for this
       reason. [bertrand2025closed]
     """
-    bank = _bank.of(bank)
+    bank = _ready(bank)
     ndim = bank.points.ndim
     if not -ndim < axis < ndim or axis == 0:
         message = f"axis must name an axis of the points {bank.points.shape[1:]}, got {axis}."
@@ -247,7 +259,7 @@ def padded(bank: Array | Bank, multiple: int) -> Bank:
       >>> padded(jnp.ones((5, 2)), 4).points.shape
       (8, 2)
     """
-    bank = _bank.of(bank)
+    bank = _ready(bank)
     if multiple < 1:
         message = f"multiple must be at least 1, got {multiple}: it is the number of parts."
         raise ValueError(message)
@@ -278,7 +290,7 @@ def partition(bank: Array | Bank, axis_name: str) -> Bank:
       >>> tuple(partition(jnp.ones((8, 2)), "bank").points)
       ('bank',)
     """
-    bank, along, whole = _bank.of(bank), jax.P(axis_name), jax.P()
+    bank, along, whole = _ready(bank), jax.P(axis_name), jax.P()
     return Bank(
         points=along,
         half_squares=along,

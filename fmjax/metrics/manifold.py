@@ -95,12 +95,15 @@ def prdc(real: Array, generated: Array, *, neighbours: int = 5, chunk: int = 256
     radii = within(real)
     balls = across(generated, real, radii)
     mean = partial(jnp.mean, dtype=real.dtype)
-    return PRDC(
+    values = PRDC(
         precision=mean(balls > 0),
         recall=mean(across(real, generated, within(generated)) > 0),
         density=mean(balls) / neighbours,
         coverage=mean(_nearest(chunk, real, generated) <= radii),
     )
+    # A comparison with NaN is false and would be counted.
+    finite = jnp.isfinite(real).all() & jnp.isfinite(generated).all()
+    return jax.tree.map(lambda value: jnp.where(finite, value, jnp.nan), values)
 
 
 def _radii(neighbours: int, chunk: int, x: Array) -> Array:
