@@ -11,8 +11,8 @@ and no training: the exact velocity u of a finite data set is known in closed fo
 Run:    python -m experiments.closed_form_cosine                       (no data set on disk)
         python -m experiments.closed_form_cosine --datasets photographs  (sizes up to 256)
         python -m experiments.closed_form_cosine --datasets moons digits mnist --data-dir DIR
-Time:   6 seconds on two CPU cores; MNIST, 20,000 images of CIFAR-10 and the photographs take 2.5
-        minutes more.
+Time:   6 seconds on two CPU cores; with MNIST, 20,000 images of CIFAR-10 and the photographs 2.5
+        minutes.
 Expect: the paper, in words: on two moons all cosines are near 1 only at intermediate to large t, on
         CIFAR-10 before t = 0.2; the more dimensions, the earlier and sharper. Ours: 0.74 on moons
         at t = 0.6, 0.99 on 20,000 images of CIFAR-10 at t = 0.21; more in experiments/README.md.

@@ -189,11 +189,10 @@ def evaluate(
     samples = generate_all(*network, points, noise, config)
     distances = functools.partial(memorisation.distances, samples, points, held_out)
     found = {name: distances(embed) for name, embed in embeddings.items()}
-    variances = memorisation.variances(points)
     which = followed(next(iter(found.values()))["distance"])
     results = {
         "taus": config.taus,
-        "collapse_time": float(fmjax.collapse.collapse_time(path, variances, len(points))),
+        "collapse_time": memorisation.collapse_time(memorisation.variances(points), points),
         "spaces": {name: _summary(space) for name, space in found.items()},
     }
     arrays = {

@@ -195,3 +195,14 @@ def variances(train: np.ndarray) -> Array:
       train: `[m, *dims]`, not all alike; the covariance is that of the first 10,000.
     """
     return jnp.asarray(cosine.variances(np.asarray(train[:10_000])))
+
+
+def collapse_time(variances: Array, points: np.ndarray) -> float:
+    """Returns the time at which the points are told apart, equal ones counted once.
+
+    Args:
+      variances: from `variances`.
+      points: `[n, *dims]`.
+    """
+    _, entropy = cosine.copies(np.asarray(points))
+    return float(fmjax.collapse.collapse_time(path, variances, math.exp(entropy)))

@@ -126,3 +126,13 @@ def test_at_the_collapse_time_a_state_tells_log_n_of_its_point():
     covariance = np.cov(points, rowvar=False, bias=True)
     information = 0.5 * np.linalg.slogdet(np.eye(8) + (t / (1 - t)) ** 2 * covariance)[1]
     assert information == pytest.approx(np.log(50), abs=1e-3)
+
+
+def test_equal_points_collapse_as_one():
+    points = RNG.gamma(1.0, size=(30, 5))
+    once, twice = points, np.repeat(points, 3, axis=0)
+    variances = memorisation.variances(once)
+    expected = float(fmjax.collapse.collapse_time(memorisation.path, variances, 30.0))
+    for some in (once, twice):
+        found = memorisation.collapse_time(memorisation.variances(some), some)
+        assert found == pytest.approx(expected, rel=1e-4)

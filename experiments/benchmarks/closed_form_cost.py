@@ -14,8 +14,9 @@ turns of the ratio in the same turn, so that a slow spell of the machine hits bo
 Run:    python -m experiments.benchmarks.closed_form_cost
         python -m experiments.benchmarks.closed_form_cost --num-points 60000 --size 28 --colours 1
 Time:   1 minute on two CPU cores, 3 GB of memory.
-Expect: at least 85 % of the speed of the bare products, less than 64 MB of temporary memory, as
-        fast as NumPy's products or faster; on an accelerator a step at most 5 % longer.
+Expect: of velocity, divergence and covariance products at least 85 % of the speed of the bare
+        products and less than 64 MB of temporary memory; on an accelerator a step at most 5 %
+        longer.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ class Config:
     num_points: int = 50_000
     """Points of the bank."""
     size: int = 32
-    """Height and width of its images, a multiple of 4."""
+    """Height and width of its images; for the step of the U-Net a multiple of 4."""
     colours: int = 3
     """Channels of its images."""
     batch_size: int = 128
