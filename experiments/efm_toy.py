@@ -21,6 +21,7 @@ Expect: the error of the velocity falls faster and further with a larger bank; t
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -175,6 +176,8 @@ def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[st
         of_data.append({"seed": seed, "variance": float(variance), "w2_train_test": floor})
         for name, loss in losses.items():
             place = folder / f"seed_{seed}" / name
+            if jax.process_index() == 0:
+                print(f"seed {seed}, {name}", file=sys.stderr, flush=True)
             params = train(config, given, loss, seed, place)
             if jax.process_index() == 0:  # one process evaluates and writes
                 errors, points = measure(params, given, tolerance=config.tolerance)
@@ -228,6 +231,7 @@ def main(config: Config) -> None:
     models = [{k: v for k, v in row.items() if k not in ("points", "train")} for row in rows]
     loop.write_json(folder / "results.json", {"models": models, "data": of_data})
     print(table(rows, of_data))
+    print(f"everything is in {folder}: config.json, results.json, figures/, seed_*/METHOD/")
 
 
 if __name__ == "__main__":
