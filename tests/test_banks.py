@@ -117,6 +117,23 @@ def test_points_of_no_weight_change_nothing(x64):
     assert float(truncated.bound) == 0.0
 
 
+@pytest.mark.parametrize("narrow", ["bank", "x", "vector"])
+def test_arguments_of_two_precisions_are_promoted(narrow, x64):
+    wide = {"bank": SCALED, "x": 0.5 * SCALED[3] + 0.2, "vector": SCALED[5]}
+    bank, x, vector = (
+        jnp.asarray(value, jnp.float32 if name == narrow else jnp.float64)
+        for name, value in wide.items()
+    )
+    exact = {name: jnp.asarray(value) for name, value in wide.items()}
+    found = empirical.matvec(PATH, bank, x, 0.4, vector)
+    wanted = empirical.matvec(PATH, exact["bank"], exact["x"], 0.4, exact["vector"])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    constant = partial(empirical.lipschitz, jax.random.key(0), PATH)
+    np.testing.assert_allclose(
+        constant(bank, x, 0.4), constant(exact["bank"], exact["x"], 0.4), rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
     mesh = jax.make_mesh((8,), ("bank",), axis_types=(jax.sharding.AxisType.Auto,))

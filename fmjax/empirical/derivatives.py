@@ -99,9 +99,7 @@ def divergence(
       eps |b|^2 alpha / sigma^3 where several near points share the weight; `truncated` does not.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
-        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
-        positive at a static t.
+      ValueError: as `empirical.velocity`.
 
     Example:
       >>> bank = jnp.array([[-1.0], [1.0]])
@@ -158,7 +156,9 @@ def matvec(
     bank, c = _bank.checked(path, bank, x, t)
     # By the state times alpha the mean changes as C / sigma^2, which is finite at alpha = 0 too.
     mean = lambda y: _bank.tilted(c, bank, x, y, chunk_size, axis_name).mean  # noqa: E731
-    return jax.jvp(mean, (c.alpha * x,), (c.sigma**2 * vector,))[1]
+    dtype = jnp.result_type(bank.half_squares, x, vector)  # `jvp` wants one
+    y, direction = (c.alpha * x).astype(dtype), (c.sigma**2 * vector).astype(dtype)
+    return jax.jvp(mean, (y,), (direction,))[1]
 
 
 def _products(
@@ -172,7 +172,7 @@ def _products(
         along = _bank.along(bank, vector, chunk_size)
         # Of the same numbers as `along`, so that the difference vanishes where one point has all.
         centred = along - jnp.sum(w * along)
-        return _bank.weighted_sum(bank, w * centred, chunk_size)
+        return _bank.weighted_sum(bank, w * centred, chunk_size).astype(vector.dtype)
 
     return product
 
