@@ -182,12 +182,14 @@ def _differences(
         raise ValueError(message) from error
     names = [name for name in {**before, **config} if name not in (*_PLACES, *skip)]
     absent = "absent"
-    return ", ".join(
+    found = [
         f"{name} ({json.dumps(before.get(name, absent))} there, "
         f"{json.dumps(config.get(name, absent))} now)"
         for name in names
         if before.get(name, absent) != config.get(name, absent)
-    )
+    ]
+    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    return ", ".join(found[:4]) + more
 
 
 class Log:

@@ -1,5 +1,6 @@
 """What a run keeps of its measurements and reads back of its metrics."""
 
+import dataclasses
 import json
 import math
 
@@ -57,3 +58,21 @@ def test_metrics_that_are_not_there_are_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
     with pytest.raises(ValueError, match="missing or damaged"):
         record.metrics(tmp_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    sizes: tuple[int, ...] = (1, 2, 3)
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    d: int = 0
+    e: int = 0
+
+
+def test_a_folder_of_many_other_options_names_some(tmp_path):
+    record.open_folder(tmp_path, _Config())
+    (tmp_path / "metrics.jsonl").write_text("")
+    words = r"other options: sizes \(\[1, 2, 3\] there, \[4\] now\), a .* and 2 more; give another"
+    with pytest.raises(ValueError, match=words):
+        record.open_folder(tmp_path, _Config((4,), 1, 1, 1, 1, 1))

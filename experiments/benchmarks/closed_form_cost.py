@@ -176,12 +176,16 @@ def table(config: Config, cases: dict[str, Case], taken: dict[str, list[float]])
     return "\n".join(lines)
 
 
+def make_network(config: Config) -> nnx.Module:
+    """Returns the U-Net of the training step."""
+    shape = (config.size, config.size, config.colours)
+    return fmjax.models.UNet(shape, channels=config.channels, rngs=nnx.Rngs(config.seed))
+
+
 def step_cases(config: Config) -> dict[str, Case]:
     """Returns a training step of flow matching, and the same on the exact target of the bank."""
     bank = prepare(make_bank(config))
-    shape = bank.points.shape[1:]
-    network = fmjax.models.UNet(shape, channels=config.channels, rngs=nnx.Rngs(config.seed))
-    apply, params = fmjax.models.functional(network)
+    apply, params = fmjax.models.functional(make_network(config))
     target = functools.partial(fmjax.empirical.refined_velocity, chunk_size=config.chunk_size)
     x1 = bank.points[: config.batch_size].astype(jnp.float32) / 127.5 - 1.0
     optimizer, key = optax.adam(1e-3), jax.random.key(config.seed)
@@ -223,6 +227,8 @@ def main(config: Config) -> None:
     bounds = {name: (1, 1e9) for name in ("num_points", "colours", "chunk_size", "turns")}
     bounds |= {"size": (4, 1e9), "batch_size": (1, config.num_points), "seed": (0, 2**32 - 1)}
     cli.check_bounds(config, bounds)
+    if config.channels:
+        nnx.eval_shape(lambda: make_network(config))  # what does not fit is said first
     print(f"\n{jax.devices()[0]}")
     cases = make_cases(config)
     print("\n" + table(config, cases, in_turn(cases, config.turns)), flush=True)
