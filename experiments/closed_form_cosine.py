@@ -101,7 +101,7 @@ def sized(points: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def measure(config: Config, name: str, bank: np.ndarray) -> dict[str, Any]:
-    """Returns what is known of one data set at one size, with what it was."""
+    """Returns what is known of one data set at one size, with its name."""
     label = f"{name} {cosine.size_of(bank.shape[1:])}".rstrip()
     found = cosine.measure(
         bank,
@@ -111,7 +111,7 @@ def measure(config: Config, name: str, bank: np.ndarray) -> dict[str, Any]:
         size=config.eval_batch_size,
         label=label,
     )
-    return {"label": label, "data": cosine.fingerprint(bank)} | found
+    return {"label": label} | found
 
 
 def report(found: dict[str, list[dict[str, Any]]], folder: os.PathLike) -> str:
@@ -165,6 +165,13 @@ def _check(config: Config) -> None:
         raise ValueError(message)
 
 
+def kept(config: Config, folder: Any, name: str, bank: np.ndarray) -> dict[str, Any]:
+    """Returns `measure` and what it was measured of, read back where that was done before."""
+    facts = {"data": cosine.fingerprint(bank)}
+    file = folder / name / f"{bank[0].size}" / "evaluation.json"
+    return loop.remembered(file, facts, functools.partial(measure, config, name, bank)) | facts
+
+
 def main(config: Config) -> None:
     """Measures every data set at every size, and leaves everything under the run folder."""
     _check(config)
@@ -173,14 +180,7 @@ def main(config: Config) -> None:
         return  # one process measures and writes
     points = {_label(name): load(config, name) for name in config.datasets}  # mistakes come first
     found = {
-        name: [
-            loop.remembered(
-                folder / name / f"{bank[0].size}" / "evaluation.json",
-                {"data": cosine.fingerprint(bank)},
-                functools.partial(measure, config, name, bank),
-            )
-            for bank in sized(whole, config.sizes)
-        ]
+        name: [kept(config, folder, name, bank) for bank in sized(whole, config.sizes)]
         for name, whole in points.items()
     }
     loop.write_json(folder / "results.json", found)

@@ -277,8 +277,7 @@ def main(config: Config, *, features: spaces.Embedding | None = None) -> None:
             arguments = (network, images, count, config, key_evaluate)
             make = functools.partial(evaluate, *arguments, embed=space.embed)
             row = loop.remembered(place / "evaluation.json", options, make)
-            points = memorisation.points(images, count)
-            collapse_time = memorisation.collapse_time(variances, points)
+            collapse_time = memorisation.collapse_time(variances, images.train[:count])
             rows.append(row | {"space": space.name, "collapse_time": collapse_time})
     if jax.process_index() != 0:
         return

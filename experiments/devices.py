@@ -31,22 +31,21 @@ def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
     """
     sharding = jax.NamedSharding(mesh, jax.P("data"))
     for x in jax.tree.leaves(batch):
-        if len(x) % jax.local_device_count():
-            message = (
-                f"a batch of {len(x) * jax.process_count()} does not divide by the {mesh.size} "
-                f"devices: make the batch size a multiple of {mesh.size}."
-            )
-            raise ValueError(message)
+        _check_divides("a batch of", len(x) * jax.process_count())
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def check_batch(batch_size: int) -> None:
     """Raises ValueError unless the batch divides by the devices; joins the hosts to count them."""
     join_hosts()
+    _check_divides("batch_size", batch_size)
+
+
+def _check_divides(what: str, size: int) -> None:
     count = jax.device_count()
-    if batch_size % count:
+    if size % count:
         message = (
-            f"batch_size {batch_size} does not divide by the {count} devices: make it a multiple "
+            f"{what} {size} does not divide by the {count} devices: make the batch size a multiple "
             f"of {count}."
         )
         raise ValueError(message)

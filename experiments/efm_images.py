@@ -26,7 +26,6 @@ Expect: EFM never worse than CFM and better with larger M: in the tables of the 
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -198,8 +197,7 @@ def run(config: Config, images: data.Images, reference: Any, folder: Any) -> lis
         measure = lambda params, _, g=generate: efm_measures.frechet(reference, g(params))  # noqa: E731
         for name, loss in losses.items():
             place = folder / f"seed_{seed}" / name
-            if jax.process_index() == 0:
-                print(f"seed {seed}, {name}", file=sys.stderr, flush=True)
+            efm_training.announce(seed, name)
             trained = train(config, loss, params, bank, measure, folder=place, seed=seed)
             if jax.process_index() == 0:  # one process evaluates and writes
                 final = evaluated(place, functools.partial(generate, trained), reference, config)

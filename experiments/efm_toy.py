@@ -21,7 +21,6 @@ Expect: the error of the velocity falls faster and further with a larger bank; t
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -176,8 +175,7 @@ def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[st
         of_data.append({"seed": seed, "variance": float(variance), "w2_train_test": floor})
         for name, loss in losses.items():
             place = folder / f"seed_{seed}" / name
-            if jax.process_index() == 0:
-                print(f"seed {seed}, {name}", file=sys.stderr, flush=True)
+            efm_training.announce(seed, name)
             params = train(config, given, loss, seed, place)
             if jax.process_index() == 0:  # one process evaluates and writes
                 errors, points = measure(params, given, tolerance=config.tolerance)

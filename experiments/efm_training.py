@@ -20,6 +20,7 @@ References:
   Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719, section 4.
 """
 
+import sys
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -121,6 +122,12 @@ def check_banks(config: Any, n: int) -> None:
             f"{wrong[0]}: a bank holds the batch."
         )
         raise ValueError(message)
+
+
+def announce(seed: int, name: str) -> None:
+    """Says which network comes next, on process 0."""
+    if jax.process_index() == 0:
+        print(f"seed {seed}, {name}", file=sys.stderr, flush=True)
 
 
 def make_loss(

@@ -166,11 +166,6 @@ def train(
     return jax.device_get(state.ema_params)
 
 
-def history(folder: os.PathLike) -> list[dict[str, float]]:
-    """Returns the evaluations of a training, in the order of their steps."""
-    return loop.metrics(folder, "flow")
-
-
 def make_measure(apply: Callable[..., Array], config: Config) -> Callable[[PyTree], dict]:
     """Returns a function from the parameters to what is known of each network.
 
@@ -274,7 +269,7 @@ def main(config: Config) -> None:
     with jax.default_matmul_precision("highest"):
         made = {name: jax.device_get(measure(p) | errors(p)) for name, p in trained.items()}
         results, arrays = evaluate(made, config)
-    arrays["history"] = {name: history(place) for name, place in places.items()}
+    arrays["history"] = {name: loop.metrics(place, "flow") for name, place in places.items()}
     loop.write_json(folder / "results.json", results | {"history": arrays["history"]})
     with figures.style():
         figures.save(folder / "figures", figures_mixture.all_of(arrays, pictured=PICTURED))

@@ -202,7 +202,7 @@ def collapse_time(variances: Array, points: np.ndarray) -> float:
 
     Args:
       variances: from `variances`.
-      points: `[n, *dims]`.
+      points: `[n, *dims]`, of any dtype: only which of them are equal counts.
     """
     _, entropy = cosine.copies(np.asarray(points))
     return float(fmjax.collapse.collapse_time(path, variances, math.exp(entropy)))

@@ -126,12 +126,14 @@ def remembered(
         nothing is written.
     """
     file, options = epath.Path(file), json.loads(json.dumps(_plain(options)))
-    if not file.exists() or read_json(file).get("options") != options:
+    kept = read_json(file) if file.exists() else {}
+    if kept.get("options") != options:
         made = make()
         _check_finite(file, made)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"options": options, **made})
-    return {name: value for name, value in read_json(file).items() if name != "options"}
+        kept = read_json(file)
+    return {name: value for name, value in kept.items() if name != "options"}
 
 
 def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:

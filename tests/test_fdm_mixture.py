@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import fmjax
-from experiments import cli, fdm_mixture, gaussians, mixture
+from experiments import cli, fdm_mixture, gaussians, loop, mixture
 from tests import mixtures, tiny_runs
 
 CONFIG = fdm_mixture.Config(
@@ -112,7 +112,7 @@ def test_a_run_folder_holds_everything(run):
 
 
 def test_both_methods_start_from_the_same_networks_and_differ_by_the_weight(run):
-    first = [fdm_mixture.history(place)[0]["flow"] for place in (run, run / "FDM")]
+    first = [loop.metrics(place, "flow")[0]["flow"] for place in (run, run / "FDM")]
     # After two steps of Adam from the same start on the same data: near, and not equal.
     assert first[0] == pytest.approx(first[1], rel=0.05)
     assert first[0] != first[1]
@@ -128,7 +128,7 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bits(run, tmp_path):
         for place in (again, run)  # continued from step 2, and restored
     ]
     jax.tree.map(np.testing.assert_array_equal, *ended)
-    assert [line["step"] for line in fdm_mixture.history(again / "FDM")] == [2, 4]
+    assert [line["step"] for line in loop.metrics(again / "FDM", "flow")] == [2, 4]
 
 
 def test_every_network_is_trained_as_if_alone():

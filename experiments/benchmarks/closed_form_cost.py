@@ -187,7 +187,7 @@ def step_cases(config: Config) -> dict[str, Case]:
     bank = prepare(make_bank(config))
     apply, params = fmjax.models.functional(make_network(config))
     target = functools.partial(fmjax.empirical.refined_velocity, chunk_size=config.chunk_size)
-    x1 = bank.points[: config.batch_size].astype(jnp.float32) / 127.5 - 1.0
+    x1 = fmjax.empirical.take(bank, jnp.arange(config.batch_size))
     optimizer, key = optax.adam(1e-3), jax.random.key(config.seed)
 
     def loss(params: Any, key: Array, batch: tuple[Array, Bank | None]) -> Array:
