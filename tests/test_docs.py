@@ -14,6 +14,55 @@ MODULES = [
     for path in sorted((ROOT / "fmjax").rglob("*.py"))
     if path != ROOT / "fmjax" / "__init__.py"
 ]
+# Modules whose examples still use the names of their module; to be emptied, then deleted.
+PENDING = {
+    "fmjax.collapse",
+    "fmjax.couplings",
+    "fmjax.divergence",
+    "fmjax.empirical.banks",
+    "fmjax.empirical.derivatives",
+    "fmjax.empirical.moments",
+    "fmjax.empirical.neighbours",
+    "fmjax.estimators.leave_one_out",
+    "fmjax.estimators.probes",
+    "fmjax.events",
+    "fmjax.likelihood",
+    "fmjax.losses.average_velocity",
+    "fmjax.losses.empirical_flow",
+    "fmjax.losses.flow",
+    "fmjax.losses.flow_divergence",
+    "fmjax.losses.matching",
+    "fmjax.losses.share",
+    "fmjax.losses.target",
+    "fmjax.metrics.correlation",
+    "fmjax.metrics.distributions",
+    "fmjax.metrics.manifold",
+    "fmjax.metrics.neighbours",
+    "fmjax.models",
+    "fmjax.models.conv1d",
+    "fmjax.models.layers",
+    "fmjax.models.mlp",
+    "fmjax.models.unet",
+    "fmjax.onestep.jacobian",
+    "fmjax.onestep.states",
+    "fmjax.path_error.gap",
+    "fmjax.path_error.on_grid",
+    "fmjax.path_error.pointwise",
+    "fmjax.paths.path",
+    "fmjax.paths.schedules",
+    "fmjax.posterior.classes",
+    "fmjax.posterior.fields",
+    "fmjax.posterior.limits",
+    "fmjax.posterior.moments",
+    "fmjax.posterior.spectrum",
+    "fmjax.predictions",
+    "fmjax.samplers.ode",
+    "fmjax.samplers.sde",
+    "fmjax.samplers.steps",
+    "fmjax.times",
+    "fmjax.toy",
+    "fmjax.train",
+}
 
 
 def _public():
@@ -25,10 +74,23 @@ def _public():
                 yield pytest.param(value, id=f"{name}.{key}")
 
 
-@pytest.mark.parametrize("name", ["fmjax", *MODULES])
-def test_examples_in_docstrings_run(name):
-    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert results.failed == 0
+def _docstrings_with_examples():
+    for name in ["fmjax", *MODULES]:
+        module = importlib.import_module(name)
+        for test in doctest.DocTestFinder().find(module, name):
+            if test.examples:
+                # A reader pastes an example into a fresh interpreter: it imports what it uses.
+                test.globs = dict(vars(module)) if name in PENDING else {}
+                yield pytest.param(test, id=test.name)
+
+
+@pytest.mark.parametrize("test", list(_docstrings_with_examples()))
+def test_the_example_of_a_docstring_runs_in_a_fresh_interpreter(test):
+    report = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    results = runner.run(test, out=report.append)
+    assert results.attempted == len(test.examples)
+    assert results.failed == 0, "".join(report)
 
 
 @pytest.mark.parametrize("value", list(_public()))
