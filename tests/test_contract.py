@@ -354,7 +354,7 @@ BATCH = {
     "metrics.nearest_neighbor": lambda k, x, y: metrics.nearest_neighbor(x, y),
     "metrics.distance_ratio": lambda k, x, y: metrics.distance_ratio(x, y),
     "metrics.memorization_ratio": lambda k, x, y: metrics.memorization_ratio(x, y, threshold=0.9),
-    "metrics.prdc": lambda k, x, y: metrics.prdc(x, y, neighbours=2),
+    "metrics.prdc": lambda k, x, y: metrics.prdc(x, y, neighbors=2),
     "metrics.pearson": lambda k, x, y: metrics.pearson(x[:, 0], y[:, 0]),
     "metrics.spearman": lambda k, x, y: metrics.spearman(x[:, 0], y[:, 0]),
 }

@@ -13,7 +13,7 @@ from fmjax import metrics
 
 OPTIMISED = True  # ties are decided by the last digits
 
-prdc = jax.jit(metrics.prdc, static_argnames=("neighbours", "chunk"))
+prdc = jax.jit(metrics.prdc, static_argnames=("neighbors", "chunk"))
 
 
 def samples(n, m, dims=(2,), seed=0):
@@ -55,7 +55,7 @@ def by_pairs(real, generated, k, dtype=np.float64):
 @pytest.mark.parametrize("k", [1, 3])
 def test_prdc_agrees_with_explicit_pairs(dims, k):
     real, generated = samples(60, 45, dims)
-    value = prdc(real, generated, neighbours=k)
+    value = prdc(real, generated, neighbors=k)
     assert all(v.dtype == jnp.float32 for v in value)
     wanted = by_pairs(real, generated, k)
     assert 0.1 < min(wanted)
@@ -81,8 +81,8 @@ def test_prdc_agrees_with_scikit_learn():
 
 def test_prdc_is_the_same_for_every_chunk():
     real, generated = samples(60, 45, (2, 3))
-    whole = prdc(real, generated, neighbours=3)
-    assert prdc(real, generated, neighbours=3, chunk=7) == whole
+    whole = prdc(real, generated, neighbors=3)
+    assert prdc(real, generated, neighbors=3, chunk=7) == whole
 
 
 def test_prdc_of_equal_sets():
@@ -130,14 +130,14 @@ def test_ties_of_integer_features_are_inside():
     # Binary images have few different distances; in integers no tie is lost to rounding.
     real, generated = (np.asarray(z > 1.0, np.float32) for z in samples(80, 60, (4, 4)))
     wanted = by_pairs(real, generated, 3, np.int64)
-    np.testing.assert_allclose(prdc(real, generated, neighbours=3), wanted, rtol=1e-6)
+    np.testing.assert_allclose(prdc(real, generated, neighbors=3), wanted, rtol=1e-6)
 
 
 def test_surfaces_far_from_the_origin_are_decided_by_differences():
     # In float32 the squares near 500^2 are rounded by 0.03; many squared radii are no larger.
     real, generated = (z + 500.0 for z in samples(40, 40))
     wanted = by_pairs(real, generated, 3)
-    np.testing.assert_allclose(prdc(real, generated, neighbours=3), wanted, rtol=1e-6)
+    np.testing.assert_allclose(prdc(real, generated, neighbors=3), wanted, rtol=1e-6)
 
 
 def test_density_and_coverage_of_equal_laws_have_known_means():
@@ -147,7 +147,7 @@ def test_density_and_coverage_of_equal_laws_have_known_means():
         jnp.exp(z)
         for z in (jax.random.normal(jax.random.key(i), (1500, s, 2)) for i, s in ((0, n), (1, m)))
     )
-    value = jax.jit(jax.vmap(partial(metrics.prdc, neighbours=k)))(real, generated)
+    value = jax.jit(jax.vmap(partial(metrics.prdc, neighbors=k)))(real, generated)
     missed = math.prod((n - 1 - j) / (n + m - 1 - j) for j in range(k))
     for values, wanted in ((value.density, 1.0), (value.coverage, 1.0 - missed)):
         values = np.asarray(values, np.float64)
@@ -161,7 +161,7 @@ def test_float32_stays_float32_where_float64_is_on():
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 9), (9, 5)])
-def test_a_set_without_enough_neighbours_is_refused(n, m):
+def test_a_set_without_enough_neighbors_is_refused(n, m):
     with pytest.raises(ValueError, match=rf"6 rows or more, got \({n}, 2\) and \({m}, 2\)"):
         metrics.prdc(jnp.ones((n, 2)), jnp.ones((m, 2)))
 
@@ -172,8 +172,8 @@ def test_wrong_arguments_are_refused():
         metrics.prdc(real, generated[:, :1])
     with pytest.raises(ValueError, match="must be floating, got uint8"):
         metrics.prdc(real, generated.astype(jnp.uint8))
-    with pytest.raises(ValueError, match="neighbours must be at least 1, got 0"):
-        metrics.prdc(real, generated, neighbours=0)
+    with pytest.raises(ValueError, match="neighbors must be at least 1, got 0"):
+        metrics.prdc(real, generated, neighbors=0)
     with pytest.raises(ValueError, match="positive number of rows, got 0"):
         metrics.prdc(real, generated, chunk=0)
 
@@ -182,4 +182,4 @@ def test_wrong_arguments_are_refused():
 def test_a_sample_that_is_not_finite_is_not_counted(place):
     both = list(jax.random.normal(jax.random.key(0), (2, 12, 2)))
     both[place] = both[place].at[3, 1].set(jnp.nan)
-    assert all(jnp.isnan(value) for value in metrics.prdc(*both, neighbours=3))
+    assert all(jnp.isnan(value) for value in metrics.prdc(*both, neighbors=3))

@@ -117,7 +117,7 @@ def test_a_field_that_is_not_finite_is_named_with_its_time_and_how_many():
 
 
 def _slope(image, i, j, axis):
-    """The difference of the neighbours along an axis, one-sided on the border."""
+    """The difference of the neighbors along an axis, one-sided on the border."""
     low, high = [i, j], [i, j]
     low[axis], high[axis] = max(low[axis] - 1, 0), min(high[axis] + 1, image.shape[axis] - 1)
     return (image[tuple(high)] - image[tuple(low)]) / (high[axis] - low[axis])

@@ -188,7 +188,7 @@ def test_frechet_of_a_set_with_itself_is_zero():
     assert 0.0 <= frechet(x, x[::-1]) < 1e-6 * jnp.sum(x**2)
 
 
-# Nearest neighbours
+# Nearest neighbors
 
 
 @pytest.mark.parametrize("dims", [(), (2, 3)], ids=str)

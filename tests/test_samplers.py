@@ -67,7 +67,7 @@ def test_tighter_tolerances_err_less(x64):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_one_example_never_depends_on_the_others(name):
-    # A stiff neighbour must not change anybody's steps.
+    # A stiff neighbor must not change anybody's steps.
     stiff = lambda x, t: -x * (1 + x**2)
     alone = jax.vmap(partial(SOLVERS[name], stiff))(jnp.array([0.3]))
     beside = jax.vmap(partial(SOLVERS[name], stiff))(jnp.array([0.3, 9.0]))

@@ -188,7 +188,7 @@ def test_mixture_of_other_shapes_is_refused(weights, means, covariances):
 
 @pytest.mark.usefixtures("x64")
 def test_eight_gaussians():
-    # Radius 5, covariance sqrt(0.1) I; the neighbours, 3.83 away, add e^-23 and less.
+    # Radius 5, covariance sqrt(0.1) I; the neighbors, 3.83 away, add e^-23 and less.
     law = toy.eight_gaussians()
     for angle in np.arange(8) * np.pi / 4:
         center = 5 * np.array([np.cos(angle), np.sin(angle)])

@@ -13,7 +13,7 @@ from fmjax._bank.points import (
     weighted_sum,
 )
 from fmjax._bank.refined import Refined, check_count, refine
-from fmjax._bank.summary import anchored, checked, masses, potentials, summarise, tilted
+from fmjax._bank.summary import anchored, checked, masses, potentials, summarize, tilted
 
 __all__ = [
     "EXCLUDED",
@@ -32,7 +32,7 @@ __all__ = [
     "refine",
     "scaled",
     "squares",
-    "summarise",
+    "summarize",
     "tilted",
     "weighted_sum",
 ]

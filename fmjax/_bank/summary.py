@@ -5,7 +5,7 @@ each part of the bank is summed up by its peak logit, its mass, the mean and spr
 and two sums over its weights, and two summaries merge into one as Chan, Golub and LeVeque merge
 sample variances, which loses no digits. So the bank may be streamed in chunks and spread over
 devices: the result is the same, and the memory is that of one chunk. `fmjax.empirical` reads
-mean, velocity, divergence, log-density, entropy and number of neighbours off the result.
+mean, velocity, divergence, log-density, entropy and number of neighbors off the result.
 
 Under `vmap` all that touches the points is two matrix products; the spread needs no third one:
 with b_* the likeliest point of the part,
@@ -75,7 +75,7 @@ def potentials(c: paths.Coefficients, bank: Bank, x: Array, chunk_size: int | No
     return points.each(bank, chunk_size, lambda piece: _potentials(c, piece, c.alpha * x))
 
 
-def _summarise(c: paths.Coefficients, piece: Bank, x: Array, y: Array) -> Summary:
+def _summarize(c: paths.Coefficients, piece: Bank, x: Array, y: Array) -> Summary:
     q = _potentials(c, piece, y)
     peak, parts = masses(c, q)
     mass = parts.sum()
@@ -130,7 +130,7 @@ def _across(s: Summary, sigma: Array, axis_name: str) -> Summary:
     return Summary(peak, closest, mass, mean, spread, squares, surprise)
 
 
-def summarise(
+def summarize(
     path: Path,
     bank: Array | Bank,
     x: Array,
@@ -160,7 +160,7 @@ def tilted(
     """
 
     def map_part(piece: Bank, _: Array) -> Summary:
-        return _summarise(c, piece, x, y)
+        return _summarize(c, piece, x, y)
 
     def merge(a: Summary, b: Summary) -> Summary:
         return _merge(a, b, c.sigma)

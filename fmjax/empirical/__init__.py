@@ -61,7 +61,7 @@ from fmjax.empirical.moments import (
     velocity,
     weights,
 )
-from fmjax.empirical.neighbours import (
+from fmjax.empirical.neighbors import (
     Truncated,
     effective_number,
     entropy,

@@ -71,7 +71,7 @@ def law(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
-    s = _bank.summarise(path, bank, x, t, chunk_size, axis_name)
+    s = _bank.summarize(path, bank, x, t, chunk_size, axis_name)
     c, t = paths.coefficients(path, t), _checks.time(t)
     kinds = {"given": predictions.x1, "wanted": predictions.velocity}
     # The value from differences, which do not cancel near the data; the gradient is that of

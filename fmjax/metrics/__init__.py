@@ -20,7 +20,7 @@ from fmjax.metrics.distributions import (
     wasserstein2,
 )
 from fmjax.metrics.manifold import PRDC, prdc
-from fmjax.metrics.neighbours import distance_ratio, memorization_ratio, nearest_neighbor
+from fmjax.metrics.neighbors import distance_ratio, memorization_ratio, nearest_neighbor
 
 __all__ = [
     "PRDC",

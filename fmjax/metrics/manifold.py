@@ -1,6 +1,6 @@
 """Fidelity and diversity of generated samples, from balls around the samples of each set.
 
-The ball of a sample reaches to its k-th nearest neighbour in its own set. The union of the balls
+The ball of a sample reaches to its k-th nearest neighbor in its own set. The union of the balls
 of a set stands for the support of its law, on which Kynkaanniemi et al. build
 
     precision = the share of generated samples in the ball of any real sample             (1)
@@ -51,7 +51,7 @@ class PRDC(NamedTuple):
     coverage: Array
 
 
-def prdc(real: Array, generated: Array, *, neighbours: int = 5, chunk: int = 256) -> PRDC:
+def prdc(real: Array, generated: Array, *, neighbors: int = 5, chunk: int = 256) -> PRDC:
     """Returns precision, recall, density and coverage of generated samples.
 
     The balls are closed: a sample on the surface is inside, and so is a copy of a real sample,
@@ -62,17 +62,17 @@ def prdc(real: Array, generated: Array, *, neighbours: int = 5, chunk: int = 256
     offset lose precision, as in any distance by matrix products: subtract it.
 
     Args:
-      real: `[n, *dims]`, features of real samples, n > `neighbours`; finite.
-      generated: `[m, *dims]`, those of generated samples, m > `neighbours`; finite.
-      neighbours: k, at least 1; Kynkaanniemi et al. take 3, Naeem et al. 5.
+      real: `[n, *dims]`, features of real samples, n > `neighbors`; finite.
+      generated: `[m, *dims]`, those of generated samples, m > `neighbors`; finite.
+      neighbors: k, at least 1; Kynkaanniemi et al. take 3, Naeem et al. 5.
       chunk: rows that are compared at once; memory beside a copy of both sets is a few times
-        `chunk * max(n, m)` numbers and `chunk * (neighbours + 16)` examples.
+        `chunk * max(n, m)` numbers and `chunk * (neighbors + 16)` examples.
 
     Returns:
       A `PRDC`, in time `n^2 + 3 n m + m^2`.
 
     Raises:
-      ValueError: if the examples differ in shape, are too few or not floating, or `neighbours`
+      ValueError: if the examples differ in shape, are too few or not floating, or `neighbors`
         or `chunk` is below 1.
 
     Example:
@@ -86,19 +86,19 @@ def prdc(real: Array, generated: Array, *, neighbours: int = 5, chunk: int = 256
       arXiv 2002.09797, density and coverage. [kynkaanniemi2019improved; naeem2020reliable]
     """
     check_chunk(chunk)
-    if neighbours < 1:
-        message = f"neighbours must be at least 1, got {neighbours}: it counts other samples."
+    if neighbors < 1:
+        message = f"neighbors must be at least 1, got {neighbors}: it counts other samples."
         raise ValueError(message)
-    check_samples(real, generated, at_least=neighbours + 1)
+    check_samples(real, generated, at_least=neighbors + 1)
     real, generated = _search.rows(real), _search.rows(generated)
-    within, across = partial(_radii, neighbours, chunk), partial(_balls, neighbours, chunk)
+    within, across = partial(_radii, neighbors, chunk), partial(_balls, neighbors, chunk)
     radii = within(real)
     balls = across(generated, real, radii)
     mean = partial(jnp.mean, dtype=real.dtype)
     values = PRDC(
         precision=mean(balls > 0),
         recall=mean(across(real, generated, within(generated)) > 0),
-        density=mean(balls) / neighbours,
+        density=mean(balls) / neighbors,
         coverage=mean(_nearest(chunk, real, generated) <= radii),
     )
     # A comparison with NaN is false and would be counted.
@@ -106,16 +106,16 @@ def prdc(real: Array, generated: Array, *, neighbours: int = 5, chunk: int = 256
     return jax.tree.map(lambda value: jnp.where(finite, value, jnp.nan), values)
 
 
-def _radii(neighbours: int, chunk: int, x: Array) -> Array:
+def _radii(neighbors: int, chunk: int, x: Array) -> Array:
     """Returns the squared distance from each row to its k-th nearest among the others, `[n]`."""
     half_norms, places = _search.half_norms(x), jnp.arange(x.shape[0])
 
     def radius(row_and_place: tuple[Array, Array]) -> Array:
         row, place = row_and_place
-        # Left out by its place, not by its distance: a copy of it is a neighbour.
+        # Left out by its place, not by its distance: a copy of it is a neighbor.
         scores = jnp.where(places == place, jnp.inf, _search.scores(row, x, half_norms))
-        index, squares = _search.closest(row, x, scores, neighbours)
-        return jnp.sort(jnp.where(index == place, jnp.inf, squares))[neighbours - 1]
+        index, squares = _search.closest(row, x, scores, neighbors)
+        return jnp.sort(jnp.where(index == place, jnp.inf, squares))[neighbors - 1]
 
     return jax.lax.map(radius, (x, places), batch_size=chunk)
 
@@ -131,14 +131,14 @@ def _nearest(chunk: int, x: Array, data: Array) -> Array:
     return jax.lax.map(nearest, x, batch_size=chunk)
 
 
-def _balls(neighbours: int, chunk: int, x: Array, centres: Array, radii: Array) -> Array:
+def _balls(neighbors: int, chunk: int, x: Array, centres: Array, radii: Array) -> Array:
     """Returns how many balls hold each row of x, `[n]`; the radii are squared."""
     half_norms = _search.half_norms(centres)
 
     def count(row: Array) -> Array:
         # Half the power of the point in respect of each ball: not positive inside.
         powers = _search.scores(row, centres, half_norms) + 0.5 * (jnp.sum(row**2) - radii)
-        index, squares = _search.closest(row, centres, jnp.abs(powers), neighbours)
+        index, squares = _search.closest(row, centres, jnp.abs(powers), neighbors)
         return jnp.sum((powers <= 0.0).at[index].set(squares <= radii[index]))
 
     return jax.lax.map(count, x, batch_size=chunk)

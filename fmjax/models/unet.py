@@ -2,7 +2,7 @@
 
 Each level works at half the resolution of the one above. On the way down a level is left by a
 3x3 convolution with stride 2 and its features are kept; on the way up the coarse features
-are repeated to the finer grid (nearest neighbour) and meet the kept ones by
+are repeated to the finer grid (nearest neighbor) and meet the kept ones by
 
     h <- up(W h) + U skip,
 

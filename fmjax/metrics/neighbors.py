@@ -17,7 +17,7 @@ def nearest_neighbor(x: Array, data: Array, *, chunk: int = 256) -> tuple[Array,
     """Returns, for each row of x, the index of the nearest row of data and its distance.
 
     The search compares `|b|^2 / 2 - x.b`, one matrix product per chunk, and its rounding may
-    confuse neighbours whose squared distances agree to the float precision of the squared
+    confuse neighbors whose squared distances agree to the float precision of the squared
     norms. The distance itself is computed from the difference: that of a copy is exactly zero.
 
     Args:

@@ -164,7 +164,7 @@ def truncated(
 
     Reference:
       Scarvelis et al. (2023), Closed-Form Diffusion Models, arXiv 2310.12395, section 4.2 (nearest
-      neighbours); the bound is this library's. [scarvelis2023closed]
+      neighbors); the bound is this library's. [scarvelis2023closed]
     """
     bank, c = _bank.checked(path, bank, x, t)
     likeliest, others = _split(c, bank, x, k, chunk_size)
