@@ -24,6 +24,8 @@ Example:
   1.0
 """
 
+from __future__ import annotations
+
 import importlib
 from types import ModuleType
 

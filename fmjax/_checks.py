@@ -5,6 +5,8 @@ check costs nothing at run time and works the same under `jit`, `vmap` and `grad
 arrays are never read; a docstring says what they must be.
 """
 
+from __future__ import annotations
+
 import numbers
 from typing import Any
 

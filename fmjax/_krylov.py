@@ -5,6 +5,8 @@ References:
   Kraemer et al. (2024), Gradients of Functions of Large Matrices, arXiv 2405.17277 (matfree).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -29,6 +29,8 @@ References:
   Cover and Thomas (2006), Elements of Information Theory, chapter 9.
 """
 
+from __future__ import annotations
+
 import numbers
 from collections.abc import Callable
 

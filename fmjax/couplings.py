@@ -20,6 +20,8 @@ References:
   Pooladian et al. (2023), Multisample Flow Matching, arXiv 2304.14772.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 

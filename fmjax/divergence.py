@@ -27,6 +27,8 @@ References:
   Grathwohl et al. (2019), FFJORD, arXiv 1810.01367, section 3.1.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

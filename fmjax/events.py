@@ -46,6 +46,8 @@ References:
   Models for Physical Dynamical Systems, arXiv 2306.07526.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

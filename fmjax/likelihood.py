@@ -21,6 +21,8 @@ References:
   1511.01844 (dequantisation, bits per dimension).
 """
 
+from __future__ import annotations
+
 import numbers
 from collections.abc import Callable
 

@@ -28,6 +28,8 @@ References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax.numpy as jnp

@@ -16,6 +16,8 @@ References:
   Geng et al. (2025), Mean Flows for One-Step Generative Modeling, arXiv 2505.13447 (pairs).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 

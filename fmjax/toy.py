@@ -11,6 +11,8 @@ so a law of your own is `Density(sample, log_prob)`. Samples have the default fl
 References: Tong et al. (2024), arXiv 2302.00482; Huang et al. (2025), arXiv 2602.00869.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from functools import partial

@@ -18,6 +18,8 @@ Reference:
   Polyak and Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

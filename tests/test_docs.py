@@ -4,9 +4,12 @@ import doctest
 import importlib
 import inspect
 import pathlib
+import pydoc
 import re
 
 import pytest
+
+import fmjax
 
 ROOT = pathlib.Path(__file__).parents[1]
 MODULES = [
@@ -110,6 +113,21 @@ def test_docstrings_say_what_a_reader_needs(value):
     assert "Example:" in text
     # A formula has a source, at the function or at the head of its module.
     assert "Reference" in text + inspect.getdoc(inspect.getmodule(value))
+
+
+@pytest.mark.parametrize("value", list(_public()))
+def test_help_prints_the_names_of_types_and_not_their_expansions(value):
+    if not inspect.isfunction(value):
+        return
+    for name, parameter in inspect.signature(value).parameters.items():
+        assert isinstance(parameter.annotation, str), f"{name}: {parameter.annotation}"
+
+
+def test_help_of_a_function_reads_as_its_source():
+    text = pydoc.plain(pydoc.render_doc(fmjax.posterior.trace))
+    # Python quotes the names until 3.13.
+    assert "velocity: Velocity, path: Path, x: Array, t: Array" in text.replace("'", "")
+    assert "Callable" not in text.splitlines()[2]
 
 
 def test_every_reference_key_is_in_the_bibliography():

@@ -1,5 +1,7 @@
 """The points of a bank: scaled, cut in parts, multiplied and summed, a chunk at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

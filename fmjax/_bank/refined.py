@@ -9,6 +9,8 @@ matters only where it is of the size of (1) itself: among the likeliest points. 
 differences are taken.
 """
 
+from __future__ import annotations
+
 import numbers
 from typing import NamedTuple
 

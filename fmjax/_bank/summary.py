@@ -21,6 +21,8 @@ References:
   Statistician 37(3). [chan1983algorithms]
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

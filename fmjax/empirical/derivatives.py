@@ -1,5 +1,7 @@
 """How the exact velocity changes in space and time: eq. (3), (5), (6) and its time derivatives."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

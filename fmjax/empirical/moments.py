@@ -1,5 +1,7 @@
 """What one pass over a finite data set says at one state: eq. (1), (2), (4), (6) and (7)."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -17,6 +17,8 @@ n down to one. Then few points are enough:
   what the inner products of float32 cannot tell apart as t -> 1 are exactly those.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

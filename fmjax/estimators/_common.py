@@ -1,5 +1,7 @@
 """What every estimator shares: the linearisation, and the mean with its standard error."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

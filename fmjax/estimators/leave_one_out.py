@@ -6,6 +6,8 @@ References:
   Epperly (2025), Make the Most of What You Have, arXiv 2512.15929.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -5,6 +5,8 @@ References:
   Bekas, Kokiopoulou and Saad (2007), An estimator for the diagonal of a matrix.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -34,6 +34,8 @@ References:
   Geng et al. (2025), Improved Mean Flows, arXiv 2512.02012.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -15,6 +15,8 @@ References:
   Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

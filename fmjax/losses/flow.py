@@ -8,6 +8,8 @@ References:
   Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447 (`adaptive`).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -25,6 +25,8 @@ References:
   field of a finite data set).
 """
 
+from __future__ import annotations
+
 import numbers
 from collections.abc import Callable
 from functools import partial

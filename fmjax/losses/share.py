@@ -8,6 +8,8 @@ Reference:
   Universe, Journal of the American Statistical Association 47. [horvitz1952generalization]
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 

@@ -19,6 +19,8 @@ References:
   Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple

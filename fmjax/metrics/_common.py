@@ -1,5 +1,7 @@
 """What the metrics share: the squared distance, and the checks at the door."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from fmjax import _checks

@@ -7,6 +7,8 @@ not equal. So the product only proposes some more rows than are wanted, and the 
 count are sums of squared differences, summed alike in every function here, so that ties stay ties.
 """
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

@@ -3,6 +3,8 @@
 Reference: Pearson's and Spearman's coefficients, as in any textbook of statistics.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from fmjax.metrics._common import check_equal

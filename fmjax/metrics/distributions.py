@@ -3,6 +3,8 @@
 References: Heusel et al. (2017), arXiv 1706.08500; Gretton et al. (2012), JMLR 13.
 """
 
+from __future__ import annotations
+
 import numbers
 from collections.abc import Callable
 from functools import partial

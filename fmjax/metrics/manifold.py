@@ -23,6 +23,8 @@ References:
   2002.09797. [naeem2020reliable]
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import NamedTuple
 

@@ -3,6 +3,8 @@
 References: Yoon et al. (2023), ICML workshop SPIGM; Gu et al. (2023), arXiv 2310.02664.
 """
 
+from __future__ import annotations
+
 import numbers
 
 import jax

@@ -15,6 +15,8 @@ Reference:
   github.com/google/flax.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -17,6 +17,8 @@ Reference:
   arXiv 2306.07526.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -20,6 +20,8 @@ References:
   Dhariwal and Nichol (2021), Diffusion Models Beat GANs, arXiv 2105.05233, section 3 (block).
 """
 
+from __future__ import annotations
+
 import math
 
 import jax

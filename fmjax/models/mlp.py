@@ -9,6 +9,8 @@ No normalisation: in few dimensions it threw away the scale of x and fitted a kn
 less well. All activations are smooth, since an adaptive solver must cut its step at each kink.
 """
 
+from __future__ import annotations
+
 import math
 
 import jax

@@ -15,6 +15,8 @@ Reference:
   Probabilistic Models, arXiv 2006.11239, appendix B.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable
 

@@ -12,6 +12,8 @@ References:
   Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

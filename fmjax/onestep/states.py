@@ -7,6 +7,8 @@ References:
   Xing, Wang and Wang (2026), Divergence is Uncertainty, arXiv 2605.00941, section 4.5.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

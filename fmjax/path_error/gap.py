@@ -12,6 +12,8 @@ References:
   Song et al. (2025), Selective Underfitting in Diffusion Models, arXiv 2510.01378.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -8,6 +8,8 @@ Reference:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 

@@ -4,6 +4,8 @@ References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747, section 4.1.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

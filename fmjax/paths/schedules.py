@@ -1,5 +1,7 @@
 """The paths in use, and the path of blurred points."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 

@@ -11,6 +11,8 @@ come in. So whatever knows Jacobians (products, diagonals, divergences and their
 Lanczos) knows the covariance. `a = 1, b = 0` is the data: `F = sigma^2 / alpha m` for white noise.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -17,6 +17,8 @@ References:
   Xing et al. (2026), Divergence is Uncertainty, arXiv 2605.00941.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple

@@ -14,6 +14,8 @@ References:
   Xing et al. (2026), Divergence is Uncertainty, arXiv 2605.00941.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -23,6 +23,8 @@ Three ways to stay finite:
 * `near_noise` takes these below a smallest t, `SMALLEST_T` unless told, and the network above.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

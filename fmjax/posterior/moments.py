@@ -15,6 +15,8 @@ References:
   Xing, Wang and Wang (2026), Divergence is Uncertainty, arXiv 2605.00941, section 4.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax  # noqa: F401, for the examples, as is jnp

@@ -17,6 +17,8 @@ References:
   Lanczos (1950), Journal of Research of the National Bureau of Standards 45(4).
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

@@ -18,6 +18,8 @@ References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747.
 """
 
+from __future__ import annotations
+
 import diffrax
 import jax
 import jax.numpy as jnp

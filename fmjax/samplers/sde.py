@@ -56,6 +56,8 @@ References:
   Montanari (2023), Sampling, Diffusions, and Stochastic Localization, arXiv 2305.10690 (eq. (3)).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -16,6 +16,8 @@ References:
   Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Sequence
 
