@@ -58,8 +58,10 @@ def information(path: paths.Path, variances: Array, t: Array) -> Array:
         at a static t.
 
     Example:
-      >>> variances = jnp.array([3.0, 0.0])
-      >>> round(float(information(paths.linear(), variances, 0.5)), 4)  # log(2)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> nats = fmjax.collapse.information(fmjax.paths.linear(), jnp.array([3.0, 0.0]), 0.5)
+      >>> print(f"{nats:.4f}")  # log 2
       0.6931
 
     Reference:
@@ -90,8 +92,11 @@ def collapse_time(path: paths.Path, variances: Array, n: Array | float) -> Array
       ValueError: if `n` is a static number below 1.
 
     Example:
-      >>> variances = jnp.full(3072, 0.25)  # as of images in [-1, 1], were their pixels independent
-      >>> round(float(collapse_time(paths.linear(), variances, 20_000)), 3)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> variances = jnp.full(3072, 0.25)  # images in [-1, 1], independent pixels
+      >>> t = fmjax.collapse.collapse_time(fmjax.paths.linear(), variances, 20_000)
+      >>> print(f"{t:.3f}")
       0.139
 
     Reference:

@@ -95,11 +95,13 @@ def log_probability(
         alpha or sigma is not positive at a static t.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
       >>> positive = lambda x1: x1[0]
-      >>> x = jnp.array([0.5, -2.0])  # given it, the first entry is N(1 / 2, 1 / 2)
-      >>> log_p = log_probability(positive, gaussian, paths.linear(), x, 0.5, jitter=0.0)
-      >>> round(float(jnp.exp(log_p)), 4)  # Phi(0.7071)
+      >>> path, x = fmjax.paths.linear(), jnp.array([0.5, -2.0])  # x1[0] | x is N(1/2, 1/2)
+      >>> log_p = fmjax.events.log_probability(positive, gaussian, path, x, 0.5, jitter=0.0)
+      >>> print(f"{jnp.exp(log_p):.4f}")  # Phi(0.7071)
       0.7602
 
     Reference:
@@ -153,11 +155,13 @@ def conditioned(
       ValueError: if `smallest_t` is outside [0, 1).
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> positive = conditioned(lambda x1: x1[0], gaussian, paths.linear())
-      >>> velocity = positive(jnp.zeros(2), 0.5)  # to the right, and nowhere else
-      >>> [round(float(entry), 2) for entry in velocity]
-      [1.13, 0.0]
+      >>> field = fmjax.events.conditioned(lambda x1: x1[0], gaussian, fmjax.paths.linear())
+      >>> right, up = field(jnp.zeros(2), 0.5)
+      >>> print(f"{right:.2f}, {up:.2f}")
+      1.13, 0.00
 
     Reference:
       Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]

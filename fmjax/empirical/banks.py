@@ -59,7 +59,10 @@ def prepare(
         is not finite.
 
     Example:
-      >>> bank = prepare(jnp.array([[0], [255]], jnp.uint8), scale=1 / 127.5, shift=-1.0)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> pixels = jnp.array([[0], [255]], jnp.uint8)
+      >>> bank = fmjax.empirical.prepare(pixels, scale=1 / 127.5, shift=-1.0)
       >>> bank.half_squares.tolist()
       [0.5, 0.5]
 
@@ -111,8 +114,11 @@ def take(bank: Array | Bank, index: Array) -> Array:
         outside of `jit`, if there is no point of an index.
 
     Example:
-      >>> bank = prepare(jnp.array([[0], [255]], jnp.uint8), scale=1 / 127.5, shift=-1.0)
-      >>> take(bank, jnp.array([1, 1, 0])).ravel().tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> pixels = jnp.array([[0], [255]], jnp.uint8)
+      >>> bank = fmjax.empirical.prepare(pixels, scale=1 / 127.5, shift=-1.0)
+      >>> fmjax.empirical.take(bank, jnp.array([1, 1, 0])).ravel().tolist()
       [1.0, 1.0, -1.0]
 
     Reference:
@@ -176,10 +182,11 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
         finite, or none is positive; of a plain array as `prepare`.
 
     Example:
-      >>> from fmjax import empirical, paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> bank, labels = jnp.array([[-1.0], [1.0], [2.0]]), jnp.array([0, 1, 1])
-      >>> ones = reweighted(bank, labels == 1)
-      >>> empirical.weights(paths.linear(), ones, jnp.zeros(1), 0.0).tolist()
+      >>> ones = fmjax.empirical.reweighted(bank, labels == 1)
+      >>> fmjax.empirical.weights(fmjax.paths.linear(), ones, jnp.zeros(1), 0.0).tolist()
       [0.0, 0.5, 0.5]
 
     Reference:
@@ -224,7 +231,9 @@ def mirrored(bank: Array | Bank, *, axis: int = -2) -> Bank:
       ValueError: if the axis is the first one, or there is no such axis.
 
     Example:
-      >>> mirrored(jnp.array([[[1.0], [2.0]]])).points[..., 0].tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> fmjax.empirical.mirrored(jnp.array([[[1.0], [2.0]]])).points[..., 0].tolist()
       [[1.0, 2.0], [2.0, 1.0]]
 
     Reference:
@@ -258,7 +267,9 @@ def padded(bank: Array | Bank, multiple: int) -> Bank:
       ValueError: if `multiple` is not positive.
 
     Example:
-      >>> padded(jnp.ones((5, 2)), 4).points.shape
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> fmjax.empirical.padded(jnp.ones((5, 2)), 4).points.shape
       (8, 2)
     """
     bank = _ready(bank)
@@ -289,7 +300,9 @@ def partition(bank: Array | Bank, axis_name: str) -> Bank:
       A `Bank` of partition specs, in the place of the arrays of `Bank`.
 
     Example:
-      >>> tuple(partition(jnp.ones((8, 2)), "bank").points)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> tuple(fmjax.empirical.partition(jnp.ones((8, 2)), "bank").points)
       ('bank',)
     """
     bank, along, whole = _ready(bank), jax.P(axis_name), jax.P()

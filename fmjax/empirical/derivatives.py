@@ -32,8 +32,10 @@ def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
         4,096.
 
     Example:
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(covariance(paths.linear(), bank, jnp.array([0.25]), 0.5)[0, 0]), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.covariance(path, bank, x, 0.5)[0, 0]:.4f}")
       0.7864
 
     Reference:
@@ -64,8 +66,10 @@ def jacobian(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
       ValueError: as `covariance`.
 
     Example:
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(jacobian(paths.linear(), bank, jnp.array([0.25]), 0.5)[0, 0]), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.jacobian(path, bank, x, 0.5)[0, 0]:.4f}")
       1.1458
 
     Reference:
@@ -104,8 +108,10 @@ def divergence(
       ValueError: as `empirical.velocity`.
 
     Example:
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(divergence(paths.linear(), bank, jnp.array([0.25]), 0.5)), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.divergence(path, bank, x, 0.5):.4f}")
       1.1458
 
     Reference:
@@ -147,8 +153,10 @@ def matvec(
         sigma is not positive at a static t.
 
     Example:
-      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
-      >>> round(float(matvec(paths.linear(), bank, x, 0.5, jnp.array([2.0]))[0]), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.matvec(path, bank, x, 0.5, jnp.array([2.0]))[0]:.4f}")
       1.5729
 
     Reference:
@@ -212,8 +220,11 @@ def lipschitz(
       ValueError: if `num_matvecs` is not positive; otherwise as `matvec`.
 
     Example:
-      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
-      >>> round(float(lipschitz(jax.random.key(0), paths.linear(), bank, x, 0.5)), 4)
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.lipschitz(jax.random.key(0), path, bank, x, 0.5):.4f}")
       1.1458
 
     Reference:
@@ -246,9 +257,11 @@ def time_derivative(
       ValueError: as `divergence`.
 
     Example:
-      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
-      >>> round(float(time_derivative(paths.linear(), bank, x, 0.5)[0]), 4)
-      5.5672
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.time_derivative(path, bank, x, 0.5)[0]:.3f}")
+      5.567
 
     Reference:
       The time derivative of eq. (6) of arXiv 2506.03719. [bertrand2025closed]
@@ -278,9 +291,11 @@ def acceleration(
       ValueError: as `divergence`.
 
     Example:
-      >>> bank, x = jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
-      >>> round(float(acceleration(paths.linear(), bank, x, 0.5)[0]), 4)
-      6.0532
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.acceleration(path, bank, x, 0.5)[0]:.3f}")
+      6.053
 
     Reference:
       The material derivative of eq. (6) of arXiv 2506.03719. [bertrand2025closed]

@@ -64,11 +64,12 @@ def law(
         positive at a static t.
 
     Example:
-      >>> from fmjax import paths
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> both = law(paths.linear(), bank, jnp.array([0.25]), 0.5)
-      >>> round(float(both.velocity[0]), 4), round(float(both.divergence), 4)
-      (0.4242, 1.1458)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> law = fmjax.empirical.law(path, bank, x, 0.5)
+      >>> print(f"velocity {law.velocity[0]:.4f}, divergence {law.divergence:.4f}")
+      velocity 0.4242, divergence 1.1458
 
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
@@ -124,10 +125,12 @@ def weights(
         positive at a static t.
 
     Example:
-      >>> from fmjax import paths
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> weights(paths.linear(), bank, jnp.array([0.0]), 0.5).tolist()
-      [0.5, 0.5]
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> first, second = fmjax.empirical.weights(path, bank, x, 0.5)
+      >>> print(f"{first:.3f}, {second:.3f}")
+      0.269, 0.731
 
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
@@ -165,9 +168,10 @@ def mean(
         positive at a static t.
 
     Example:
-      >>> from fmjax import paths
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(mean(paths.linear(), bank, jnp.array([0.25]), 0.5)[0]), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.mean(path, bank, x, 0.5)[0]:.4f}")
       0.4621
 
     Reference:
@@ -204,9 +208,10 @@ def velocity(
         positive at a static t.
 
     Example:
-      >>> from fmjax import paths
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(velocity(paths.linear(), bank, jnp.array([0.25]), 0.5)[0]), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.velocity(path, bank, x, 0.5)[0]:.4f}")
       0.4242
 
     Reference:
@@ -242,10 +247,10 @@ def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -
         outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
-      >>> from fmjax import paths
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> noise = jnp.array([-0.5])
-      >>> round(float(anchored_velocity(paths.linear(), bank, noise, bank[1], 0.5)[0]), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x0 = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([-0.5])
+      >>> print(f"{fmjax.empirical.anchored_velocity(path, bank, x0, bank[1], 0.5)[0]:.4f}")
       0.4242
 
     Reference:
@@ -285,9 +290,10 @@ def log_density(
         positive at a static t.
 
     Example:
-      >>> from fmjax import paths
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(log_density(paths.linear(), bank, jnp.array([0.25]), 0.5)), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.log_density(path, bank, x, 0.5):.4f}")
       -0.7307
 
     Reference:

@@ -57,8 +57,10 @@ def effective_number(
       ValueError: as `empirical.velocity`.
 
     Example:
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(effective_number(paths.linear(), bank, jnp.array([0.25]), 0.5)), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.effective_number(path, bank, x, 0.5):.4f}")
       1.6481
 
     Reference:
@@ -98,9 +100,11 @@ def entropy(
       ValueError: as `empirical.velocity`.
 
     Example:
-      >>> bank = jnp.array([[-1.0], [1.0]])
-      >>> round(float(entropy(paths.linear(), bank, jnp.array([0.25]), 0.5)), 3)
-      0.582
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
+      >>> print(f"{fmjax.empirical.entropy(path, bank, x, 0.5):.4f}")
+      0.5822
 
     Reference:
       Biroli et al. (2024), Dynamical Regimes of Diffusion Models, arXiv 2402.18491, the excess
@@ -159,10 +163,12 @@ def truncated(
       ValueError: if k is not in 1 ... n; otherwise as `empirical.velocity`.
 
     Example:
-      >>> bank, x = jnp.array([[-1.0], [1.0], [3.0]]), jnp.array([0.25])
-      >>> two = truncated(paths.linear(), bank, x, 0.5, k=2)
-      >>> [round(float(value), 4) for value in (two.velocity[0], two.left_out)]
-      [0.4242, 0.0351]
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank = fmjax.paths.linear(), jnp.array([[-1.0], [1.0], [3.0]])
+      >>> two = fmjax.empirical.truncated(path, bank, jnp.array([0.25]), 0.5, k=2)
+      >>> print(f"velocity {two.velocity[0]:.4f}, left out {two.left_out:.4f}")
+      velocity 0.4242, left out 0.0351
 
     Reference:
       Scarvelis et al. (2023), Closed-Form Diffusion Models, arXiv 2310.12395, section 4.2 (nearest
@@ -244,8 +250,10 @@ def refined_velocity(
         static number outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
-      >>> bank, noise = jnp.array([[-1.0], [1.0]]), jnp.array([-0.5])
-      >>> round(float(refined_velocity(paths.linear(), bank, noise, bank[1], 0.5)[0]), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, bank, x0 = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([-0.5])
+      >>> print(f"{fmjax.empirical.refined_velocity(path, bank, x0, bank[1], 0.5)[0]:.4f}")
       0.4242
 
     Reference:

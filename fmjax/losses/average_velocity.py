@@ -84,9 +84,11 @@ def meanflow(
         if both times are static and r < t.
 
     Example:
-      >>> growing = lambda x, r, t: r * x
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, growing = fmjax.paths.linear(), lambda x, r, t: r * x
       >>> x0, x1 = jnp.array([1.0, 0.0]), jnp.array([1.0, 3.0])
-      >>> round(float(meanflow(growing, paths.linear(), x0, x1, 0.75, 0.5)), 3)
+      >>> print(f"{fmjax.losses.meanflow(growing, path, x0, x1, 0.75, 0.5):.3f}")
       3.252
 
     Reference:
@@ -134,9 +136,11 @@ def improved_meanflow(
       ValueError: as `meanflow`.
 
     Example:
-      >>> growing, head = lambda x, r, t: r * x, lambda x, t: t * x
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, growing, head = fmjax.paths.linear(), lambda x, r, t: r * x, lambda x, t: t * x
       >>> x0, x1 = jnp.array([1.0, 0.0]), jnp.array([1.0, 3.0])
-      >>> round(float(improved_meanflow(growing, head, paths.linear(), x0, x1, 0.75, 0.5)), 3)
+      >>> print(f"{fmjax.losses.improved_meanflow(growing, head, path, x0, x1, 0.75, 0.5):.3f}")
       2.247
 
     Reference:
@@ -184,11 +188,13 @@ def guidance(
       `(v, x, t) -> [*dims]`, for the argument `guide` of the MeanFlow losses.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> two, one = lambda x, r, t: x + 2.0, lambda x, r, t: x + 1.0
-      >>> guide = guidance(two, one, scale=1.5, mix=0.25, low=0.1)
+      >>> guide = fmjax.losses.guidance(two, one, scale=1.5, mix=0.25, low=0.1)
       >>> guide(jnp.array([2.0]), jnp.zeros(1), 0.5).tolist()  # 1.5 * 2 - 0.75 * 1 + 0.25 * 2
       [2.75]
-      >>> guide(jnp.array([2.0]), jnp.zeros(1), 0.05).tolist()
+      >>> guide(jnp.array([2.0]), jnp.zeros(1), 0.05).tolist()  # t < low
       [2.0]
 
     Reference:

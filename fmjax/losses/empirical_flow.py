@@ -63,10 +63,13 @@ def efm(
         outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
-      >>> still, x0, x1 = lambda x, t: jnp.zeros_like(x), jnp.zeros(2), jnp.array([1.0, 3.0])
-      >>> alone, both = x1[None], jnp.stack([x1, 0.8 * x1])
-      >>> [round(float(efm(still, paths.linear(), b, x0, x1, 0.5)), 3) for b in (alone, both)]
-      [5.0, 3.361]
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
+      >>> x0, x1 = jnp.zeros(2), jnp.array([1.0, 3.0])
+      >>> bank = jnp.stack([x1, 0.8 * x1])
+      >>> print(f"{fmjax.losses.efm(still, path, bank, x0, x1, 0.5):.3f}")
+      3.361
 
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, section 4.1 and appendix B.1. [bertrand2025closed]
@@ -97,7 +100,10 @@ def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:
       ValueError: if the batch is not `[b]` integers, or `size` is not from b to n.
 
     Example:
-      >>> index = draw_bank(jax.random.key(0), jnp.array([3, 1]), 5, size=4)
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> index = fmjax.losses.draw_bank(jax.random.key(0), jnp.array([3, 1]), 5, size=4)
       >>> index[:2].tolist(), len(set(index.tolist()))
       ([3, 1], 4)
 

@@ -38,8 +38,11 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
       ValueError: if shapes differ, or `t` is batched or a static number outside [0, 1].
 
     Example:
-      >>> still = lambda x, t: jnp.zeros_like(x)
-      >>> float(cfm(still, paths.linear(), jnp.zeros(2), jnp.array([1.0, 3.0]), 0.5))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
+      >>> x0, x1 = jnp.zeros(2), jnp.array([1.0, 3.0])
+      >>> float(fmjax.losses.cfm(still, path, x0, x1, 0.5))
       5.0
 
     Reference:
@@ -71,8 +74,11 @@ def adaptive(loss: Array, *, power: Array | float = 1.0, eps: Array | float = 1e
       `[]`.
 
     Example:
-      >>> float(adaptive(jnp.array(4.0), power=0.5, eps=5.0))
-      1.3333333730697632
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> loss = fmjax.losses.adaptive(jnp.array(4.0), power=0.5, eps=5.0)
+      >>> print(f"{loss:.4f}")  # 4 / sqrt(4 + 5)
+      1.3333
 
     Reference:
       Geng et al. (2025), arXiv 2505.13447, section 4.3. [geng2025mean]

@@ -73,9 +73,11 @@ def cdm(
       ValueError: if shapes differ, or `t` is batched or a static number outside [0, 1].
 
     Example:
-      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> from fmjax import paths
-      >>> float(cdm(still, paths.linear(), x0, x1, 0.5))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
+      >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> float(fmjax.losses.cdm(still, path, x0, x1, 0.5))
       1.0
 
     Reference:
@@ -118,9 +120,11 @@ def cdm_absolute(
         is not positive at a static t.
 
     Example:
-      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> from fmjax import paths
-      >>> float(cdm_absolute(still, paths.linear(), x0, x1, 0.5))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
+      >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> float(fmjax.losses.cdm_absolute(still, path, x0, x1, 0.5))
       4.0
 
     Reference:
@@ -162,9 +166,11 @@ def fdm(
         `weight` is a negative number.
 
     Example:
-      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> from fmjax import paths
-      >>> float(fdm(still, paths.linear(), x0, x1, 0.5, weight=0.5))  # 1 + 0.5 * 1
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
+      >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> float(fmjax.losses.fdm(still, path, x0, x1, 0.5, weight=0.5))  # 1 + 0.5 * 1
       1.5
 
     Reference:
@@ -215,10 +221,12 @@ def dm(
         is not positive at a static t.
 
     Example:
-      >>> from fmjax import paths
-      >>> still, x0, x1 = lambda x, t: 0.0 * x, jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
+      >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
       >>> bank = jnp.stack([x1, -x1])
-      >>> round(float(dm(still, paths.linear(), bank, x0, x1, 0.5, weight=0.5)), 4)
+      >>> print(f"{fmjax.losses.dm(still, path, bank, x0, x1, 0.5, weight=0.5):.4f}")
       1.4998
 
     Reference:

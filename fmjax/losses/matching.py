@@ -75,10 +75,11 @@ def match_trace(
       ValueError: if the field is not shaped like the state.
 
     Example:
-      >>> from fmjax import losses, paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> target = losses.of_pair(paths.linear(), x0, x1, 0.5)
-      >>> value, penalty = match_trace(lambda x: 0.0 * x, target)
+      >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
+      >>> value, penalty = fmjax.losses.match_trace(lambda x: 0.0 * x, target)
       >>> float(penalty)  # sigma r = -(2 - 2) - 2 over d = 2, squared
       1.0
 
@@ -115,10 +116,13 @@ def match_product(
       ValueError: if the field is not shaped like the state.
 
     Example:
-      >>> from fmjax import losses, paths
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> target = losses.of_pair(paths.linear(), x0, x1, 0.5)
-      >>> float(match_product(jax.random.key(0), lambda x: 0.0 * x, target)[1])
+      >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
+      >>> key, still = jax.random.key(0), lambda x: 0.0 * x
+      >>> float(fmjax.losses.match_product(key, still, target)[1])
       1.0
 
     Reference:
@@ -162,10 +166,13 @@ def match_jacobian(
       ValueError: if the field is not shaped like the state, or `num_probes` is not positive.
 
     Example:
-      >>> from fmjax import losses, paths
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> target = losses.of_pair(paths.linear(), x0, x1, 0.5)
-      >>> float(match_jacobian(jax.random.key(0), lambda x: 0.0 * x, target)[1])
+      >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
+      >>> key, still = jax.random.key(0), lambda x: 0.0 * x
+      >>> float(fmjax.losses.match_jacobian(key, still, target)[1])
       5.0
 
     Reference:

@@ -44,8 +44,10 @@ def probe_every(
       ValueError: if `every` is no integer from 1 to n, or the arrays are not equally long.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> loss = lambda weight, x: x + weight * 10.0
-      >>> float(probe_every(2, loss, 1.0, jnp.zeros(3)))  # 0.75 * 2 of 3, so 1.5 each
+      >>> float(fmjax.losses.probe_every(2, loss, 1.0, jnp.zeros(3)))  # 2 of 3, with weight 1.5
       10.0
     """
     sizes = {len(array) for array in jax.tree.leaves(arrays)}

@@ -72,7 +72,10 @@ def of_pair(path: Path, x0: Array, x1: Array, t: Array) -> Target:
       ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
 
     Example:
-      >>> target = of_pair(paths.linear(), jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0]), 0.5)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
       >>> target.velocity.tolist(), float(target.rate)
       ([1.0, 1.0], -2.0)
 
@@ -104,8 +107,10 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
         outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
-      >>> bank = jnp.array([[2.0, 0.0], [1.0, 0.0]])
-      >>> target = of_bank(paths.linear(), bank, jnp.array([1.0, -1.0]), bank[0], 0.5)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> x0, bank = jnp.array([1.0, -1.0]), jnp.array([[2.0, 0.0], [1.0, 0.0]])
+      >>> target = fmjax.losses.of_bank(fmjax.paths.linear(), bank, x0, bank[0], 0.5)
       >>> [round(float(u), 4) for u in target.velocity]
       [0.6351, 1.0]
 
@@ -159,8 +164,10 @@ def of_large_bank(
       ValueError: if k or `chunk_size` is not positive; otherwise as `of_bank`.
 
     Example:
-      >>> bank = jnp.array([[2.0, 0.0], [1.0, 0.0]])
-      >>> target = of_large_bank(paths.linear(), bank, jnp.array([1.0, -1.0]), bank[0], 0.5)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> x0, bank = jnp.array([1.0, -1.0]), jnp.array([[2.0, 0.0], [1.0, 0.0]])
+      >>> target = fmjax.losses.of_large_bank(fmjax.paths.linear(), bank, x0, bank[0], 0.5)
       >>> [round(float(u), 4) for u in target.velocity]
       [0.6351, 1.0]
 
@@ -214,10 +221,12 @@ def residual(value: Array, div: Array, target: Target) -> Array:
       `[]`, per unit of time, times sigma.
 
     Example:
-      >>> target = of_pair(paths.linear(), jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0]), 0.5)
-      >>> from fmjax import divergence
-      >>> value, div = divergence.exact(lambda x: 0.0 * x, target.x)
-      >>> float(residual(value, div, target))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
+      >>> value, div = fmjax.divergence.exact(lambda x: 0.0 * x, target.x)
+      >>> float(fmjax.losses.residual(value, div, target))
       -2.0
 
     Reference:

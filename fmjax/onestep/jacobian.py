@@ -47,9 +47,10 @@ def sensitivity(
         if the average velocity is not shaped like `x`.
 
     Example:
-      >>> from fmjax import paths
-      >>> double = lambda x, r, t: x  # at t = 0 it carries x to 2 x
-      >>> sensitivity(double, paths.linear(), jnp.array([1.0, -3.0])).tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, double = fmjax.paths.linear(), lambda x, r, t: x  # carries x at t = 0 to 2 x
+      >>> fmjax.onestep.sensitivity(double, path, jnp.array([1.0, -3.0])).tolist()
       [[4.0, 0.0], [0.0, 4.0]]
 
     Reference:
@@ -89,9 +90,10 @@ def sensitivity_diagonal(
         is not shaped like `x`, or if `chunk_size` is not positive.
 
     Example:
-      >>> from fmjax import paths
-      >>> mixing = lambda x, r, t: x.sum() * jnp.ones_like(x) - x  # carries x to its sum, at t = 0
-      >>> sensitivity_diagonal(mixing, paths.linear(), jnp.zeros(3)).tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> to_sum = lambda x, r, t: x.sum() - x  # carries every entry to the sum of x, at t = 0
+      >>> fmjax.onestep.sensitivity_diagonal(to_sum, fmjax.paths.linear(), jnp.zeros(3)).tolist()
       [3.0, 3.0, 3.0]
 
     Reference:
@@ -139,9 +141,10 @@ def sensitivity_trace(
       ValueError: as `sensitivity_diagonal`.
 
     Example:
-      >>> from fmjax import paths
-      >>> double = lambda x, r, t: x
-      >>> float(sensitivity_trace(double, paths.linear(), jnp.array([1.0, -3.0])))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, double = fmjax.paths.linear(), lambda x, r, t: x  # carries x at t = 0 to 2 x
+      >>> float(fmjax.onestep.sensitivity_trace(double, path, jnp.array([1.0, -3.0])))
       8.0
 
     Reference:
@@ -182,9 +185,11 @@ def sensitivity_estimate(
         is not shaped like `x`, or if `num_probes` is below 2.
 
     Example:
-      >>> from fmjax import paths
-      >>> double = lambda x, r, t: x
-      >>> estimate = sensitivity_estimate(jax.random.key(0), double, paths.linear(), jnp.ones(2))
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, path, double = jax.random.key(0), fmjax.paths.linear(), lambda x, r, t: x
+      >>> estimate = fmjax.onestep.sensitivity_estimate(key, double, path, jnp.ones(2))
       >>> estimate.mean.tolist(), estimate.standard_error.tolist()  # exact: J is diagonal
       ([4.0, 4.0], [0.0, 0.0])
 

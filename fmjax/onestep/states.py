@@ -39,7 +39,9 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
       `(x[*dims], t[]) -> [*dims]`.
 
     Example:
-      >>> velocity = instantaneous(lambda x, r, t: (r + t) * x)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> velocity = fmjax.onestep.instantaneous(lambda x, r, t: (r + t) * x)
       >>> velocity(jnp.array([1.0, 2.0]), 0.25).tolist()
       [0.5, 1.0]
 
@@ -67,9 +69,11 @@ def reverse_time(model: AverageVelocity) -> AverageVelocity:
       `(x[*dims], r[], t[]) -> [*dims]`, t = 0 the noise and r = 1 the data.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> theirs = lambda z, r, t: z * (t - r)  # one step from the noise: z - theirs(z, 0, 1)
-      >>> ours = reverse_time(theirs)
-      >>> float(flow_map(ours, jnp.array(3.0), 1.0, 0.25))  # 3 - 0.75 * 3 * 0.75
+      >>> ours = fmjax.onestep.reverse_time(theirs)
+      >>> float(fmjax.onestep.flow_map(ours, jnp.array(3.0), 1.0, 0.25))  # 3 - 0.75 * 3 * 0.75
       1.3125
 
     Reference:
@@ -95,7 +99,10 @@ def flow_map(average_velocity: AverageVelocity, x: Array, r: Array, t: Array) ->
         velocity is not shaped like `x`.
 
     Example:
-      >>> flow_map(lambda x, r, t: 2.0 * jnp.ones_like(x), jnp.zeros(2), 0.75, 0.25).tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> constant = lambda x, r, t: 2.0 * jnp.ones_like(x)
+      >>> fmjax.onestep.flow_map(constant, jnp.zeros(2), 0.75, 0.25).tolist()
       [1.0, 1.0]
 
     Reference:
@@ -138,10 +145,13 @@ def renoised(
         whatever `quantity` refuses.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> average = lambda x, r, t: -x / (1 + r)  # its slice at r = t is -x / (1 + t)
       >>> x0, x1 = jnp.array([0.5, -1.0]), jnp.array([1.0, 2.0])
-      >>> renoised(average, paths.linear(), x0, x1, 0.5).round(3).tolist()
-      [0.3330000042915344, 0.3330000042915344]
+      >>> variances = fmjax.onestep.renoised(average, fmjax.paths.linear(), x0, x1, 0.5)
+      >>> [round(float(variance), 3) for variance in variances]
+      [0.333, 0.333]
 
     Reference:
       Xing et al. (2026), arXiv 2605.00941, sections 4.3 and 4.5. [xing2026divergence]
@@ -166,8 +176,10 @@ def prior(bank: Array) -> Prior:
       ValueError: if `bank` is empty or not of floating dtype.
 
     Example:
-      >>> law = prior(jnp.array([[1.0, 5.0], [3.0, 5.0]]))
-      >>> law.mean.tolist(), law.variance.tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> prior = fmjax.onestep.prior(jnp.array([[1.0, 5.0], [3.0, 5.0]]))
+      >>> prior.mean.tolist(), prior.variance.tolist()
       ([2.0, 5.0], [1.0, 0.0])
 
     Reference:

@@ -48,9 +48,12 @@ def gap_on_path(
         [0, 1].
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> exact, learned = lambda x, t: 2 * x, lambda x, t: 2 * x + t
-      >>> x0, x1 = jnp.zeros(3), jnp.ones(3)
-      >>> gap_on_path(learned, exact, paths.linear(), x0, x1, jnp.array([0.0, 0.5])).tolist()
+      >>> path, x0, x1 = fmjax.paths.linear(), jnp.zeros(3), jnp.ones(3)
+      >>> times = jnp.array([0.0, 0.5])
+      >>> fmjax.path_error.gap_on_path(learned, exact, path, x0, x1, times).tolist()
       [0.0, 0.25]
 
     Reference:
@@ -88,8 +91,11 @@ def gap_along_flow(
       ValueError: as `samplers.trajectory`, or if the two velocities differ in shape.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> exact, learned = lambda x, t: 0 * x, lambda x, t: x  # the state grows as exp(t)
-      >>> gaps = gap_along_flow(learned, exact, jnp.ones(3), jnp.array([0.0, 0.5, 1.0]))
+      >>> times = jnp.array([0.0, 0.5, 1.0])
+      >>> gaps = fmjax.path_error.gap_along_flow(learned, exact, jnp.ones(3), times)
       >>> [round(float(gap), 3) for gap in gaps]  # exp(2 t)
       [1.0, 2.718, 7.389]
 

@@ -58,11 +58,13 @@ def bound(
         increasing; if `cell`, `num_nodes` or `batch_size` is not positive.
 
     Example:
-      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
-      >>> grid = jnp.linspace(-12.0, 12.0, 400)
-      >>> b = bound(widening, lambda x, t: 0 * x, grid, 24 / 399, jnp.array([0.0, 1.0]))
-      >>> [round(float(value), 3) for value in b]  # E|1 - z^2| / 2 log 2
-      [0.0, 0.335]
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> widening = lambda x, t: fmjax.likelihood.standard_normal(x, scale=1 + t)
+      >>> grid, cell, times = jnp.linspace(-12.0, 12.0, 400), 24 / 399, jnp.array([0.0, 1.0])
+      >>> start, end = fmjax.path_error.bound(widening, lambda x, t: 0 * x, grid, cell, times)
+      >>> print(f"{start:.3f}, {end:.3f}")  # E|1 - z^2| / 2 log 2
+      0.000, 0.335
 
     Reference:
       Huang et al. (2025), arXiv 2602.00869, Theorem 3.3. [huang2025improving]
@@ -122,10 +124,12 @@ def total_variation(
       ValueError: as `likelihood.log_prob`; if `cell` or `batch_size` is not positive.
 
     Example:
-      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
-      >>> grid = jnp.linspace(-12.0, 12.0, 400)
-      >>> still = lambda x, t: 0 * x
-      >>> round(float(total_variation(widening, still, grid, 24 / 399, 1.0)), 3)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> widening = lambda x, t: fmjax.likelihood.standard_normal(x, scale=1 + t)
+      >>> still, grid, cell = lambda x, t: 0 * x, jnp.linspace(-12.0, 12.0, 400), 24 / 399
+      >>> tv = fmjax.path_error.total_variation(widening, still, grid, cell, 1.0)
+      >>> print(f"{tv:.3f}")
       0.323
 
     Reference:

@@ -46,12 +46,13 @@ def residual(
         `t` is batched or a static number outside [0, 1].
 
     Example:
-      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
-      >>> x = jnp.array([2.0, 1.0])
-      >>> true = lambda x, t: x / (1 + t)
-      >>> round(abs(float(residual(widening, true, x, 0.5))), 5)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> widening = lambda x, t: fmjax.likelihood.standard_normal(x, scale=1 + t)
+      >>> x, true, still = jnp.array([2.0, 1.0]), lambda x, t: x / (1 + t), lambda x, t: 0 * x
+      >>> abs(round(float(fmjax.path_error.residual(widening, true, x, 0.5)), 4))
       0.0
-      >>> float(residual(widening, lambda x, t: 0 * x, x, 0.0))  # d - |x|^2
+      >>> float(fmjax.path_error.residual(widening, still, x, 0.0))  # d - |x|^2
       -3.0
 
     Reference:
@@ -88,9 +89,12 @@ def forcing(
       ValueError: as `residual`.
 
     Example:
-      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> widening = lambda x, t: fmjax.likelihood.standard_normal(x, scale=1 + t)
       >>> still = lambda x, t: 0 * x
-      >>> round(float(forcing(widening, still, jnp.zeros(1), 0.0)), 4)  # -1 / sqrt(2 pi)
+      >>> value = fmjax.path_error.forcing(widening, still, jnp.zeros(1), 0.0)
+      >>> print(f"{value:.4f}")  # -1 / sqrt(2 pi)
       -0.3989
 
     Reference:
@@ -134,10 +138,13 @@ def duhamel(
       ValueError: as `residual`.
 
     Example:
-      >>> widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
-      >>> x, error = duhamel(widening, lambda x, t: 0 * x, jnp.zeros(1), 1.0)
-      >>> x.tolist(), round(float(error), 4)  # N(0; 0, 4) - N(0; 0, 1)
-      ([0.0], -0.1995)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> widening = lambda x, t: fmjax.likelihood.standard_normal(x, scale=1 + t)
+      >>> still = lambda x, t: 0 * x
+      >>> x, error = fmjax.path_error.duhamel(widening, still, jnp.zeros(1), 1.0)
+      >>> print(f"{x[0]:.1f}, {error:.4f}")  # N(0; 0, 4) - N(0; 0, 1)
+      0.0, -0.1995
 
     Reference:
       Huang et al. (2025), arXiv 2602.00869, Corollary 3.2. [huang2025improving]

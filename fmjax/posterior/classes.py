@@ -75,10 +75,12 @@ def total_covariance(
         `t` is batched or a static number outside (0, 1].
 
     Example:
-      >>> from fmjax import paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path = fmjax.paths.linear()
       >>> point = lambda x, t, c: (c - x) / (1 - t)  # each class is a single point
-      >>> classes, share = jnp.array([-1.0, 1.0]), jnp.array([0.5, 0.5])
-      >>> parts = total_covariance(point, paths.linear(), jnp.zeros(1), 0.5, classes, share)
+      >>> classes, probs = jnp.array([-1.0, 1.0]), jnp.array([0.5, 0.5])
+      >>> parts = fmjax.posterior.total_covariance(point, path, jnp.zeros(1), 0.5, classes, probs)
       >>> parts.within.tolist(), parts.between.tolist()
       ([[0.0]], [[1.0]])
 
@@ -112,10 +114,12 @@ def total_diagonal(
         static number outside (0, 1].
 
     Example:
-      >>> from fmjax import paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path = fmjax.paths.linear()
       >>> point = lambda x, t, c: (c - x) / (1 - t)  # each class is a single point
-      >>> classes, share = jnp.array([-1.0, 1.0]), jnp.array([0.25, 0.75])
-      >>> parts = total_diagonal(point, paths.linear(), jnp.zeros(2), 0.5, classes, share)
+      >>> classes, probs = jnp.array([-1.0, 1.0]), jnp.array([0.25, 0.75])
+      >>> parts = fmjax.posterior.total_diagonal(point, path, jnp.zeros(2), 0.5, classes, probs)
       >>> parts.within.tolist(), parts.between.tolist()
       ([0.0, 0.0], [0.75, 0.75])
 

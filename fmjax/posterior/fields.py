@@ -59,10 +59,12 @@ def in_data_units(
       ValueError: if `scale` or `shift` does not fit the state without widening it.
 
     Example:
-      >>> from fmjax import paths, posterior
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> field, noise = in_data_units(gaussian, paths.linear(), scale=10.0, shift=3.0)
-      >>> float(posterior.trace(field, paths.linear(), jnp.ones(2), 0.5, noise=noise))
+      >>> path = fmjax.paths.linear()
+      >>> field, noise = fmjax.posterior.in_data_units(gaussian, path, scale=10.0, shift=3.0)
+      >>> float(fmjax.posterior.trace(field, path, jnp.ones(2), 0.5, noise=noise))
       100.0
 
     Reference:
@@ -105,9 +107,13 @@ def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: i
         [0, 1], or if the velocity is not shaped like `x`.
 
     Example:
-      >>> turn = jnp.array([[1.0, -0.5], [0.5, 1.0]])
-      >>> round(float(asymmetry(jax.random.key(0), lambda x, t: turn @ x, jnp.ones(2), 0.5)), 3)
-      0.5
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, turn = jax.random.key(0), jnp.array([[1.0, -0.5], [0.5, 1.0]])
+      >>> value = fmjax.posterior.asymmetry(key, lambda x, t: turn @ x, jnp.ones(2), 0.5)
+      >>> print(f"{value:.3f}")
+      0.500
 
     Reference:
       Hutchinson (1989), Communications in Statistics 18(3), for the norms.

@@ -64,8 +64,11 @@ def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
         if the velocity is not shaped like `x`.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> gain(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5).tolist()
+      >>> path, x = fmjax.paths.linear(), jnp.array([1.0, -2.0])
+      >>> fmjax.posterior.gain(gaussian, path, x, 0.5).tolist()
       [[0.5, 0.0], [0.0, 0.5]]
 
     Reference:
@@ -103,10 +106,11 @@ def prior_variance(variance: Array, path: Path, t: Array) -> Array:
       ValueError: if `t` is batched or a static number outside [0, 1].
 
     Example:
-      >>> prior_variance(jnp.array([4.0, 1.0]), paths.linear(), 0.0).tolist()
-      [4.0, 1.0]
-      >>> prior_variance(jnp.array([4.0, 1.0]), paths.linear(), 0.5).tolist()
-      [0.800000011920929, 0.5]
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, variance = fmjax.paths.linear(), jnp.array([3.0, 1.0])
+      >>> [fmjax.posterior.prior_variance(variance, path, t).tolist() for t in (0.0, 0.5)]
+      [[3.0, 1.0], [0.75, 0.5]]
 
     Reference:
       The Wiener filter, applied to the limit (7); derived here.
@@ -132,7 +136,10 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
         [0, 1].
 
     Example:
-      >>> prior_covariance(jnp.array([[2.0, 1.0], [1.0, 2.0]]), paths.linear(), 0.0).tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, covariance = fmjax.paths.linear(), jnp.array([[2.0, 1.0], [1.0, 2.0]])
+      >>> fmjax.posterior.prior_covariance(covariance, path, 0.0).tolist()
       [[2.0, 1.0], [1.0, 2.0]]
 
     Reference:
@@ -179,9 +186,11 @@ def near_noise(
 
     Example:
       >>> from functools import partial
-      >>> from fmjax.posterior import diagonal
-      >>> variances = near_noise(diagonal, partial(prior_variance, jnp.array([4.0, 1.0])))
-      >>> variances(lambda x, t: -x, paths.linear(), jnp.zeros(2), 0.0).tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> prior = partial(fmjax.posterior.prior_variance, jnp.array([4.0, 1.0]))
+      >>> variances = fmjax.posterior.near_noise(fmjax.posterior.diagonal, prior)
+      >>> variances(lambda x, t: -x, fmjax.paths.linear(), jnp.zeros(2), 0.0).tolist()
       [4.0, 1.0]
 
     Reference:

@@ -19,9 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax  # noqa: F401, for the examples, as is jnp
-import jax.numpy as jnp  # noqa: F401
-
 from fmjax import _checks, divergence, predictions
 from fmjax.estimators import Estimate
 from fmjax.paths import Path
@@ -48,9 +45,11 @@ def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
         shaped like `x`.
 
     Example:
-      >>> from fmjax import paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> mean(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5).tolist()
+      >>> path, x = fmjax.paths.linear(), jnp.array([1.0, -2.0])
+      >>> fmjax.posterior.mean(gaussian, path, x, 0.5).tolist()
       [1.0, -2.0]
 
     Reference:
@@ -92,10 +91,11 @@ def matvec(
       ValueError: if shapes differ, or if `t` is batched, or a static number outside (0, 1].
 
     Example:
-      >>> from fmjax import paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> x, w = jnp.array([1.0, -2.0]), jnp.array([1.0, 0.0])
-      >>> matvec(gaussian, paths.linear(), x, 0.5, w).tolist()
+      >>> path, x = fmjax.paths.linear(), jnp.array([1.0, -2.0])
+      >>> fmjax.posterior.matvec(gaussian, path, x, 0.5, jnp.array([1.0, 0.0])).tolist()
       [0.5, 0.0]
 
     Reference:
@@ -133,9 +133,11 @@ def covariance(
         if the velocity is not shaped like `x`.
 
     Example:
-      >>> from fmjax import paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> covariance(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5).tolist()
+      >>> path, x = fmjax.paths.linear(), jnp.array([1.0, -2.0])
+      >>> fmjax.posterior.covariance(gaussian, path, x, 0.5).tolist()
       [[0.5, 0.0], [0.0, 0.5]]
 
     Reference:
@@ -177,9 +179,11 @@ def diagonal(
         shaped like `x`, or if `chunk_size` is not positive.
 
     Example:
-      >>> from fmjax import paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> diagonal(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5).tolist()
+      >>> path, x = fmjax.paths.linear(), jnp.array([1.0, -2.0])
+      >>> fmjax.posterior.diagonal(gaussian, path, x, 0.5).tolist()
       [0.5, 0.5]
 
     Reference:
@@ -220,9 +224,11 @@ def trace(
         not shaped like `x`.
 
     Example:
-      >>> from fmjax import paths
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> float(trace(gaussian, paths.linear(), jnp.array([1.0, -2.0]), 0.5))
+      >>> path, x = fmjax.paths.linear(), jnp.array([1.0, -2.0])
+      >>> float(fmjax.posterior.trace(gaussian, path, x, 0.5))
       1.0
 
     Reference:
@@ -266,12 +272,14 @@ def estimate(
 
     Example:
       >>> from functools import partial
-      >>> from fmjax import estimators, paths
+      >>> import fmjax
+      >>> import jax
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> estimator = partial(estimators.hutchinson, jax.random.key(0))
-      >>> u = estimate(gaussian, paths.linear(), jnp.ones(50), 0.5, estimator=estimator)
-      >>> round(float(u.mean), 3), round(float(u.standard_error), 3)
-      (25.0, 0.0)
+      >>> path, x = fmjax.paths.linear(), jax.numpy.ones(50)
+      >>> estimator = partial(fmjax.estimators.hutchinson, jax.random.key(0))
+      >>> u = fmjax.posterior.estimate(gaussian, path, x, 0.5, estimator=estimator)
+      >>> print(f"{u.mean:.3f} +- {u.standard_error:.3f}")
+      25.000 +- 0.000
 
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.4; Epperly, Tropp and Webber (2024), arXiv
