@@ -47,6 +47,7 @@ import tqdm
 from etils import epath
 
 from experiments import record
+from fmjax import _compat
 
 Array = jax.Array
 Key = jax.Array
@@ -185,7 +186,7 @@ def _simulate(
             # The last batch is filled up with earlier ones, so that one program serves all.
             yield np.asarray(run(jnp.arange(start, start + size) % n), np.float32)
 
-    with jax.enable_x64(True):  # noqa: FBT003
+    with _compat.enable_x64(True):  # noqa: FBT003
         one = partial(_trajectory, system, **options)
         run = jax.jit(jax.vmap(lambda i: one(system.initial(jax.random.fold_in(key, i)))))
         trajectories = np.concatenate(list(batches()))[:n]

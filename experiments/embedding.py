@@ -72,13 +72,13 @@ class Classifier(nnx.Module):
         rngs, channels = nnx.Rngs(recipe.seed), recipe.channels
         before = (shape[-1], *channels[:-1])
         strides = (1, 2, 2)
-        self.convolutions = nnx.List(
+        self.convolutions = layers.List(
             [
                 nnx.Conv(a, b, (3, 3), strides=stride, rngs=rngs)
                 for a, b, stride in zip(before, channels, strides, strict=True)
             ]
         )
-        self.norms = nnx.List([layers.GroupNorm(c, num_groups=8, rngs=rngs) for c in channels])
+        self.norms = layers.List([layers.GroupNorm(c, num_groups=8, rngs=rngs) for c in channels])
         coarse = [-(-side // 4) for side in shape[:2]]
         self.embed = nnx.Linear(coarse[0] * coarse[1] * channels[-1], recipe.size, rngs=rngs)
         self.dropout = layers.dropout(recipe.dropout, rngs=rngs)

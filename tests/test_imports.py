@@ -13,7 +13,7 @@ ROOT = pathlib.Path(fmjax.__file__).parent
 
 # A module may import fmjax modules of a lower floor only; the files of a package share its floor.
 FLOORS = [
-    {"types"},
+    {"types", "_compat"},
     {"_checks"},
     set("paths divergence estimators couplings times metrics toy train models _krylov".split()),
     {"predictions", "samplers", "_bank", "collapse"},
@@ -85,6 +85,22 @@ def test_experiments_never_import_one_another():
             top = name.split(".")[0]
             if top in EXPERIMENTS and path.stem not in {"__init__"}:
                 assert path.stem in EXPERIMENTS[top], f"{path.name} imports {top}"
+
+
+SHIMS = {"jax.enable_x64": "fmjax/_compat.py", "nnx.List": "fmjax/models/layers.py"}
+
+
+@pytest.mark.parametrize("name", SHIMS)
+def test_names_that_the_oldest_jax_lacks_are_taken_from_their_shim(name):
+    # tests/__init__.py supplies the first one to the tests, so nothing else would notice.
+    users = [
+        path.relative_to(ROOT.parent).as_posix()
+        for folder in ("fmjax", "experiments")
+        for path in sorted((ROOT.parent / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == name
+    ]
+    assert set(users) <= {SHIMS[name]}
 
 
 def test_import_fmjax_is_light():

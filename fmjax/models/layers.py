@@ -4,14 +4,13 @@ Time enters as sines and cosines of geometrically spaced frequencies,
 
     embed(t) = [sin(w_1 t), ..., sin(w_n t), cos(w_1 t), ..., cos(w_n t)],           (1)
 
-w_1 = 1 to w_n = 100 radians per unit of time: resolved to about a hundredth of the way from
-noise to data, and smooth enough for the time derivative that MeanFlow takes. A block receives
-it as a scale and a shift of normalised features (FiLM),
+w_1 = 1 to w_n = 100 radians per unit of time: they resolve a hundredth of the way, and are smooth
+enough for MeanFlow's time derivative. A block scales and shifts normalised features (FiLM),
 
     h <- h + conv(silu((1 + scale) norm(h') + shift)),     h' = conv(silu(norm(h))),  (2)
 
-and its last layer starts at zero, so that every block starts as the identity. Normalisation
-is over groups of channels of one example: nothing ever looks at the rest of a batch.
+and its last layer starts at zero: every block starts as the identity. Normalisation is over
+groups of channels of one example: nothing ever looks at the rest of a batch.
 
 References:
   Vaswani et al. (2017), Attention Is All You Need, arXiv 1706.03762 (embedding, attention).
@@ -33,6 +32,7 @@ from fmjax import _checks
 from fmjax.types import Array
 
 _FREQUENCIES = 32  # sines and as many cosines per time
+List = getattr(nnx, "List", list)  # of modules in a module: flax 0.11 takes a plain list
 
 
 def example(x: Array, times: tuple[Array, ...], *, shape: tuple[int, ...], num_times: int) -> None:

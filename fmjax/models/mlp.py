@@ -95,7 +95,7 @@ class MLP(nnx.Module):
         self.embed = layers.TimeEmbedding(num_times=num_times, features=_TIME_FEATURES, **options)
         self.dense_in = nnx.Linear(size, width, **options)
         block = {"dropout": dropout, "activation": activation, **options}
-        self.blocks = nnx.List([_Block(width, **block) for _ in range(depth)])
+        self.blocks = layers.List([_Block(width, **block) for _ in range(depth)])
         self.dense_out = nnx.Linear(width, size, kernel_init=nnx.initializers.zeros, **options)
 
     def __call__(self, x: Array, *times: Array) -> Array:

@@ -70,10 +70,10 @@ class Levels(nnx.Module):
         """Makes the layers of all levels; `num_blocks` has one entry for each."""
         options = {"param_dtype": param_dtype, "rngs": rngs}
         block = {"kernel_size": kernel_size, **block, **options}
-        self.down = nnx.List([])
-        self.halve = nnx.List([])
-        self.merge = nnx.List([])
-        self.up = nnx.List([])
+        self.down = layers.List([])
+        self.halve = layers.List([])
+        self.merge = layers.List([])
+        self.up = layers.List([])
         above = (channels[0], *channels[:-1])
         for before, here, count in zip(above, channels, num_blocks, strict=True):
             self.down.append(_blocks(before, here, count, **block))
@@ -193,10 +193,10 @@ def _checked(shape, channels, num_blocks) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _blocks(channels_in, channels, count, **options) -> nnx.List:
+def _blocks(channels_in, channels, count, **options) -> layers.List:
     """Returns `count` residual blocks, the first of which may change the channels."""
     sizes = [channels_in] + [channels] * count
-    return nnx.List(
+    return layers.List(
         [
             layers.ResidualBlock(before, after, **options)
             for before, after in itertools.pairwise(sizes)
@@ -204,7 +204,7 @@ def _blocks(channels_in, channels, count, **options) -> nnx.List:
     )
 
 
-def _apply(blocks: nnx.List, hidden: Array, embedding: Array) -> Array:
+def _apply(blocks: layers.List, hidden: Array, embedding: Array) -> Array:
     """Returns the features after all blocks of one level."""
     for block in blocks:
         hidden = block(hidden, embedding)
