@@ -57,6 +57,32 @@ def floating(x: Array) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
 
 
+def wide(x: Array) -> Array:
+    """Returns `x` as an array of floating dtype, of float32 at least.
+
+    Half precision serves to store numbers. Sums of squares, inner products that are exponentiated
+    and linear algebra need more digits, or more range, than it has.
+    """
+    x = floating(x)
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)  # a weak type stays weak
+
+
+def real(**arrays: Array) -> None:
+    """Raises ValueError for complex arrays, whose squares are not squared distances.
+
+    Args:
+      **arrays: the arrays, under the names that the message should use.
+    """
+    for name, array in arrays.items():
+        dtype = jnp.result_type(array)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            message = (
+                f"{name} must be real, got {dtype}: stack the real and the imaginary part along a "
+                "new axis."
+            )
+            raise ValueError(message)
+
+
 def same_shape(**arrays: Array) -> None:
     """Raises ValueError unless all arrays have one shape.
 

@@ -44,7 +44,7 @@ def standard_normal(x: Array, *, scale: float = 1.0) -> Array:
       `[]`, in nats.
 
     Raises:
-      ValueError: if `scale` is a static number that is not positive.
+      ValueError: if `scale` is a static number that is not positive, or if x is complex.
 
     Example:
       >>> round(float(standard_normal(jnp.zeros(2), scale=2.0)), 4)
@@ -53,10 +53,11 @@ def standard_normal(x: Array, *, scale: float = 1.0) -> Array:
     Reference:
       Any textbook; one normaliser for each of the d dimensions.
     """
-    if isinstance(scale, numbers.Number) and scale <= 0:
+    if isinstance(scale, numbers.Number) and not scale > 0:
         message = f"scale must be positive, got {scale}: it is a standard deviation."
         raise ValueError(message)
-    x = _checks.floating(x)
+    _checks.real(x=x)
+    x = _checks.wide(x)
     log_scale = jnp.log(jnp.asarray(scale, dtype=x.dtype))
     return -0.5 * jnp.sum((x / scale) ** 2) - x.size * (0.5 * jnp.log(2 * jnp.pi) + log_scale)
 
@@ -87,8 +88,8 @@ def log_prob(
       `[]`, in nats.
 
     Raises:
-      ValueError: if the velocity is not shaped like `x1`, if a time is outside [0, 1], or unless
-        t0 < t1.
+      ValueError: if the velocity is not shaped like `x1`, if x1 is complex, if a time is outside
+        [0, 1], or unless t0 < t1.
 
     Example:
       >>> widen = lambda x, t: jnp.log(2.0) * x  # carries N(0, 1) to N(0, 4)
@@ -105,6 +106,7 @@ def log_prob(
     if not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and t0 >= t1:
         message = f"log_prob needs t0 < t1, got {t0} and {t1}: noise is at t0 and data at t1."
         raise ValueError(message)
+    _checks.real(x1=x1)
     x1 = _checks.floating(x1)
     # Solved from t1 down to t0, the second entry becomes minus the integral in (1).
     x0, minus_integral = solve(field, (x1, jnp.zeros_like(x1, shape=())), t1, t0)
@@ -136,7 +138,7 @@ def bits_per_dim(log_prob: Array, num_dims: int, *, bin_width: float = 1.0) -> A
     Reference:
       Theis et al. (2016), arXiv 1511.01844, section 3.1. [theis2016note]
     """
-    if num_dims < 1 or bin_width <= 0:
+    if num_dims < 1 or not bin_width > 0:
         message = (
             f"num_dims and bin_width must be positive, got {num_dims} and {bin_width}: give the "
             "size of one example and the width of one level."

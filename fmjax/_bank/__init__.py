@@ -8,12 +8,22 @@ from fmjax._bank.points import (
     average,
     half_squares,
     of,
+    result_type,
     scaled,
     squares,
     weighted_sum,
 )
 from fmjax._bank.refined import Refined, check_count, refine
-from fmjax._bank.summary import anchored, checked, masses, potentials, summarize, tilted
+from fmjax._bank.summary import (
+    anchored,
+    checked,
+    coefficients,
+    masses,
+    potentials,
+    summarize,
+    tilted,
+)
+from fmjax._bank.values import check_distinct, check_finite, check_index, check_weights
 
 __all__ = [
     "EXCLUDED",
@@ -24,12 +34,18 @@ __all__ = [
     "anchored",
     "average",
     "check_count",
+    "check_distinct",
+    "check_finite",
+    "check_index",
+    "check_weights",
     "checked",
+    "coefficients",
     "half_squares",
     "masses",
     "of",
     "potentials",
     "refine",
+    "result_type",
     "scaled",
     "squares",
     "summarize",

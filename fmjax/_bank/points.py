@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmjax import _checks
 from fmjax.types import Array, PyTree
 
 # The exact field is the reference for everything else, so no product is rounded to TF32.
@@ -23,8 +24,8 @@ class Bank(NamedTuple):
 
     Attributes:
       points: `[n, *dims]`, floating, or integers to be scaled chunk by chunk.
-      half_squares: `[n]`, half the squared norm of each scaled point; its dtype is that of all
-        results.
+      half_squares: `[n]`, half the squared norm of each scaled point, of float32 at least. All
+        computations have this dtype, also where the points are stored in half precision.
       log_weights: `[n]`, logarithms of weights of any sum; None where all are equal.
       scale: `[]`; None where points are taken as they are.
       shift: `[]`; None with `scale`.
@@ -47,14 +48,26 @@ def of(bank: Array | Bank) -> Bank:
 
 def half_squares(points: Array) -> Array:
     """Returns half the squared norm of each point, `[n]`."""
-    return 0.5 * jnp.sum(points.reshape(points.shape[0], -1) ** 2, axis=1)
+    return 0.5 * jnp.sum(_checks.wide(points).reshape(points.shape[0], -1) ** 2, axis=1)
 
 
 def scaled(bank: Bank, points: Array) -> Array:
-    """Returns some of the bank's points in the units of the states."""
-    if bank.scale is None:
-        return points
-    return points.astype(bank.half_squares.dtype) * bank.scale + bank.shift
+    """Returns some of the bank's points in the units of the states, in the dtype of its norms."""
+    points = points.astype(bank.half_squares.dtype)
+    return points if bank.scale is None else points * bank.scale + bank.shift
+
+
+def result_type(bank: Array | Bank, x: Array) -> jnp.dtype:
+    """Returns the dtype of a result that is shaped like the state x.
+
+    The dtype is wide enough for the state and for the points. Points that are stored in half
+    precision widen nothing: the result is as precise as the state.
+    """
+    points = bank.points if isinstance(bank, Bank) else jnp.asarray(bank)
+    if isinstance(bank, Bank) and bank.scale is not None:
+        points = bank.half_squares
+    x = _checks.floating(x)
+    return x.dtype if jnp.finfo(points.dtype).bits < 32 else jnp.result_type(points, x)
 
 
 def part(bank: Bank, start: Array | int, size: int) -> Bank:

@@ -51,9 +51,13 @@ def refine(
     k: int,
     chunk_size: int | None,
 ) -> tuple[Refined, Bank, paths.Coefficients]:
-    """Returns the posterior at the state of a pair, the bank made ready, and the coefficients."""
+    """Returns the posterior at the state of a pair, the bank made ready, and the coefficients.
+
+    All of it is of float32 at least.
+    """
     _checks.same_shape(x0=x0, x1=x1)
-    bank, c = summary.checked(path, bank, x1, t)
+    bank, x1, c = summary.checked(path, bank, x1, t)
+    x0 = _checks.wide(x0)
     k = check_count(min(k, bank.points.shape[0]), bank)
     likeliest, gaps, q = _logits(c, bank, x0, x1, k, chunk_size)
     masses = points.exponentials(q - jax.lax.stop_gradient(jnp.max(q)))

@@ -144,7 +144,7 @@ def summarize(
 
     With `axis_name` the bank is this device's part of one that lies over that axis of a mesh.
     """
-    bank, c = checked(path, bank, x, t)
+    bank, x, c = checked(path, bank, x, t)
     return tilted(c, bank, x, c.alpha * x, chunk_size, axis_name)
 
 
@@ -171,14 +171,24 @@ def tilted(
     return result if axis_name is None else _across(result, c.sigma, axis_name)
 
 
-def checked(path: Path, bank: Array | Bank, x: Array, t: Array) -> tuple[Bank, paths.Coefficients]:
-    """Returns the bank made ready and the path's coefficients, or says what does not fit."""
+def coefficients(path: Path, t: Array) -> paths.Coefficients:
+    """Returns the path's coefficients at a time, in float32 at least."""
+    return paths.coefficients(path, _checks.wide(_checks.time(t)))
+
+
+def checked(
+    path: Path, bank: Array | Bank, x: Array, t: Array
+) -> tuple[Bank, Array, paths.Coefficients]:
+    """Returns bank, state and coefficients, ready to compute with, or says what does not fit.
+
+    State and coefficients are of float32 at least, whatever came in.
+    """
     if isinstance(bank, Bank):
         _checks.bank_shape(bank.points, x)
     else:
         _checks.bank(bank, x)
     _checks.positive_sigma(path, t)
-    return points.of(bank), paths.coefficients(path, t)
+    return points.of(bank), _checks.wide(x), coefficients(path, t)
 
 
 def anchored(
@@ -190,7 +200,8 @@ def anchored(
 
         -rho^2 |x1 - b_j|^2 / 2 - rho <x0, x1 - b_j>
 
-    in which nothing large cancels as t -> 1. The path's coefficients come along.
+    in which nothing large cancels as t -> 1. The path's coefficients come along. Everything is of
+    float32 at least.
     """
     if isinstance(bank, Bank):
         message = (
@@ -201,9 +212,10 @@ def anchored(
     _checks.same_shape(x0=x0, x1=x1)
     _checks.bank(bank, x1)
     _checks.positive_sigma(path, t)
-    c = paths.coefficients(path, t)
+    c = coefficients(path, t)
     rho = c.alpha / c.sigma
-    gaps = bank - x1[None]
+    x0, x1 = _checks.wide(x0), _checks.wide(x1)
+    gaps = _checks.wide(bank) - x1[None]
     flat = gaps.reshape(bank.shape[0], -1)
     products = jnp.matmul(flat, x0.ravel(), precision=points.HIGHEST)
     q = products - 0.5 * rho * jnp.sum(flat**2, axis=1)

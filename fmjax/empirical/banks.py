@@ -30,7 +30,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fmjax import _bank
+from fmjax import _bank, _checks
 from fmjax._bank import EXCLUDED, Bank
 from fmjax.types import Array
 
@@ -45,7 +45,9 @@ def prepare(
     """Returns a data set made ready, so that nothing of it is computed twice.
 
     Args:
-      points: `[n, *dims]`, floating, or integers such as the bytes of images, which stay so.
+      points: `[n, *dims]`, floating, or integers such as the bytes of images. They are stored as
+        they are, also in half precision, and computed with in float32 at least, a chunk at a time.
+        (On CPUs XLA widens whole arrays of bfloat16; float16 and bytes save memory there too.)
       scale: `[]`, by which the points are multiplied to be in the units of the states.
       shift: `[]`, what is added then; for bytes in [-1, 1], scale 1 / 127.5 and shift -1.
       chunk_size: points that are scaled at a time, here only.
@@ -80,11 +82,11 @@ def prepare(
         raise ValueError(message)
     if plain:
         _check_floating(points)
-    dtype = jnp.result_type(points, 1.0)
+    dtype = _checks.wide(jnp.zeros((), jnp.result_type(points, 1.0))).dtype
     factors = (None, None) if plain else (jnp.asarray(scale, dtype), jnp.asarray(shift, dtype))
     bank = Bank(points, jnp.zeros(points.shape[0], dtype), None, *factors)
     bank = bank._replace(half_squares=_bank.squares(bank, chunk_size))
-    _check_finite(bank.half_squares)
+    _bank.check_finite(bank.half_squares)
     return bank
 
 
@@ -129,16 +131,9 @@ def take(bank: Array | Bank, index: Array) -> Array:
     if not jnp.issubdtype(index.dtype, jnp.integer):
         message = f"index must be of integers that count points of the bank, got {index.dtype}."
         raise ValueError(message)
-    if not isinstance(index, jax.core.Tracer) and index.size:
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= points.shape[0]:
-            message = (
-                f"index must be from 0 to {points.shape[0] - 1}, got {low} to {high}: it counts "
-                "the points of the bank."
-            )
-            raise ValueError(message)
+    _bank.check_index(index, points.shape[0])
     if isinstance(bank, Bank):
-        return _bank.scaled(bank, points[index])
+        return points[index] if bank.scale is None else _bank.scaled(bank, points[index])
     _check_floating(points)
     return points[index]
 
@@ -152,19 +147,6 @@ def _is_zero(value: Array | float) -> bool:
     return not isinstance(value, jax.Array) and value == 0.0
 
 
-def _check_finite(half_squares: Array) -> None:
-    """Raises ValueError for points that are not finite, where their values are known."""
-    if isinstance(half_squares, jax.core.Tracer):
-        return
-    wrong = jnp.flatnonzero(~jnp.isfinite(half_squares))
-    if len(wrong):
-        message = (
-            f"{len(wrong)} of {len(half_squares)} points of the bank are not finite, the first at "
-            f"index {int(wrong[0])}: every velocity would be NaN; leave them out."
-        )
-        raise ValueError(message)
-
-
 def reweighted(bank: Array | Bank, weights: Array) -> Bank:
     """Returns the bank with other weights, the law of the data given a class among them.
 
@@ -173,9 +155,10 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
       weights: `[n]`, not negative, of any positive sum; or a mask, such as `labels == label`.
 
     Returns:
-      The bank; its points are shared, not copied. Under `jit`, where weights cannot be looked at,
-      everything is NaN if none is positive. Reweight before `padded` and `partition`: padding has
-      no weight, and of one device's part all weights may be zero.
+      The bank; its points are shared, not copied. Derivatives in a weight are right where it is
+      positive; in a weight of 0 they are 0. Under `jit`, where weights cannot be looked at,
+      everything is NaN if none is positive or if one is negative. Reweight before `padded` and
+      `partition`: padding has no weight, and of one device's part all weights may be zero.
 
     Raises:
       ValueError: if the weights are not `[n]`, or, outside of `jit`, if one is negative or not
@@ -200,17 +183,11 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
             f"{weights.shape}: one number for each point."
         )
         raise ValueError(message)
+    _bank.check_weights(weights)
     weights = weights.astype(bank.half_squares.dtype)
-    known = not isinstance(weights, jax.core.Tracer)
-    if known and not (weights.min() >= 0 and 0 < weights.max() < jnp.inf):
-        message = (
-            f"weights must be finite, not negative and not all zero, got {float(weights.min())} to "
-            f"{float(weights.max())}: no state would have a velocity."
-        )
-        raise ValueError(message)
-    some = weights > 0
-    logs = jnp.where(some, jnp.log(jnp.where(some, weights, 1.0)), EXCLUDED)
-    logs = jnp.where(jnp.any(some), logs, jnp.nan)  # of no point at all nothing is known
+    none = weights == 0
+    logs = jnp.where(none, EXCLUDED, jnp.log(jnp.where(none, 1.0, weights)))
+    logs = jnp.where(jnp.all(none), jnp.nan, logs)  # of no point at all nothing is known
     return bank._replace(log_weights=logs)
 
 

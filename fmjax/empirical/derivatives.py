@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _bank, _checks, _krylov, paths
+from fmjax import _bank, _checks, _krylov
 from fmjax._bank import Bank
 from fmjax.empirical import moments
 from fmjax.paths import Path
@@ -42,7 +42,7 @@ def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
       The law of x1 given x_t on a finite set; Bertrand et al. (2025), arXiv 2506.03719,
       section 2. [bertrand2025closed]
     """
-    bank, _ = _bank.checked(path, bank, x, t)
+    bank, *_ = _bank.checked(path, bank, x, t)
     _checks.dense(x, "empirical.matvec and lipschitz need no matrix")
     w = moments.weights(path, bank, x, t)
     flat = _bank.scaled(bank, bank.points).reshape(bank.points.shape[0], -1)
@@ -75,8 +75,7 @@ def jacobian(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
     Reference:
       Differentiating eq. (6) of Bertrand et al. (2025), arXiv 2506.03719. [bertrand2025closed]
     """
-    c = paths.coefficients(path, t)
-    cov = covariance(path, bank, x, t)
+    c, cov = _bank.coefficients(path, t), covariance(path, bank, x, t)
     identity = jnp.eye(x.size, dtype=cov.dtype)
     return c.sigma_dot / c.sigma * identity + c.wronskian * c.alpha / c.sigma**3 * cov
 
@@ -163,19 +162,20 @@ def matvec(
       Differentiating eq. (6) of Bertrand et al. (2025), arXiv 2506.03719. [bertrand2025closed]
     """
     _checks.same_shape(x=x, vector=vector)
-    bank, c = _bank.checked(path, bank, x, t)
+    dtype = jnp.result_type(_bank.result_type(bank, x), vector)
+    bank, x, c = _bank.checked(path, bank, x, t)
     # By the state times alpha the mean changes as C / sigma^2, which is finite at alpha = 0 too.
     mean = lambda y: _bank.tilted(c, bank, x, y, chunk_size, axis_name).mean  # noqa: E731
-    dtype = jnp.result_type(bank.half_squares, x, vector)  # `jvp` wants one
-    y, direction = (c.alpha * x).astype(dtype), (c.sigma**2 * vector).astype(dtype)
-    return jax.jvp(mean, (y,), (direction,))[1]
+    wide = jnp.result_type(bank.half_squares, x, vector)  # `jvp` wants one
+    y, direction = (c.alpha * x).astype(wide), (c.sigma**2 * vector).astype(wide)
+    return jax.jvp(mean, (y,), (direction,))[1].astype(dtype)
 
 
 def _products(
     path: Path, bank: Array | Bank, x: Array, t: Array, chunk_size: int | None
 ) -> Callable[[Array], Array]:
     """Returns products with the covariance (3), the weights of the bank being found once."""
-    bank, _ = _bank.checked(path, bank, x, t)
+    bank, *_ = _bank.checked(path, bank, x, t)
     w = moments.weights(path, bank, x, t, chunk_size=chunk_size)
 
     def product(vector: Array) -> Array:
@@ -231,7 +231,7 @@ def lipschitz(
       The spectrum of eq. (5); its early peak: Gagneux et al. (2025), arXiv 2510.24830.
       [bertrand2025closed; gagneux2025generation]
     """
-    c, x = paths.coefficients(path, t), _checks.floating(x)
+    c, x = _bank.coefficients(path, t), _checks.wide(x)
     product = _products(path, bank, x, t, chunk_size)
     values, *_ = _krylov.ritz(key, product, x, num_matvecs)
     ends = c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * values[jnp.array([0, -1])]
@@ -308,7 +308,7 @@ def _pushed(
     path: Path, bank: Array | Bank, x: Array, t: Array, along: Array, chunk_size: int | None
 ) -> Array:
     """Returns the derivative of the exact velocity along `(along, 1)` in space and time."""
-    bank, _ = _bank.checked(path, bank, x, t)
+    bank, *_ = _bank.checked(path, bank, x, t)
     x, t = _checks.floating(x), _checks.time(t)
 
     def velocity(x: Array, t: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax import _bank, _checks, paths, predictions
+from fmjax import _bank, _checks, predictions
 from fmjax._bank import Bank
 from fmjax.paths import Path
 from fmjax.types import Array
@@ -75,7 +75,8 @@ def law(
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
     s = _bank.summarize(path, bank, x, t, chunk_size, axis_name)
-    c, t = paths.coefficients(path, t), _checks.time(t)
+    c, t = _bank.coefficients(path, t), _checks.wide(_checks.time(t))
+    dtype, x = _bank.result_type(bank, x), _checks.wide(x)
     kinds = {"given": predictions.x1, "wanted": predictions.velocity}
     # The value from differences, which do not cancel near the data; the gradient is that of
     # (peak - |x|^2 / 2) / sigma^2, in which the peak has none.
@@ -84,8 +85,8 @@ def law(
     volume = 0.5 * x.size * jnp.log(2.0 * jnp.pi * c.sigma**2)
     total = _log_total(_bank.of(bank), axis_name)
     return Law(
-        mean=s.mean,
-        velocity=predictions.convert(path, s.mean, x, t, **kinds),
+        mean=s.mean.astype(dtype),
+        velocity=predictions.convert(path, s.mean, x, t, **kinds).astype(dtype),
         divergence=x.size * c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * s.spread,
         log_density=jnp.log(s.mass) + quadratic - volume - total,
         entropy=jnp.log(s.mass) + s.surprise / s.mass,
@@ -135,7 +136,7 @@ def weights(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
-    bank, c = _bank.checked(path, bank, x, t)
+    bank, x, c = _bank.checked(path, bank, x, t)
     _, masses = _bank.masses(c, _bank.potentials(c, bank, x, chunk_size))
     return masses / masses.sum()
 
@@ -259,7 +260,9 @@ def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -
     """
     weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
     pull = _bank.average(weights, gaps)
-    return c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
+    dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
+    value = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
+    return value.astype(dtype)
 
 
 def log_density(

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax import _bank, paths, predictions
+from fmjax import _bank, _checks, paths, predictions
 from fmjax._bank import EXCLUDED, Bank
 from fmjax.empirical import moments
 from fmjax.paths import Path
@@ -174,7 +174,9 @@ def truncated(
       Scarvelis et al. (2023), Closed-Form Diffusion Models, arXiv 2310.12395, section 4.2 (nearest
       neighbors); the bound is this library's. [scarvelis2023closed]
     """
-    bank, c = _bank.checked(path, bank, x, t)
+    dtype = _bank.result_type(bank, x)
+    bank, x, c = _bank.checked(path, bank, x, t)
+    t = _checks.wide(_checks.time(t))
     likeliest, others = _split(c, bank, x, k, chunk_size)
     points = _bank.scaled(bank, bank.points[likeliest])
     gaps = (x[None] - c.alpha * points).reshape(k, -1)
@@ -191,8 +193,8 @@ def truncated(
     kinds = {"given": predictions.x1, "wanted": predictions.velocity}
     slope = c.wronskian * c.alpha / c.sigma**3
     return Truncated(
-        velocity=predictions.convert(path, mean, x, t, **kinds),
-        mean=mean,
+        velocity=predictions.convert(path, mean, x, t, **kinds).astype(dtype),
+        mean=mean.astype(dtype),
         divergence=x.size * c.sigma_dot / c.sigma + slope * spread,
         left_out=left_out,
         bound=c.wronskian / c.sigma * left_out * reach,
@@ -261,4 +263,6 @@ def refined_velocity(
       library's. [bertrand2025closed]
     """
     found, _, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
-    return c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
+    dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
+    value = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
+    return value.astype(dtype)

@@ -98,7 +98,7 @@ def meanflow(
     x, v = _pair(path, x0, x1, t, guide)
     u, du = _along_the_flow(average_velocity, x, r, t, v)
     target = jax.lax.stop_gradient(v - (t - r) * du)  # eq. (2) with v for its mean
-    return jnp.mean(jnp.square(u - target))
+    return jnp.mean(jnp.square(_checks.wide(u - target)))
 
 
 def improved_meanflow(
@@ -152,7 +152,7 @@ def improved_meanflow(
     _checks.same_shape(x=x, velocity=tangent)
     u, du = _along_the_flow(average_velocity, x, r, t, tangent)
     compound = u + (t - r) * jax.lax.stop_gradient(du)  # so no gradient through velocity either
-    return jnp.mean(jnp.square(compound - target))
+    return jnp.mean(jnp.square(_checks.wide(compound - target)))
 
 
 def guidance(
@@ -230,6 +230,7 @@ def _interval(r: Array | float, t: Array | float) -> tuple[Array, Array]:
 
 def _pair(path: Path, x0: Array, x1: Array, t: Array, guide: Guide) -> tuple[Array, Array]:
     """Returns the state of a pair and its velocity as guided, through which no gradient goes."""
+    _checks.real(x0=x0, x1=x1)
     x = paths.interpolate(path, x0, x1, t)
     v = guide(predictions.target(predictions.velocity, path, x0, x1, t), x, t)
     _checks.same_shape(x=x, guided=v)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks, empirical, paths
+from fmjax import _bank, _checks, empirical, paths
 from fmjax.empirical import Bank
 from fmjax.paths import Path
 from fmjax.types import Array, Key, Velocity
@@ -56,11 +56,11 @@ def efm(
         `partial(empirical.refined_velocity, chunk_size=1000)`, in batch times M.
 
     Returns:
-      `[]`, the squared error per dimension.
+      `[]`, the squared error per dimension, in float32 at least.
 
     Raises:
-      ValueError: if the bank is empty or shapes differ, if `t` is batched or a static number
-        outside [0, 1], or if sigma is not positive at a static t.
+      ValueError: if the bank is empty or shapes differ, if the pair is complex, if `t` is batched
+        or a static number outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -74,8 +74,10 @@ def efm(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, section 4.1 and appendix B.1. [bertrand2025closed]
     """
+    _checks.real(x0=x0, x1=x1)
     x = paths.interpolate(path, x0, x1, t)
-    value, exact = velocity(x, t), target(path, bank, x0, x1, t)
+    value = velocity(x, t)
+    exact = target(path, bank, _checks.wide(x0), _checks.wide(x1), t)
     _checks.same_shape(x=x, velocity=value, target=exact)
     return jnp.mean(jnp.square(value - jax.lax.stop_gradient(exact)))
 
@@ -97,7 +99,8 @@ def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:
       `[M]`, distinct integers in 0 ... n - 1; the first b are those of the batch.
 
     Raises:
-      ValueError: if the batch is not `[b]` integers, or `size` is not from b to n.
+      ValueError: if the batch is not `[b]` integers, if `size` is not from b to n, or, outside of
+        `jit`, if an index of the batch is not from 0 to n - 1 or occurs twice.
 
     Example:
       >>> import fmjax
@@ -123,6 +126,8 @@ def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:
             f"set, got {size}."
         )
         raise ValueError(message)
+    _bank.check_index(batch, n)
+    _bank.check_distinct(batch)
     # The largest of independent numbers are a draw without replacement; the batch has none.
     order = jax.random.uniform(key, (n,)).at[batch].set(-1.0)
     _, others = jax.lax.top_k(order, size - batch.shape[0])

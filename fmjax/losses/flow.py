@@ -32,10 +32,11 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
       t: `[]`, in [0, 1].
 
     Returns:
-      `[]`, the squared error per dimension.
+      `[]`, the squared error per dimension, in float32 at least.
 
     Raises:
-      ValueError: if shapes differ, or `t` is batched or a static number outside [0, 1].
+      ValueError: if shapes differ, if the pair is complex, or if `t` is batched or a static number
+        outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -48,8 +49,11 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
     Reference:
       Lipman et al. (2023), arXiv 2210.02747, eq. (14). [lipman2023flow]
     """
+    _checks.real(x0=x0, x1=x1)
     x = paths.interpolate(path, x0, x1, t)
-    target = predictions.target(predictions.velocity, path, x0, x1, t)
+    x0, x1, t = _checks.wide(x0), _checks.wide(x1), _checks.time(t)
+    # A square of half precision overflows at 256.
+    target = predictions.target(predictions.velocity, path, x0, x1, _checks.wide(t))
     value = velocity(x, t)
     _checks.same_shape(x=x, velocity=value)
     return jnp.mean(jnp.square(value - target))

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from fmjax import _bank, paths
+from fmjax import _bank, _checks, paths
 from fmjax._bank import Bank, Refined
 from fmjax.paths import Path
 from fmjax.types import Array
@@ -39,7 +39,7 @@ class Target(NamedTuple):
     """What a velocity and its divergence are regressed on at one state.
 
     Attributes:
-      x: `[*dims]`, the state.
+      x: `[*dims]`, the state, in the dtype of the pair. The other fields have float32 at least.
       velocity: `[*dims]`, u.
       noise: `[*dims]`, n = -sigma s: x0 of one pair, its posterior mean for a data set.
       rate: `[]`, sigma (div u + u . s), minus sigma times the time derivative of log p.
@@ -69,7 +69,8 @@ def of_pair(path: Path, x0: Array, x1: Array, t: Array) -> Target:
       The target, finite wherever the path's derivatives are.
 
     Raises:
-      ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
+      ValueError: if the shapes differ, if the pair is complex, or if `t` is batched or a static
+        number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -82,8 +83,8 @@ def of_pair(path: Path, x0: Array, x1: Array, t: Array) -> Target:
     Reference:
       Huang et al. (2025), arXiv 2602.00869, section 4. [huang2025improving]
     """
-    x = paths.interpolate(path, x0, x1, t)
-    c = paths.coefficients(path, t)
+    x, x0, x1 = _state(path, x0, x1, t)
+    c = _bank.coefficients(path, t)
     rate = c.sigma_dot * (x.size - jnp.sum(x0**2)) - c.alpha_dot * jnp.sum(x1 * x0)
     velocity = c.alpha_dot * x1 + c.sigma_dot * x0
     return Target(x, velocity, x0, rate, c.sigma, Partial(jnp.multiply, c.sigma_dot))
@@ -103,8 +104,8 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
       The target; its velocity is `empirical.anchored_velocity`.
 
     Raises:
-      ValueError: if the bank is empty or shapes differ, if `t` is batched or a static number
-        outside [0, 1], or if sigma is not positive at a static t.
+      ValueError: if the bank is empty or shapes differ, if the pair is complex, if `t` is batched
+        or a static number outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -118,6 +119,7 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6), and its divergence. [bertrand2025closed]
     """
     weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
+    x, x0, x1 = _state(path, x0, x1, t)
     pull = _bank.average(weights, gaps)  # E[x1 | x_t] - x1
     offsets = (gaps - pull[None]).reshape(bank.shape[0], -1)
     gain = c.wronskian * c.alpha / c.sigma**2  # sigma grad u = sigma_dot I + gain Cov
@@ -126,7 +128,6 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
     velocity = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
     noise = x0 - c.alpha / c.sigma * pull
     rate = x0.size * c.sigma_dot + gain * spread - jnp.sum(velocity * noise)
-    x = paths.interpolate(path, x0, x1, t)
     slope = Partial(_slope, c.sigma_dot, gain, weights, offsets)
     return Target(x, velocity, noise, rate, c.sigma, slope)
 
@@ -175,14 +176,20 @@ def of_large_bank(
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6), and its divergence. [bertrand2025closed]
     """
     found, bank, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
+    x, x0, x1 = _state(path, x0, x1, t)
     gain = c.wronskian * c.alpha / c.sigma**2
     velocity = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
     noise = x0 - c.alpha / c.sigma * found.mean
     rate = x0.size * c.sigma_dot + gain * found.spread - jnp.sum(velocity * noise)
-    x = paths.interpolate(path, x0, x1, t)
     covariance = Partial(partial(_covariance, chunk_size), bank, found, x1)
     slope = Partial(_sloped, c.sigma_dot, gain, covariance)
     return Target(x, velocity, noise, rate, c.sigma, slope)
+
+
+def _state(path: Path, x0: Array, x1: Array, t: Array) -> tuple[Array, Array, Array]:
+    """Returns the state of a pair in the pair's dtype, and the pair in float32 at least."""
+    _checks.real(x0=x0, x1=x1)
+    return paths.interpolate(path, x0, x1, t), _checks.wide(x0), _checks.wide(x1)
 
 
 def _covariance(chunk_size: int | None, bank: Bank, found: Refined, x1: Array, z: Array) -> Array:
