@@ -57,6 +57,11 @@ def floating(x: Array) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
 
 
+def wide_dtype(*arrays: Array) -> jnp.dtype:
+    """Returns the dtype in which to average, sum squares or count time: float32 or wider."""
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
 def wide(x: Array) -> Array:
     """Returns `x` as an array of floating dtype, of float32 at least.
 

@@ -3,6 +3,7 @@
 import doctest
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,14 +166,113 @@ def test_state_and_info_are_plain_trees_of_stable_dtype(key, batch):
         assert value.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64], ids=["bfloat16", "float64"])
-def test_average_keeps_the_dtype_of_the_parameters(key, x64, dtype):
-    optimizer = optax.sgd(0.1)
-    step = train.make_step(lambda params, *_: (params**2).sum(), optimizer)
-    state, _ = step(train.init(jnp.ones(2, dtype), optimizer), key, None)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_the_average_follows_parameters_of_any_precision(key, x64, dtype):
+    # sgd(1) puts the parameter on the batch: 3000 steps at 1, then 3000 at 1.25. The average by
+    # hand in float64; half precision rounds 0.001 * 0.25 beside 1 away.
+    optimizer = optax.sgd(1.0)
+    batches = jnp.repeat(jnp.array([1.0, 1.25]), 3000)
+    step = train.make_step(lambda p, k, b: 0.5 * jnp.sum((p - b.astype(dtype)) ** 2), optimizer)
+    expected = 1.0
+    for k, batch in enumerate(np.asarray(batches)):
+        expected += (1 - min(0.999, (1 + k) / (10 + k))) * (batch - expected)
+    state, _ = jax.lax.scan(
+        lambda state, batch: (step(state, key, batch)[0], None),
+        train.init(jnp.ones(2, dtype), optimizer),
+        batches,
+    )
     assert state.params.dtype == dtype
-    assert state.ema_params.dtype == dtype
-    np.testing.assert_allclose(state.ema_params.astype(float), 0.1 + 0.9 * 0.8, rtol=1e-2)
+    assert state.ema_params.dtype == jnp.promote_types(dtype, jnp.float32)
+    np.testing.assert_allclose(state.ema_params, expected, rtol=1e-5)
+    assert 1.2 < expected < 1.25
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_the_gradient_norm_of_half_precision_is_summed_in_float32(key, dtype):
+    # 4096 entries of 300: their squares are beyond float16, whose largest number is 65504.
+    optimizer = optax.sgd(0.0)
+    step = train.make_step(lambda p, *_: jnp.sum(300.0 * p.astype(jnp.float32)), optimizer)
+    _, info = step(train.init(jnp.ones(4096, dtype), optimizer), key, None)
+    assert info.grad_norm.dtype == jnp.float32
+    np.testing.assert_allclose(info.grad_norm, 300.0 * 64.0, rtol=1e-2)
+
+
+def nested(optimizer):
+    return optax.chain(optax.clip(1e3), optimizer.gradient_transformation())
+
+
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, nested], ids=["plain", "nested"])
+def test_accumulated_gradients_average_as_one_large_batch_does(key, wrap):
+    quadratic = lambda p, k, b: 0.5 * jnp.mean((p - b) ** 2)
+    batches = jax.random.gamma(jax.random.key(3), 2.0, (12, 3, 5))  # 12 updates of 3 micro batches
+    whole, parts = optax.sgd(0.3), wrap(optax.MultiSteps(optax.sgd(0.3), every_k_schedule=3))
+    large = train.make_step(quadratic, whole, ema_decay=0.7)
+    small = jax.jit(train.make_step(quadratic, parts, ema_decay=0.7))
+    one, many = train.init(jnp.array(4.0), whole), train.init(jnp.array(4.0), parts)
+    for update in batches:
+        before = many
+        for batch in update[:-1]:
+            many, _ = small(many, key, batch)
+            assert many.ema_params == before.ema_params  # it stands still in between
+        many, _ = small(many, key, update[-1])
+        one, _ = large(one, key, update)
+        np.testing.assert_allclose(many.params, one.params, rtol=1e-5)
+        np.testing.assert_allclose(many.ema_params, one.ema_params, rtol=1e-5)
+    assert abs(one.ema_params - one.params) > 1e-3
+    assert int(many.step) == 36
+
+
+def test_a_lazy_optimizer_gets_the_loss_it_asks_for(key):
+    # Polyak's step (f - 0) / |g|^2 g of p^2 is p / 2, by hand.
+    polyak = optax.polyak_sgd(max_learning_rate=10.0)
+    step = train.make_step(lambda p, *_: jnp.sum(p**2), polyak)
+    state, _ = step(train.init(jnp.array([3.0, -1.0]), polyak), key, None)
+    np.testing.assert_allclose(state.params, [1.5, -0.5], rtol=1e-5)
+    # A skewed quadratic has its minimum at A^-1 b; lbfgs with its line search finds it.
+    matrix, b = jnp.array([[3.0, 1.0], [1.0, 9.0]]), jnp.array([1.0, -2.0])
+    lbfgs = optax.lbfgs()
+    step = jax.jit(train.make_step(lambda p, *_: 0.5 * p @ matrix @ p - b @ p, lbfgs))
+    state = train.init(jnp.array([5.0, 5.0]), lbfgs)
+    for _ in range(12):
+        state, _ = step(state, key, None)
+    np.testing.assert_allclose(state.params, np.linalg.solve(matrix, b), atol=1e-4)
+    # The plateau: a loss that never falls halves the rate, so the second step is half the first.
+    plateau = optax.chain(
+        optax.sgd(1.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, cooldown=0)
+    )
+    step = train.make_step(lambda p, *_: jnp.sum(p) - jax.lax.stop_gradient(jnp.sum(p)), plateau)
+    state, moved = train.init(jnp.array([0.0]), plateau), []
+    for _ in range(4):
+        after, _ = step(state, key, None)
+        moved.append(float(state.params[0] - after.params[0]))
+        state = after
+    assert moved[0] == 1.0
+    assert moved[-1] <= 0.5
+
+
+def test_the_dtypes_of_the_state_are_settled_before_the_first_step(key):
+    # Hyperparameters in the state are float32 and widen the moments of a bfloat16 array.
+    optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=1e-2)
+    params = {"w": jnp.ones((2, 2)), "b": jnp.zeros(3, jnp.bfloat16)}
+    loss = lambda p, *_: sum(jnp.sum((leaf - 1.0) ** 2) for leaf in jax.tree.leaves(p))
+    state = train.init(params, optimizer)
+    after, _ = jax.jit(train.make_step(loss, optimizer))(state, key, None)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (eqx.nn.MLP(2, 2, 8, 1, key=jax.random.key(0)), r"custom_jvp at params\.activation.*eqx"),
+        ({"w": jnp.ones(2), "n": jnp.arange(2)}, r"got int32 at params\['n'\]"),
+        ({"w": 3}, "got int"),
+        (optax.sgd(0.1), "got function at params"),
+    ],
+    ids=["module", "integers", "number", "optimizer"],
+)
+def test_parameters_that_are_no_floating_arrays_are_named(params, words):
+    with pytest.raises(ValueError, match=words):
+        train.init(params, optax.sgd(0.1))
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
@@ -186,6 +286,13 @@ def test_a_loss_per_example_is_refused(key):
     step = train.make_step(lambda params, _, batch: params * batch, optimizer)
     with pytest.raises(ValueError, match=r"must be a scalar, got shape \(3,\)"):
         step(train.init(jnp.array(1.0), optimizer), key, jnp.ones(3))
+
+
+def test_a_loss_with_auxiliary_outputs_is_refused(key):
+    optimizer = optax.sgd(0.1)
+    step = train.make_step(lambda params, *_: (params**2, {"norm": params}), optimizer)
+    with pytest.raises(ValueError, match="must be a scalar, got a tuple"):
+        step(train.init(jnp.array(1.0), optimizer), key, None)
 
 
 def test_examples_in_the_documentation_run():
