@@ -7,6 +7,12 @@ only the function:
     apply, params = functional(MLP(2, rngs=nnx.Rngs(0)))
     velocity = functools.partial(apply, params)              # (x, t) -> dx
 
+`MLP`, `UNet` and `Conv1D` take a class label (built with `num_classes=n`) or numbers (built with
+`context=k`) as the keyword `context`. The null label is n, the null of numbers is zero:
+
+    apply, params = functional(MLP(2, num_classes=10, rngs=nnx.Rngs(0)))
+    velocity = functools.partial(apply, params, context=3)   # of class 3; 10 is no class
+
 `nnx` is met in this sub-package alone. Nothing else needs it: any callable is a velocity, so a
 linen, equinox or hand-written network serves as well.
 

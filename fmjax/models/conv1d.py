@@ -24,7 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fmjax import _checks
 from fmjax.models import layers, unet
+from fmjax.models.context import Context, check_array, either
 from fmjax.types import Array
 
 
@@ -47,6 +49,7 @@ class Conv1D(unet.Levels):
         for all levels, or one for each.
       kernel_size: positions that a convolution sees.
       num_times: 1 for a velocity `(x, t)`, 2 for an average velocity `(x, r, t)`.
+      num_classes: classes of a label `context`; 0 for a network without labels.
       context: features of the context of each position; 0 for a network without.
       num_groups: groups of each normalisation, a divisor of every entry of `channels`.
       dropout: probability of dropping a feature in training, in [0, 1).
@@ -55,8 +58,9 @@ class Conv1D(unet.Levels):
 
     Raises:
       ValueError: if `shape` is not of two sizes, a size is not a positive integer, channels are
-        not divisible, there is not one number of blocks for each level, or `dropout` is outside
-        [0, 1); on a call, if `x` or `context` has another shape, or the number of times differs.
+        not divisible, there is not one number of blocks for each level, `dropout` is outside
+        [0, 1), or labels and features are both asked for; on a call, if `x` or `context` is not
+        what the network was built for, or the number of times differs.
 
     Example:
       >>> from fmjax import models
@@ -78,6 +82,7 @@ class Conv1D(unet.Levels):
         num_blocks=1,
         kernel_size=3,
         num_times=1,
+        num_classes=0,
         context=0,
         num_groups=8,
         dropout=0.0,
@@ -86,50 +91,40 @@ class Conv1D(unet.Levels):
     ):
         self.shape, num_blocks = _checked(shape, channels, num_blocks)
         layers.positive(kernel_size=kernel_size)
-        if context:
-            layers.positive(context=context)
+        either(num_classes=num_classes, context=context)
         self.num_times, self.context = num_times, context
         options = {"param_dtype": param_dtype, "rngs": rngs}
         zeros = nnx.initializers.zeros
         kernel, features = (kernel_size,), self.shape[-1]
         first, time = channels[0], 4 * channels[0]
         self.embed = layers.TimeEmbedding(num_times=num_times, features=time, **options)
+        # Features of positions are no part of it: they enter beside the sequence.
+        self.condition = Context(num_classes=num_classes, size=0, features=time, **options)
         self.conv_in = nnx.Conv(features + context, first, kernel, **options)
         block = {"time_features": time, "num_groups": num_groups, "dropout_rate": dropout}
         self.add_levels(channels, num_blocks, kernel_size=kernel, **block, **options)
         self.norm_out = layers.GroupNorm(first, num_groups=num_groups, **options)
         self.conv_out = nnx.Conv(first, features, kernel, kernel_init=zeros, **options)
 
-    def __call__(self, x: Array, *times: Array, context: Array | None = None) -> Array:
+    def __call__(self, x: Array, *times: Array, context: Array | int | None = None) -> Array:
         """Returns `[length, features]` for one sequence, scalar times in [0, 1] and its context.
 
         Args:
           x: `[length, features]`.
           *times: `[]` each.
-          context: `[length, context]`, for a network that was built with one.
+          context: `[length, context]`, or a label `[]`, where `num_classes` is the null label,
+            for a network that was built with one.
         """
         layers.example(x, times, shape=self.shape, num_times=self.num_times)
-        embedding = self.embed(*times)
-        hidden = self.conv_in(_joined(x, context, self.context))
-        hidden = self.through_levels(hidden, embedding)
+        hidden = x
+        if self.context:
+            check_array(context, (self.shape[0], self.context))
+            x = _checks.floating(x)
+            hidden = jnp.concatenate([x, jnp.asarray(context, x.dtype)], axis=-1)
+            context = None  # used up
+        embedding = self.embed(*times, shift=self.condition(context))
+        hidden = self.through_levels(self.conv_in(hidden), embedding)
         return self.conv_out(jax.nn.silu(self.norm_out(hidden)))
-
-
-def _joined(x: Array, context: Array | None, features: int) -> Array:
-    """Returns a sequence with its context beside it, or says what is wrong with the context."""
-    given = None if context is None else jnp.shape(context)
-    wanted = (x.shape[0], features) if features else None
-    if given != wanted:
-        message = (
-            f"context must be {_described(wanted)} for this network, got {_described(given)}: "
-            "build it with context=k and call it as model(x, t, context=c), c of shape (length, k)."
-        )
-        raise ValueError(message)
-    return x if context is None else jnp.concatenate([x, jnp.asarray(context, x.dtype)], axis=-1)
-
-
-def _described(shape: tuple[int, ...] | None) -> str:
-    return "left out" if shape is None else f"an array of shape {shape}"
 
 
 def _checked(shape, channels, num_blocks) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -151,12 +151,12 @@ class TimeEmbedding(nnx.Module):
             2 * _FREQUENCIES * num_times, features, param_dtype=param_dtype, rngs=rngs
         )
 
-    def __call__(self, *times: Array) -> Array:
-        """Returns the vector `[features]` of the scalar times."""
+    def __call__(self, *times: Array, shift: Array | float = 0.0) -> Array:
+        """Returns the vector `[features]` of the scalar times, moved by `shift` before the silu."""
         dtype = self.dense.kernel.dtype
         wide = jnp.promote_types(dtype, jnp.float32)
         embedded = [sinusoidal(_checks.time(t).astype(wide)) for t in times]
-        return jax.nn.silu(self.dense(jnp.concatenate(embedded).astype(dtype)))
+        return jax.nn.silu(self.dense(jnp.concatenate(embedded).astype(dtype)) + shift)
 
 
 class GroupNorm(nnx.Module):

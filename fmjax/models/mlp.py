@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from fmjax.models import layers
+from fmjax.models.context import Context
 from fmjax.types import Array
 
 _TIME_FEATURES = 128
@@ -43,7 +44,7 @@ class _Block(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """A residual perceptron `model(x, *times) -> dx` of one example.
+    """A residual perceptron `model(x, *times, context=None) -> dx` of one example.
 
     The output starts at exactly zero. With `d` numbers in an example a call costs about
     `depth (4 width^2 + 256 width) + 4 d width` FLOP: 1.0 MFLOP at the defaults and d = 2.
@@ -53,14 +54,17 @@ class MLP(nnx.Module):
       width: size of the hidden layers.
       depth: number of residual blocks, of two dense layers each.
       num_times: 1 for a velocity `(x, t)`, 2 for an average velocity `(x, r, t)`.
+      num_classes: classes of a label `context`; 0 for a network without labels.
+      context: entries of a vector `context`; 0 for a network without.
       dropout: probability of dropping a hidden entry in training, in [0, 1).
       activation: smooth function applied elementwise.
       param_dtype: dtype of the parameters; float64 needs `jax.enable_x64`.
       rngs: random streams of flax, `nnx.Rngs(seed)`.
 
     Raises:
-      ValueError: if a size is not a positive integer or `dropout` is outside [0, 1); on a call,
-        if `x` has another shape or the number of times differs.
+      ValueError: if a size is not a positive integer, `dropout` is outside [0, 1), or labels and
+        vectors are both asked for; on a call, if `x` or `context` is not what the network was
+        built for, or the number of times differs.
 
     Example:
       >>> model = MLP((3, 2), width=16, rngs=nnx.Rngs(0))
@@ -79,6 +83,8 @@ class MLP(nnx.Module):
         width=256,
         depth=3,
         num_times=1,
+        num_classes=0,
+        context=0,
         dropout=0.0,
         activation=jax.nn.silu,
         param_dtype=jnp.float32,
@@ -93,15 +99,24 @@ class MLP(nnx.Module):
         options = {"param_dtype": param_dtype, "rngs": rngs}
         size = math.prod(self.shape)
         self.embed = layers.TimeEmbedding(num_times=num_times, features=_TIME_FEATURES, **options)
+        condition = {"num_classes": num_classes, "size": context, "features": _TIME_FEATURES}
+        self.condition = Context(**condition, **options)
         self.dense_in = nnx.Linear(size, width, **options)
         block = {"dropout": dropout, "activation": activation, **options}
         self.blocks = layers.List([_Block(width, **block) for _ in range(depth)])
         self.dense_out = nnx.Linear(width, size, kernel_init=nnx.initializers.zeros, **options)
 
-    def __call__(self, x: Array, *times: Array) -> Array:
-        """Returns `[*dims]` for one example `x` `[*dims]` and scalar times in [0, 1]."""
+    def __call__(self, x: Array, *times: Array, context: Array | int | None = None) -> Array:
+        """Returns `[*dims]` for one example, scalar times in [0, 1] and its context.
+
+        Args:
+          x: `[*dims]`.
+          *times: `[]` each.
+          context: a label `[]`, where `num_classes` is the null label, or a vector `[context]`,
+            where zeros are the null, for a network that was built with one.
+        """
         layers.example(x, times, shape=self.shape, num_times=self.num_times)
-        embedding = self.embed(*times)
+        embedding = self.embed(*times, shift=self.condition(context))
         hidden = self.dense_in(jnp.ravel(x))
         for block in self.blocks:
             hidden = block(hidden, embedding)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmjax.models import layers
+from fmjax.models.context import Context
 from fmjax.types import Array
 
 
@@ -101,7 +102,7 @@ class Levels(nnx.Module):
 
 
 class UNet(Levels):
-    """A convolutional network `model(x, *times) -> dx` of one image.
+    """A convolutional network `model(x, *times, context=None) -> dx` of one image.
 
     The output starts at exactly zero. Cost of a call with one block a level, counted by XLA:
 
@@ -119,6 +120,8 @@ class UNet(Levels):
       channels: features of each level, from the image's resolution to the coarsest.
       num_blocks: residual blocks of a level on the way down, and again on the way up.
       num_times: 1 for a velocity `(x, t)`, 2 for an average velocity `(x, r, t)`.
+      num_classes: classes of a label `context`; 0 for a network without labels.
+      context: entries of a vector `context`; 0 for a network without.
       num_heads: heads of the attention at the coarsest level, a divisor of its channels.
       num_groups: groups of each normalisation, a divisor of every entry of `channels`.
       dropout: probability of dropping a feature in training, in [0, 1).
@@ -127,8 +130,9 @@ class UNet(Levels):
 
     Raises:
       ValueError: if `shape` is not of three sizes, a size is not a positive integer, channels
-        are not divisible, or `dropout` is outside [0, 1); on a call, if `x` has another shape
-        or the number of times differs.
+        are not divisible, `dropout` is outside [0, 1), or labels and vectors are both asked for;
+        on a call, if `x` or `context` is not what the network was built for, or the number of
+        times differs.
 
     Example:
       >>> from fmjax import models
@@ -148,6 +152,8 @@ class UNet(Levels):
         channels=(32, 64),
         num_blocks=1,
         num_times=1,
+        num_classes=0,
+        context=0,
         num_heads=4,
         num_groups=8,
         dropout=0.0,
@@ -159,6 +165,8 @@ class UNet(Levels):
         zeros = nnx.initializers.zeros
         first, last, time = channels[0], channels[-1], 4 * channels[0]
         self.embed = layers.TimeEmbedding(num_times=num_times, features=time, **options)
+        condition = {"num_classes": num_classes, "size": context, "features": time}
+        self.condition = Context(**condition, **options)
         self.conv_in = nnx.Conv(self.shape[-1], first, (3, 3), **options)
         block = {"time_features": time, "num_groups": num_groups, "dropout_rate": dropout}
         blocks = [num_blocks] * len(channels)
@@ -168,10 +176,17 @@ class UNet(Levels):
         self.norm_out = layers.GroupNorm(first, num_groups=num_groups, **options)
         self.conv_out = nnx.Conv(first, self.shape[-1], (3, 3), kernel_init=zeros, **options)
 
-    def __call__(self, x: Array, *times: Array) -> Array:
-        """Returns `[h, w, c]` for one image `x` `[h, w, c]` and scalar times in [0, 1]."""
+    def __call__(self, x: Array, *times: Array, context: Array | int | None = None) -> Array:
+        """Returns `[h, w, c]` for one image, scalar times in [0, 1] and its context.
+
+        Args:
+          x: `[h, w, c]`.
+          *times: `[]` each.
+          context: a label `[]`, where `num_classes` is the null label, or a vector `[context]`,
+            where zeros are the null, for a network that was built with one.
+        """
         layers.example(x, times, shape=self.shape, num_times=self.num_times)
-        embedding = self.embed(*times)
+        embedding = self.embed(*times, shift=self.condition(context))
         hidden = self.through_levels(self.conv_in(x), embedding, self.attention)
         return self.conv_out(jax.nn.silu(self.norm_out(hidden)))
 
