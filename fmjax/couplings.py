@@ -14,19 +14,24 @@ The independent coupling draws `pi` uniformly; the minibatch optimal coupling ta
 which straightens the paths and lowers the variance of the regression target. These functions
 see a batch axis; rows are examples of any shape `[*dims]`.
 
+`drop_context` is for training with labels: it replaces some of a batch by the null label.
+
 References:
   Tong et al. (2024), Improving and Generalizing Flow-Based Generative Models with Minibatch
   Optimal Transport, arXiv 2302.00482.
   Pooladian et al. (2023), Multisample Flow Matching, arXiv 2304.14772.
+  Ho and Salimans (2022), Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 """
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fmjax import _checks
@@ -131,6 +136,75 @@ def minibatch_ot(
     rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
     order = jnp.zeros_like(rows).at[columns].set(rows)
     return x0[order], x1
+
+
+def drop_context(
+    key: Key, context: Array, null: Array | int, *, probability: Array | float = 0.1
+) -> Array:
+    """Replaces some labels or vectors of a batch by their null, to train for guidance.
+
+    A network that has seen the null in a share of its examples knows the field without a class
+    beside the fields of the classes. Each example is dropped by itself, and a vector as a whole.
+
+    Args:
+      key: PRNG key.
+      context: `[n, *rest]`, labels or vectors; without the batch axis it is one example.
+      null: `[*rest]`, what stands for no context: the number of classes for labels of
+        `fmjax.models`, and `jnp.zeros(k)` for its vectors.
+      probability: `[]`, of dropping one, in [0, 1].
+
+    Returns:
+      `[n, *rest]`, of the dtype of `context`.
+
+    Raises:
+      ValueError: if `null` has not the shape of an example, or no place in the dtype of the
+        context, or a static probability is outside [0, 1].
+
+    Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> labels = jnp.array([3, 1, 4, 1, 5, 9, 2, 6])
+      >>> fmjax.couplings.drop_context(jax.random.key(1), labels, 10, probability=0.5).tolist()
+      [10, 1, 10, 10, 5, 9, 2, 6]
+
+    Reference:
+      Ho and Salimans (2022), arXiv 2207.12598, algorithm 1. [ho2022classifier]
+    """
+    context = jnp.asarray(context)
+    null = null if isinstance(null, jax.Array) else np.asarray(null)
+    leading = context.ndim - null.ndim
+    if leading < 0 or context.shape[leading:] != null.shape:
+        message = (
+            f"null must have the shape of one example, got null {null.shape} and context "
+            f"{context.shape}: a label has shape (), a vector of k numbers (k,)."
+        )
+        raise ValueError(message)
+    _check_null(null, context.dtype)
+    if isinstance(probability, numbers.Real) and not 0.0 <= probability <= 1.0:
+        message = f"probability must lie in [0, 1], got {probability}: it is the share to drop."
+        raise ValueError(message)
+    dropped = jax.random.bernoulli(key, probability * 1.0, context.shape[:leading])
+    dropped = jnp.expand_dims(dropped, range(leading, context.ndim))
+    return jnp.where(dropped, jnp.asarray(null, context.dtype)[(None,) * leading], context)
+
+
+def _check_null(null: Array | np.ndarray, dtype: jnp.dtype) -> None:
+    """Raises ValueError unless contexts of this dtype have a place for the null."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        fits = jnp.issubdtype(null.dtype, jnp.number)
+    elif isinstance(null, jax.Array):  # its value is not read
+        fits = jnp.can_cast(null.dtype, dtype)
+    else:
+        fits = jnp.issubdtype(null.dtype, jnp.integer) and jnp.issubdtype(dtype, jnp.integer)
+        limits = jnp.iinfo(dtype) if fits else None
+        fits = fits and bool(((limits.min <= null) & (null <= limits.max)).all())
+    if not fits:
+        message = (
+            f"null has no place among contexts of {dtype}, got {null} of {null.dtype}: a label and "
+            "its null are integers of one type that holds both, such as labels.astype(jnp.int32)."
+        )
+        raise ValueError(message)
 
 
 def _check_batches(x0: Array, x1: Array) -> None:

@@ -327,6 +327,7 @@ PER_EXAMPLE = {
 BATCH = {
     "couplings.independent": lambda k, x, y: couplings.independent(k, x, y),
     "couplings.minibatch_ot": lambda k, x, y: couplings.minibatch_ot(k, x, y),
+    "couplings.drop_context": lambda k, x, y: couplings.drop_context(k, x, jnp.zeros(x.shape[1:])),
     "times.uniform": lambda k, x, y: times.uniform(k, (5,)),
     "times.stratified": lambda k, x, y: times.stratified(k, (5,)),
     "times.logit_normal": lambda k, x, y: times.logit_normal(k, (5,)),
@@ -380,6 +381,7 @@ MAKERS = {
     "onestep.reverse_time",
     "posterior.in_data_units",
     "posterior.near_noise",
+    "samplers.guided",
     "predictions.as_velocity",
     "predictions.reverse_time",
     "train.init",

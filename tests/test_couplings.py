@@ -176,3 +176,67 @@ def test_squared_euclidean_sums_all_entries():
     np.testing.assert_allclose(couplings.squared_euclidean(a, b), wanted, rtol=1e-6)
     twice = partial(couplings.squared_euclidean, jnp.float32(3.0))
     assert jax.grad(twice)(1.0) == -4.0  # by hand: 2 (1 - 3)
+
+
+# Labels for guidance.
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.7])
+def test_labels_are_dropped_as_often_as_asked_and_independently(probability):
+    n = 20_000
+    labels = jnp.arange(n) % 10
+    drop = jax.jit(lambda key, p: couplings.drop_context(key, labels, 10, probability=p))
+    kept = np.asarray(drop(jax.random.key(3), probability))
+    dropped = kept == 10
+    np.testing.assert_array_equal(kept[~dropped], np.asarray(labels)[~dropped])
+    error = np.sqrt(probability * (1 - probability) / n)
+    assert abs(dropped.mean() - probability) < 5 * error
+    for label in range(10):  # no class is dropped more often than another
+        share = dropped[np.asarray(labels) == label].mean()
+        assert abs(share - probability) < 5 * error * np.sqrt(10)
+    neighbors = np.corrcoef(dropped[:-1], dropped[1:])[0, 1]
+    assert abs(neighbors) < 5 / np.sqrt(n)
+    again = drop(jax.random.key(4), probability)
+    assert (np.asarray(again) != kept).any()
+
+
+def test_a_vector_is_dropped_as_a_whole(x64):
+    context = jnp.asarray(batches(400, (2, 3))[1], jnp.float32)
+    null = np.array([[0.0, -1.0, 2.0], [3.0, 0.5, 0.0]])
+    kept = couplings.drop_context(jax.random.key(0), context, null, probability=0.5)
+    assert kept.dtype == jnp.float32
+    changed = np.asarray(kept != context)
+    dropped = changed.all((1, 2))
+    np.testing.assert_array_equal(changed.any((1, 2)), dropped)
+    assert 100 < dropped.sum() < 300
+    np.testing.assert_array_equal(kept[dropped], np.broadcast_to(null, (dropped.sum(), 2, 3)))
+
+
+def test_all_none_and_one_example():
+    labels = jnp.array([3, 1, 4], jnp.uint8)
+    for probability, expected in ((0, [3, 1, 4]), (1.0, [10, 10, 10])):
+        kept = couplings.drop_context(jax.random.key(0), labels, 10, probability=probability)
+        assert kept.dtype == jnp.uint8
+        np.testing.assert_array_equal(kept, expected)
+    keys = jax.random.split(jax.random.key(0), 5000)
+    one = jax.vmap(lambda key: couplings.drop_context(key, 2, 10, probability=0.3))(keys)
+    assert abs(float((one == 10).mean()) - 0.3) < 5 * np.sqrt(0.21 / 5000)
+
+
+@pytest.mark.parametrize(
+    ("context", "null", "options", "message"),
+    [
+        (jnp.zeros((4, 3)), 10, {"probability": 1.5}, r"lie in \[0, 1\], got 1.5"),
+        (jnp.zeros((4, 3)), 10, {"probability": np.nan}, r"lie in \[0, 1\], got nan"),
+        (jnp.zeros((4, 3)), jnp.zeros(2), {}, r"got null \(2,\) and context \(4, 3\)"),
+        (jnp.array(1), jnp.zeros(2, int), {}, r"got null \(2,\) and context \(\)"),
+        (jnp.zeros(4, int), 10.0, {}, "among contexts of int32, got 10.0"),
+        (jnp.zeros(4, int), None, {}, "among contexts of int32, got None"),
+        (jnp.zeros(4), "cat", {}, "among contexts of float32, got cat"),
+        (jnp.zeros(4, jnp.uint8), 256, {}, "among contexts of uint8, got 256"),
+        (jnp.zeros(4, jnp.uint8), jnp.array(3), {}, "among contexts of uint8, got 3 of int32"),
+    ],
+)
+def test_a_null_without_a_place_is_named(context, null, options, message):
+    with pytest.raises(ValueError, match=message):
+        couplings.drop_context(jax.random.key(0), context, null, **options)

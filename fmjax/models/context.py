@@ -16,6 +16,8 @@ References:
   Ho and Salimans (2022), Classifier-Free Diffusion Guidance, arXiv 2207.12598 (the null label).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

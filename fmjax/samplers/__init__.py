@@ -2,6 +2,7 @@
 
 * `fixed`, `adaptive`, `trajectory`: the flow equation by diffrax, forwards and backwards
 * `hybrid`, `few_step`, `one_step`: in pieces, and in jumps by an average velocity
+* `guided`: the velocity of a class and the one of no class, mixed, in an interval of times
 * `memoryless_sde`: many endings of one state, draws of the data given that state
 
 This package is the only one that imports diffrax.
@@ -10,6 +11,7 @@ References:
   Kidger (2021), On Neural Differential Equations, arXiv 2202.02435 (diffrax).
 """
 
+from fmjax.samplers.guidance import guided
 from fmjax.samplers.ode import adaptive, fixed, trajectory
 from fmjax.samplers.sde import memoryless_sde
 from fmjax.samplers.steps import few_step, hybrid, one_step
@@ -18,6 +20,7 @@ __all__ = [
     "adaptive",
     "few_step",
     "fixed",
+    "guided",
     "hybrid",
     "memoryless_sde",
     "one_step",
