@@ -26,7 +26,7 @@ from flax import nnx
 
 from fmjax import _checks
 from fmjax.models import layers, unet
-from fmjax.models.context import Context, check_array, either
+from fmjax.models._context import Context, check_array, either
 from fmjax.types import Array
 
 

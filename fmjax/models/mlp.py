@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from fmjax.models import layers
-from fmjax.models.context import Context
+from fmjax.models._context import Context
 from fmjax.types import Array
 
 _TIME_FEATURES = 128

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmjax.models import layers
-from fmjax.models.context import Context
+from fmjax.models._context import Context
 from fmjax.types import Array
 
 

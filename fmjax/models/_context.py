@@ -9,7 +9,7 @@ The null of a vector is the vector of zeros, which leaves e as it is without con
 mean something else, append a one to every vector.
 
 A network that was trained with some contexts replaced by their null (`couplings.drop_context`)
-knows both fields that classifier-free guidance mixes (`predictions.guided`).
+knows both fields that classifier-free guidance mixes (`samplers.guided`).
 
 References:
   Dhariwal and Nichol (2021), Diffusion Models Beat GANs, arXiv 2105.05233 (labels beside times).
@@ -42,11 +42,15 @@ class Context(nnx.Module):
         context is not what the network was built for.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> from fmjax.models import context
-      >>> label = context.Context(num_classes=10, size=0, features=16, rngs=nnx.Rngs(0))
-      >>> label(3).shape, label(10).shape  # ten classes, 0 to 9, and the null label 10
-      ((16,), (16,))
+      >>> network = fmjax.models.MLP(2, num_classes=10, rngs=nnx.Rngs(0))
+      >>> apply, params = fmjax.models.functional(network)
+      >>> apply(params, jnp.ones(2), 0.5, context=3).tolist()  # starts at zero, for class 3 too
+      [0.0, 0.0]
+      >>> params["condition"]["rows"].shape  # ten classes, and the null label 10
+      (11, 128)
 
     Reference:
       Ho and Salimans (2022), arXiv 2207.12598, section 3.2. [ho2022classifier]
