@@ -1,6 +1,8 @@
 """The devices of one or several hosts as one axis, and batches spread over them."""
 
+import inspect
 import os
+import warnings
 
 import jax
 
@@ -51,6 +53,22 @@ def _check_divides(what: str, size: int) -> None:
         raise ValueError(message)
 
 
+def _patience() -> dict[str, int]:
+    """Returns the option by which the processes wait at the end for the one that evaluates.
+
+    It writes for up to a day, and the default of five minutes would kill them all.
+    """
+    parameters = inspect.signature(jax.distributed.initialize).parameters.values()
+    if any(p.name == "shutdown_timeout_seconds" or p.kind == p.VAR_KEYWORD for p in parameters):
+        return {"shutdown_timeout_seconds": _SHUTDOWN_SECONDS}
+    message = (
+        f"JAX {jax.__version__} ends all processes five minutes after the first is done: if the "
+        "last evaluation takes longer than that, use a newer JAX."
+    )
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+    return {}
+
+
 def join_hosts() -> None:
     """Starts jax.distributed where the environment names several hosts, else does nothing."""
     get = os.environ.get
@@ -63,9 +81,7 @@ def join_hosts() -> None:
         jax.distributed.initialize(
             num_processes=int(count) if count else None,
             process_id=int(index) if index else None,
-            # One process evaluates and writes; the others wait for it at the end, for a day if
-            # need be, where the default of five minutes would kill them all.
-            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            **_patience(),
         )
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         message = (

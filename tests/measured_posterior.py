@@ -274,8 +274,8 @@ def components() -> Iterator[Row]:
 
 def priors() -> Iterator[Row]:
     """Compares the limits at the noise end with Gaussian data at every time and path."""
-    gaussian = oracles.component(2)
     with jax.enable_x64(True):
+        gaussian = oracles.component(2)
         cov = jnp.asarray(oracles.COVARIANCES[2])
         alone = oracles.MIXTURE._replace(
             weights=np.ones(1), means=oracles.MEANS[:1],

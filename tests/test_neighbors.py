@@ -118,14 +118,17 @@ def test_refined_targets_equal_anchored_ones(x64):
 def test_the_memory_of_a_large_bank_is_that_of_its_weights():
     n, d, batch = 4096, 256, 32
 
-    def temporary(target, **options):
+    def temporary(target, bank, **options):
         f = jax.vmap(partial(target, PATH, **options), in_axes=(None, 0, 0, None))
-        shapes = (jnp.zeros((n, d)), jnp.zeros((batch, d)), jnp.zeros((batch, d)), jnp.float32(0.5))
+        x = jnp.zeros((batch, d))
+        shapes = (bank, x, x, jnp.float32(0.5))
         return jax.jit(f).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
-    large = temporary(empirical.refined_velocity, chunk_size=256)
+    plain = jnp.zeros((n, d))
+    # Prepared: for the norms of a plain bank XLA of jax 0.7 copies it, on the CPU.
+    large = temporary(empirical.refined_velocity, empirical.prepare(plain), chunk_size=256)
     assert large < 8 * batch * n * 4
-    assert large < temporary(empirical.anchored_velocity) / 10
+    assert large < temporary(empirical.anchored_velocity, plain) / 10
 
 
 @pytest.mark.parametrize("k", [0, 41, 2.0])

@@ -147,5 +147,13 @@ def _reseed(model: nnx.Module, key: Key) -> None:
     streams = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.RngStream)]
     for index, stream in enumerate(streams):
         shape = stream.key.shape  # not () where flax has split a stream over stacked layers
-        stream.key.set_value(jax.random.split(jax.random.fold_in(key, index), shape))
-        stream.count.set_value(jnp.zeros(shape, jnp.uint32))
+        _write(stream.key, jax.random.split(jax.random.fold_in(key, index), shape))
+        _write(stream.count, jnp.zeros(shape, jnp.uint32))
+
+
+def _write(variable: nnx.Variable, value: Array) -> None:
+    """Puts a value into a variable of flax."""
+    if hasattr(nnx.Variable, "set_value"):
+        variable.set_value(value)
+    else:  # flax 0.11
+        variable.value = value
