@@ -9,9 +9,9 @@ from fmjax.types import Array
 
 
 def squared_distance(a: Array, b: Array) -> Array:
-    """Returns `|a - b|^2`, `[]`, of two examples of one shape."""
+    """Returns `|a - b|^2`, `[]`, of two examples of one shape, in float32 at least."""
     _checks.same_shape(a=a, b=b)
-    return jnp.sum((a - b) ** 2)
+    return jnp.sum((_checks.wide(a) - _checks.wide(b)) ** 2)
 
 
 def check_floating(**arrays: Array) -> None:

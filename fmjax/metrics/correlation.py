@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from fmjax import _checks
 from fmjax.metrics._common import check_equal
 from fmjax.types import Array
 
@@ -31,7 +32,8 @@ def pearson(x: Array, y: Array) -> Array:
     check_equal(x, y, at_least=2)
 
     def center(z: Array) -> Array:
-        z = z - 1.0 * jnp.ravel(z)[0]  # a constant becomes exactly zero; bytes become floats
+        z = _checks.wide(z)  # bytes become floats
+        z = z - jnp.ravel(z)[0]  # a constant becomes exactly zero
         z = z - jnp.mean(z)
         return z / jnp.max(jnp.abs(z))  # so that squares neither overflow nor vanish
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fmjax import _checks
+from fmjax.metrics import _transport
 from fmjax.metrics._common import check_equal, check_floating, check_samples, squared_distance
 from fmjax.types import Array
 
@@ -36,36 +38,50 @@ def total_variation(p: Array, q: Array) -> Array:
     """
     check_floating(p=p, q=q)
     check_equal(p, q)
-    return 0.5 * jnp.sum(jnp.abs(p - q))
+    return 0.5 * jnp.sum(jnp.abs(_checks.wide(p) - _checks.wide(q)))
 
 
-def wasserstein2(x: Array, y: Array) -> Array:
-    """Returns the 2-Wasserstein distance of two samples of equal size, exactly.
+def wasserstein2(
+    x: Array, y: Array, *, weights_x: Array | None = None, weights_y: Array | None = None
+) -> Array:
+    """Returns the 2-Wasserstein distance of two samples, exactly.
 
-    The root of the least mean squared distance over all pairings, by the Hungarian algorithm:
-    time cubic and memory quadratic in n, meant for n up to some thousands.
+    The root of the least mean squared distance over all ways to carry the one sample to the other.
+    Equal sizes without weights are paired by the Hungarian algorithm: time cubic and memory
+    quadratic in n, meant for n up to some thousands. Other samples are carried along shortest
+    paths, meant for n + m up to some hundreds: 300 to 400 points took a second on a CPU.
 
     Args:
       x: `[n, *dims]`.
-      y: `[n, *dims]`.
+      y: `[m, *dims]`.
+      weights_x: `[n]`, not negative, of any positive sum; None weighs all examples alike.
+      weights_y: `[m]`, likewise.
 
     Returns:
-      `[]`, in the units of x, not squared; the derivative is not finite where it is zero.
+      `[]`, in the units of x, not squared, in float32 at least. The derivative is not finite where
+      it is zero. In a weight it is that of the best plan's potentials. NaN if a weight is negative,
+      if all are zero, or if a number is not finite.
 
     Raises:
-      ValueError: if the shapes differ, are empty or not floating.
+      ValueError: if the examples differ in shape, if there are none, if they are not floating, or
+        if weights are not one number for each example.
 
     Example:
       >>> x = jax.random.normal(jax.random.key(0), (32, 2))
       >>> round(float(wasserstein2(x, x[::-1] + jnp.array([[3.0, 4.0]]))), 4)
       5.0
+
+    Reference:
+      Peyre and Cuturi (2019), Computational Optimal Transport, arXiv 1803.00567, section 3.
+      [peyre2019computational]
     """
     check_samples(x, y)
-    check_equal(x, y)
     costs = jax.lax.map(lambda a: jax.vmap(partial(squared_distance, a))(y), x)
-    # The best pairing is constant almost everywhere: its search need not carry derivatives.
-    rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
-    return jnp.sqrt(jnp.mean(costs[rows, columns]))
+    if weights_x is None and weights_y is None and len(x) == len(y):
+        # The best pairing is constant almost everywhere: its search need not carry derivatives.
+        rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
+        return jnp.sqrt(jnp.mean(costs[rows, columns]))
+    return jnp.sqrt(_transport.least(costs, weights_x, weights_y))
 
 
 def gaussian_kernel(bandwidth: float | Array) -> Callable[[Array, Array], Array]:
@@ -87,7 +103,12 @@ def gaussian_kernel(bandwidth: float | Array) -> Callable[[Array, Array], Array]
     if isinstance(bandwidth, numbers.Number) and not bandwidth > 0.0:
         message = f"bandwidth must be positive, got {bandwidth}: it is a length in units of x."
         raise ValueError(message)
-    return lambda a, b: jnp.exp(-0.5 * squared_distance(a / bandwidth, b / bandwidth))
+    return partial(_gaussian, bandwidth)
+
+
+def _gaussian(bandwidth: Array | float, a: Array, b: Array) -> Array:
+    a, b = _checks.wide(a), _checks.wide(b)
+    return jnp.exp(-0.5 * squared_distance(a / bandwidth, b / bandwidth))
 
 
 def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array:
@@ -118,6 +139,7 @@ def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array
       Gretton et al. (2012), A Kernel Two-Sample Test, JMLR 13, eq. (3). [gretton2012kernel]
     """
     check_samples(x, y, at_least=2)
+    x, y = _checks.wide(x), _checks.wide(y)
 
     def mean(a: Array, z: Array, where: Array | None = None) -> Array:
         return jnp.mean(jax.vmap(partial(kernel, a))(z), where=where)
@@ -160,7 +182,7 @@ def frechet(features_x: Array, features_y: Array) -> Array:
     check_samples(features_x, features_y, at_least=2)
 
     def fit(features: Array) -> tuple[Array, Array]:
-        rows = features.reshape(features.shape[0], -1)
+        rows = _checks.wide(features).reshape(features.shape[0], -1)
         mean = jnp.mean(rows, axis=0)
         return mean, (rows - mean[None]) / (rows.shape[0] - 1) ** 0.5
 

@@ -60,14 +60,13 @@ def prdc(real: Array, generated: Array, *, neighbors: int = 5, chunk: int = 256)
     even where real samples are repeated and the radius is zero. For continuous laws it makes no
     difference, but equal sets have density `(k + 1) / k`, where open balls would give 1.
 
-    The values depend on k, n and m: compare only at equal ones. Features with a large common
-    offset lose precision, as in any distance by matrix products: subtract it.
+    The values depend on k, n and m: compare only at equal ones.
 
     Args:
       real: `[n, *dims]`, features of real samples, n > `neighbors`; finite.
       generated: `[m, *dims]`, those of generated samples, m > `neighbors`; finite.
       neighbors: k, at least 1; Kynkaanniemi et al. take 3, Naeem et al. 5.
-      chunk: rows that are compared at once; memory beside a copy of both sets is a few times
+      chunk: rows that are compared at once; memory beside copies of both sets is a few times
         `chunk * max(n, m)` numbers and `chunk * (neighbors + 16)` examples.
 
     Returns:
@@ -110,13 +109,13 @@ def prdc(real: Array, generated: Array, *, neighbors: int = 5, chunk: int = 256)
 
 def _radii(neighbors: int, chunk: int, x: Array) -> Array:
     """Returns the squared distance from each row to its k-th nearest among the others, `[n]`."""
-    half_norms, places = _search.half_norms(x), jnp.arange(x.shape[0])
+    table, places = _search.table(x), jnp.arange(x.shape[0])
 
     def radius(row_and_place: tuple[Array, Array]) -> Array:
         row, place = row_and_place
         # Left out by its place, not by its distance: a copy of it is a neighbor.
-        scores = jnp.where(places == place, jnp.inf, _search.scores(row, x, half_norms))
-        index, squares = _search.closest(row, x, scores, neighbors)
+        scores = jnp.where(places == place, jnp.inf, _search.scores(row, table))
+        index, squares = _search.closest(row, table, scores, neighbors)
         return jnp.sort(jnp.where(index == place, jnp.inf, squares))[neighbors - 1]
 
     return jax.lax.map(radius, (x, places), batch_size=chunk)
@@ -124,23 +123,23 @@ def _radii(neighbors: int, chunk: int, x: Array) -> Array:
 
 def _nearest(chunk: int, x: Array, data: Array) -> Array:
     """Returns the squared distance from each row of x to the nearest row of data, `[n]`."""
-    half_norms = _search.half_norms(data)
+    table = _search.table(data)
 
     def nearest(row: Array) -> Array:
-        scores = _search.scores(row, data, half_norms)
-        return jnp.min(_search.closest(row, data, scores, 1)[1])
+        return jnp.min(_search.closest(row, table, _search.scores(row, table), 1)[1])
 
     return jax.lax.map(nearest, x, batch_size=chunk)
 
 
-def _balls(neighbors: int, chunk: int, x: Array, centres: Array, radii: Array) -> Array:
+def _balls(neighbors: int, chunk: int, x: Array, centers: Array, radii: Array) -> Array:
     """Returns how many balls hold each row of x, `[n]`; the radii are squared."""
-    half_norms = _search.half_norms(centres)
+    table = _search.table(centers)
 
     def count(row: Array) -> Array:
-        # Half the power of the point in respect of each ball: not positive inside.
-        powers = _search.scores(row, centres, half_norms) + 0.5 * (jnp.sum(row**2) - radii)
-        index, squares = _search.closest(row, centres, jnp.abs(powers), neighbors)
+        # Half the power of the point with respect to each ball: non-positive inside.
+        own = jnp.sum((row - table.center) ** 2)
+        powers = _search.scores(row, table) + 0.5 * (own - radii)
+        index, squares = _search.closest(row, table, jnp.abs(powers), neighbors)
         return jnp.sum((powers <= 0.0).at[index].set(squares <= radii[index]))
 
     return jax.lax.map(count, x, batch_size=chunk)

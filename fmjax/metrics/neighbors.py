@@ -11,25 +11,27 @@ import jax
 import jax.numpy as jnp
 
 from fmjax.metrics import _search
-from fmjax.metrics._common import check_chunk, check_samples, squared_distance
+from fmjax.metrics._common import check_chunk, check_samples
 from fmjax.types import Array
 
 
 def nearest_neighbor(x: Array, data: Array, *, chunk: int = 256) -> tuple[Array, Array]:
     """Returns, for each row of x, the index of the nearest row of data and its distance.
 
-    The search compares `|b|^2 / 2 - x.b`, one matrix product per chunk, and its rounding may
-    confuse neighbors whose squared distances agree to the float precision of the squared
-    norms. The distance itself is computed from the difference: that of a copy is exactly zero.
+    One matrix product per chunk proposes the 17 nearest rows, and differences decide among them, so
+    a copy is at distance zero. The product rounds: it may miss the nearest row where more than 17
+    have squared distances that agree to the float precision of the squared distance from the mean
+    of the data. Half precision is searched in float32.
 
     Args:
       x: `[n, *dims]`, for example generated images.
       data: `[m, *dims]`, for example the training set.
-      chunk: rows of x that are compared at once; memory is `chunk` times m numbers and the few
-        rows of data whose differences are taken.
+      chunk: rows of x that are compared at once; memory is a copy of the data, `chunk` times m
+        numbers and the 17 rows whose differences are taken.
 
     Returns:
-      `(index, distance)`, both `[n]`; the distance is Euclidean, over all of `[*dims]`.
+      `(index, distance)`, both `[n]`; the distance is Euclidean, over all of `[*dims]`. Of equal
+      rows the first counts.
 
     Raises:
       ValueError: if the examples differ in shape or are not floating, or `chunk` < 1.
@@ -43,11 +45,12 @@ def nearest_neighbor(x: Array, data: Array, *, chunk: int = 256) -> tuple[Array,
     check_samples(x, data)
     check_chunk(chunk)
     x, data = _search.rows(x), _search.rows(data)
-    half_norms = _search.half_norms(data)
+    table = _search.table(data)
 
     def nearest(row: Array) -> tuple[Array, Array]:
-        index = jnp.argmin(_search.scores(row, data, half_norms))
-        return index, jnp.sqrt(squared_distance(row, data[index]))
+        index, squares = _search.closest(row, table, _search.scores(row, table), 1)
+        place = jnp.argmin(squares)
+        return index[place], jnp.sqrt(squares[place])
 
     return jax.lax.map(nearest, x, batch_size=chunk)
 
@@ -64,8 +67,8 @@ def distance_ratio(generated: Array, train: Array, *, chunk: int = 256) -> Array
     Args:
       generated: `[n, *dims]`.
       train: `[m, *dims]`, m >= 2; what the model was trained on.
-      chunk: generated samples that are compared at once; memory is `chunk` times m numbers and
-        the 18 rows whose differences are taken.
+      chunk: generated samples that are compared at once; memory is a copy of `train`,
+        `chunk` times m numbers and the 18 rows whose differences are taken.
 
     Returns:
       `[n]`, in [0, 1], for a histogram beside that of as many held-out samples. Where no other
@@ -91,10 +94,10 @@ def distance_ratio(generated: Array, train: Array, *, chunk: int = 256) -> Array
         message = f"train must have a nearest and a second row, got {train.shape}: pass all of it."
         raise ValueError(message)
     generated, train = _search.rows(generated), _search.rows(train)
-    half_norms = _search.half_norms(train)
+    table = _search.table(train)
 
     def ratio(row: Array) -> Array:
-        index, squares = _search.closest(row, train, _search.scores(row, train, half_norms), 2)
+        index, squares = _search.closest(row, table, _search.scores(row, table), 2)
         found, nearest = train[index], train[index[jnp.argmin(squares)]]
         others = jnp.any(found != nearest[None], axis=1)
         second = jnp.min(squares, where=others, initial=jnp.max(squares))
@@ -117,8 +120,8 @@ def memorization_ratio(
       generated: `[n, *dims]`.
       train: `[m, *dims]`, m >= 2; what the model was trained on.
       threshold: `[]`, in (0, 1]; Yoon et al. take 1/3.
-      chunk: generated samples that are compared at once; memory is `chunk` times m numbers and
-        the 18 rows whose differences are taken.
+      chunk: generated samples that are compared at once; memory is a copy of `train`,
+        `chunk` times m numbers and the 18 rows whose differences are taken.
 
     Returns:
       `[]`, in [0, 1].
