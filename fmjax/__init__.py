@@ -28,10 +28,36 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # editors and type checkers read this, and do not run `__getattr__`
+    from fmjax import (
+        collapse,
+        couplings,
+        divergence,
+        empirical,
+        estimators,
+        events,
+        likelihood,
+        losses,
+        metrics,
+        models,
+        onestep,
+        path_error,
+        paths,
+        posterior,
+        predictions,
+        samplers,
+        times,
+        toy,
+        train,
+        types,
+    )
 
-_MODULES = (
+__version__ = "0.2.0"
+
+__all__ = [
+    "__version__",
     "collapse",
     "couplings",
     "divergence",
@@ -52,16 +78,20 @@ _MODULES = (
     "toy",
     "train",
     "types",
-)
-__all__ = ["__version__", *_MODULES]
+]
+_MODULES = tuple(name for name in __all__ if not name.startswith("_"))
 
 
-def __getattr__(name: str) -> ModuleType:
+def _load(name: str) -> ModuleType:
     """Loads a module of the library when it is first named (PEP 562)."""
     if name in _MODULES:
         return importlib.import_module(f"fmjax.{name}")
     message = f"module 'fmjax' has no attribute {name!r}; it has {', '.join(_MODULES)}"
     raise AttributeError(message)
+
+
+if not TYPE_CHECKING:  # with it, a type checker would let every wrong name pass
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:
