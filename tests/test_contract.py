@@ -388,6 +388,7 @@ MAKERS = {
     "train.init",
     "train.make_step",
     "models.functional",
+    "models.perceptron",
 }
 
 

@@ -31,10 +31,11 @@ from flax import nnx
 
 from fmjax.models.conv1d import Conv1D
 from fmjax.models.mlp import MLP
+from fmjax.models.perceptron import perceptron
 from fmjax.models.unet import UNet
 from fmjax.types import Array, Key, PyTree
 
-__all__ = ["MLP", "Conv1D", "UNet", "functional"]
+__all__ = ["MLP", "Conv1D", "UNet", "functional", "perceptron"]
 
 
 def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
