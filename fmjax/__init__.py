@@ -1,21 +1,21 @@
 """Flow matching in JAX as pure functions.
 
 A velocity field is any function `velocity(x, t) -> dx` of one example; time runs from noise
-at `t = 0` to data at `t = 1`. Every module is a floor of one house:
+at `t = 0` to data at `t = 1`. The modules, from the ground up:
 
 * `paths`, `predictions`: the Gaussian path and what a network may predict along it
-* `divergence`, `estimators`: exact, in bounded memory, or estimated with a standard error
+* `divergence`, `estimators`: the divergence, exact or in bounded memory; estimates with errors
 * `empirical`: the exact field of a finite data set
-* `collapse`: when that field comes down to single points of it
+* `collapse`: the time from which a single data point determines that field
 * `posterior`: mean and covariance of the data given a noisy state, from any velocity
-* `events`: a trained velocity given an event that is defined afterwards
-* `path_error`: how far the law of a learned flow is from the true one, and a bound on it
-* `onestep`: the same for models that sample in one step, and what it is not
+* `events`: condition a trained velocity on an event that is defined afterwards
+* `path_error`: how far the law of a learned flow is from the true law, with a bound
+* `onestep`: mean and covariance of the data for models that sample in one step
 * `losses`, `couplings`, `times`, `train`: training
-* `samplers`, `likelihood`, `metrics`: using and judging the result
+* `samplers`, `likelihood`, `metrics`: sample from a model and evaluate it
 * `toy`, `models`: densities and networks to start with
 
-Modules are loaded on first use, so that `import fmjax` costs no more than jax itself.
+A module is loaded on first use, so `import fmjax` takes no longer than importing jax.
 
 Example:
   >>> import fmjax

@@ -1,8 +1,8 @@
-"""The static checks at the door of every public function.
+"""Static checks of the arguments of public functions.
 
-Only shapes, ranks and Python numbers are looked at: they are known while jax traces, so a
-check costs nothing at run time and works the same under `jit`, `vmap` and `grad`. Values of
-arrays are never read; a docstring says what they must be.
+The checks look only at shapes, ranks and Python numbers. Those are known while jax traces, so a
+check costs nothing at run time and works the same under `jit`, `vmap` and `grad`. No check reads
+the values of arrays; docstrings say what the values must be.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fmjax.types import Array
 
 
 def time(t: Array | float, name: str = "t") -> Array:
-    """Returns `t` as a floating scalar, or says what is wrong with it.
+    """Converts `t` to a floating scalar, or raises an error that says what is wrong with it.
 
     Args:
       t: scalar array or number. Python and NumPy numbers must lie in [0, 1]; the value of a
         jax array is not read.
-      name: what the error message calls it.
+      name: the name of `t` in the error message.
 
     Returns:
       `[]`; a Python number stays weakly typed, so that it never widens the data.
@@ -49,9 +49,9 @@ def time(t: Array | float, name: str = "t") -> Array:
 
 
 def floating(x: Array) -> Array:
-    """Returns `x` as an array of floating dtype; integers and Python numbers are converted.
+    """Converts `x` to an array of floating dtype.
 
-    A constant that is cast to the dtype of an integer array would be rounded without a word.
+    Without this, a constant cast to the dtype of an integer array would be rounded silently.
     """
     x = jnp.asarray(x)
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
@@ -107,18 +107,18 @@ def same_shape(**arrays: Array) -> None:
 
 
 def positive_sigma(path: Any, t: Array | float) -> None:
-    """Raises ValueError if the path has no noise at a static time; an array's value is not read."""
+    """Raises ValueError if the path has no noise at a static time; reads no array's value."""
     _positive("sigma", path.sigma, t, "take t below 1, or a path that keeps some noise, such as "
               "paths.linear(sigma_min=1e-3)")  # fmt: skip
 
 
 def positive_alpha(path: Any, t: Array | float, instead: str) -> None:
-    """Raises ValueError if the path has no data at a static time; an array's value is not read.
+    """Raises ValueError if the path has no data at a static time; reads no array's value.
 
     Args:
       path: the path.
       t: scalar array or number.
-      instead: the end of the message, what to do.
+      instead: the end of the message, which says what to do.
     """
     _positive("alpha", path.alpha, t, instead)
 
@@ -137,7 +137,7 @@ def _positive(name: str, coefficient: Any, t: Array | float, instead: str) -> No
 
 
 MAX_DENSE = 4096
-"""The largest d of which a `[d, d]` matrix is made; in float32 it takes 67 MB."""
+"""The largest d for which fmjax builds a `[d, d]` matrix; in float32 it takes 67 MB."""
 
 
 def dense(x: Array, instead: str) -> None:
@@ -145,7 +145,7 @@ def dense(x: Array, instead: str) -> None:
 
     Args:
       x: `[*dims]`, the state.
-      instead: the end of the message, what to call that needs no matrix.
+      instead: the end of the message, which names a function that needs no matrix.
     """
     if x.size <= MAX_DENSE:
         return

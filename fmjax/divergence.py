@@ -4,19 +4,19 @@ An estimator is a function `(f, x) -> (f(x), div f(x))` with
 
     div f(x) = tr J,    J_ij = d f_i / d x_j                                      (1)
 
-and all of them agree on that signature, so whatever needs a divergence (a likelihood, a loss,
-a posterior trace) takes any of them. Value and divergence come out of one linearisation.
+All estimators share this signature, so every function that needs a divergence (a likelihood, a
+loss, a posterior trace) accepts any of them. One linearization gives both value and divergence.
 
-* `exact` makes the whole Jacobian by `jax.jacfwd`: d tangents at once, the best choice up to
-  about 64 dimensions.
-* `unrolled` makes the same number one tangent after the other, for losses in few dimensions.
-* `chunked` makes the same number with a few tangents at a time: memory set by the chunk, for
-  images and exact likelihoods.
-* `hutchinson` estimates it from K random probes z with `E[z z^T] = I`,
+* `exact` computes the whole Jacobian by `jax.jacfwd`, all d tangents at once. It is the best
+  choice up to about 64 dimensions.
+* `unrolled` computes the same number one tangent after the other, for losses in few dimensions.
+* `chunked` computes the same number with a few tangents at a time. The chunk sets the memory,
+  which suits images and exact likelihoods.
+* `hutchinson` estimates it without bias from K random probes z with `E[z z^T] = I`:
 
       E[z^T J z] = tr J                                                           (2)
 
-  without bias; with S = (J + J^T) / 2 the variance of one probe is
+  With S = (J + J^T) / 2 the variance of one probe is
 
       Rademacher  2 (||S||_F^2 - sum_i S_ii^2)        Gaussian  2 ||S||_F^2       (3)
 
@@ -37,11 +37,13 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array, Key
 
+__all__ = ["chunked", "diagonal", "exact", "hutchinson", "unrolled"]
+
 _MAX_UNROLLED = 64
 
 
 def exact(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
-    """Returns the value and the exact divergence, eq. (1), by `jax.jacfwd`.
+    """Computes a field's value and exact divergence, eq. (1), by `jax.jacfwd`.
 
     Args:
       f: the field, `[*dims] -> [*dims]`.
@@ -54,7 +56,9 @@ def exact(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
       ValueError: if `f(x)` and `x` have different shapes.
 
     Example:
-      >>> value, div = exact(lambda x: x**2, jnp.array([1.0, 2.0]))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> value, div = fmjax.divergence.exact(lambda x: x**2, jnp.array([1.0, 2.0]))
       >>> value.tolist(), float(div)
       ([1.0, 4.0], 6.0)
 
@@ -73,12 +77,12 @@ def exact(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
 
 
 def unrolled(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
-    """Returns the value and the exact divergence, one tangent after the other.
+    """Computes a field's value and exact divergence, one tangent after the other.
 
-    The same number as `exact`, written out tangent by tangent: under `vmap` over a batch every
-    product has the shape of the value's own, and the gradient of a loss in two dimensions took 0.7
-    of the time that `exact` took (experiments/benchmarks). The program grows with the dimension, so
-    no more than 64 entries are allowed.
+    The number is the same as from `exact`, with a separate product for each tangent. Under `vmap`
+    every product has the shape of the batch of values. In two dimensions the gradient of a loss
+    took 0.7 times as long as with `exact` (experiments/benchmarks). The program grows with the
+    dimension, so at most 64 entries are allowed.
 
     Args:
       f: the field, `[*dims] -> [*dims]`.
@@ -91,7 +95,9 @@ def unrolled(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
       ValueError: if `f(x)` and `x` have different shapes, or x has more than 64 entries.
 
     Example:
-      >>> value, div = unrolled(lambda x: x**2, jnp.array([1.0, 2.0]))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> value, div = fmjax.divergence.unrolled(lambda x: x**2, jnp.array([1.0, 2.0]))
       >>> float(div)
       6.0
 
@@ -112,14 +118,14 @@ def unrolled(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
 
 
 def chunked(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> tuple[Array, Array]:
-    """Returns the value and the exact divergence, a few tangents at a time.
+    """Computes a field's value and exact divergence, a few tangents at a time.
 
     Args:
       f: the field, `[*dims] -> [*dims]`.
       x: `[*dims]`, the point; any shape, a scalar too.
-      chunk_size: tangents in flight; memory grows with it and not with the dimension. Under
-        `vmap` over a batch, chunk times batch of about 64 images is fast on a CPU; a chunk
-        that divides the dimension compiles faster.
+      chunk_size: number of tangents computed together; memory grows with it and not with the
+        dimension. Under `vmap`, chunk size times batch size of about 64 images is fast on a CPU.
+        A chunk size that divides the dimension compiles faster.
 
     Returns:
       `f(x)`, `[*dims]`, and its divergence, `[]`.
@@ -128,7 +134,10 @@ def chunked(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> t
       ValueError: if `f(x)` and `x` have different shapes, or `chunk_size` is not positive.
 
     Example:
-      >>> value, div = chunked(lambda x: x**2, jnp.ones((5, 7)), chunk_size=8)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> square = lambda x: x**2
+      >>> value, div = fmjax.divergence.chunked(square, jnp.ones((5, 7)), chunk_size=8)
       >>> float(div)
       70.0
 
@@ -140,12 +149,12 @@ def chunked(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> t
 
 
 def diagonal(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> tuple[Array, Array]:
-    """Returns the value and the exact diagonal of the Jacobian.
+    """Computes a field's value and the exact diagonal of its Jacobian.
 
     Args:
       f: the field, `[*dims] -> [*dims]`.
       x: `[*dims]`, the point; any shape, a scalar too.
-      chunk_size: tangents in flight, as in `chunked`.
+      chunk_size: number of tangents computed together, as in `chunked`.
 
     Returns:
       `f(x)`, `[*dims]`, and `d f_i / d x_i`, `[*dims]`.
@@ -154,7 +163,11 @@ def diagonal(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> 
       ValueError: if `f(x)` and `x` have different shapes, or `chunk_size` is not positive.
 
     Example:
-      >>> diagonal(lambda x: x * x[::-1], jnp.array([1.0, 2.0]))[1].tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> swap = lambda x: x * x[::-1]
+      >>> value, entries = fmjax.divergence.diagonal(swap, jnp.array([1.0, 2.0]))
+      >>> entries.tolist()
       [2.0, 1.0]
 
     Reference:
@@ -184,16 +197,16 @@ def hutchinson(
     num_probes: int = 1,
     probe: Callable[..., Array] = jax.random.rademacher,
 ) -> tuple[Array, Array]:
-    """Returns the value and an unbiased estimate of the divergence, eq. (2).
+    """Computes a field's value and an unbiased estimate of its divergence, eq. (2).
 
-    One key gives one set of probes. Inside an ODE the same key at every evaluation makes the
-    field smooth in time, as adaptive steps need; bind it with `partial(hutchinson, key)`.
+    One key gives one set of probes. In an ODE use the same key at every evaluation: the field is
+    then smooth in time, as adaptive steps need. Bind the key with `partial(hutchinson, key)`.
 
     Args:
       key: a typed PRNG key.
       f: the field, `[*dims] -> [*dims]`.
       x: `[*dims]`, the point; any shape, a scalar too.
-      num_probes: number of probes; the variance (3) falls as its inverse.
+      num_probes: K, the number of probes; the variance is (3) divided by K.
       probe: `(key, shape, dtype) -> z` with `E[z z^T] = I`; `jax.random.rademacher` or
         `jax.random.normal`.
 
@@ -204,7 +217,11 @@ def hutchinson(
       ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is not positive.
 
     Example:
-      >>> value, div = hutchinson(jax.random.key(0), lambda x: x**2, jnp.array([1.0, 2.0]))
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, square = jax.random.key(0), lambda x: x**2
+      >>> value, div = fmjax.divergence.hutchinson(key, square, jnp.array([1.0, 2.0]))
       >>> float(div)  # a diagonal Jacobian: one Rademacher probe is exact
       6.0
 

@@ -1,7 +1,7 @@
-"""What a network may predict along a path, and how one prediction becomes another.
+"""What a network may predict along a path, and the conversion between predictions.
 
-Every kind of prediction is linear in the pair of a path, `a(t) x1 + b(t) x0`, so a kind is
-nothing but its row `(a, b)`:
+Every kind of prediction is a linear combination `a(t) x1 + b(t) x0` of data and noise. A kind is
+therefore a pair of coefficients, its row `(a, b)`:
 
     velocity   (alpha_dot, sigma_dot)        d x_t / dt
     x1         (1, 0)                        the data ("denoiser", "x-prediction")
@@ -9,19 +9,19 @@ nothing but its row `(a, b)`:
     score      (0, -1 / sigma)               grad log p_t(x_t | x1)
     v          (-sigma, alpha)               Salimans and Ho's v
 
-A prediction together with the state `x = alpha x1 + sigma x0` is a 2 x 2 system for the pair
+A prediction and the state `x = alpha x1 + sigma x0` together form a 2 x 2 system for the pair
 
     [ a     b     ] [x1]   [value]
     [ alpha sigma ] [x0] = [x    ]                                                (1)
 
-so a single `convert` serves all pairs of kinds. It is affine in `value`, hence it holds for
-conditional means too: from the exact velocity `E[dx_t/dt | x_t]` it makes the exact denoiser
-`E[x1 | x_t]`, the exact score `grad log p_t(x_t)`, and so on. The system is singular where
-the kind says nothing new beside x: x1 at sigma = 0, x0 and score at alpha = 0, velocity where
-`alpha_dot sigma = alpha sigma_dot` or a derivative is infinite (vp at t = 1); v never is.
+so one function, `convert`, handles all pairs of kinds. The solution is affine in `value`, so it
+holds for conditional means too. For example, it turns the exact velocity `E[dx_t/dt | x_t]` into
+the exact denoiser `E[x1 | x_t]` or the exact score `grad log p_t(x_t)`.
 
-A kind of your own is a function `(path, t) -> (a, b)`. `as_velocity` makes a velocity of a model of
-any kind, `reverse_time` of one whose t = 0 is the data.
+The system is singular where the prediction adds no information to x: x1 at sigma = 0, x0 and score
+at alpha = 0, velocity where `alpha_dot sigma = alpha sigma_dot` or a derivative is infinite (vp at
+t = 1). v is never singular. Your own kind is any function `(path, t) -> (a, b)`. `as_velocity` and
+`reverse_time` (for a time that starts at the data) turn a model of any kind into a velocity.
 
 References:
   Salimans and Ho (2022), Progressive Distillation, arXiv 2202.00512, appendix D (v).
@@ -38,12 +38,25 @@ from fmjax import _checks, paths
 from fmjax.paths import Path
 from fmjax.types import Array, Velocity
 
+__all__ = [
+    "Prediction",
+    "as_velocity",
+    "convert",
+    "reverse_time",
+    "score",
+    "target",
+    "v",
+    "velocity",
+    "x0",
+    "x1",
+]
+
 Prediction = Callable[[Path, Array], tuple[Array, Array]]
 """`(path, t) -> (a, b)`: the kind predicts `a x1 + b x0`."""
 
 
 def velocity(path: Path, t: Array) -> tuple[Array, Array]:
-    """Returns the row of the velocity, `(alpha_dot, sigma_dot)`.
+    """Gives the row of the velocity, `(alpha_dot, sigma_dot)`.
 
     Args:
       path: the path.
@@ -53,7 +66,8 @@ def velocity(path: Path, t: Array) -> tuple[Array, Array]:
       Two scalars `(a, b)`.
 
     Example:
-      >>> [float(c) for c in velocity(paths.linear(), 0.3)]
+      >>> import fmjax
+      >>> [float(c) for c in fmjax.predictions.velocity(fmjax.paths.linear(), 0.3)]
       [1.0, -1.0]
 
     Reference:
@@ -64,7 +78,7 @@ def velocity(path: Path, t: Array) -> tuple[Array, Array]:
 
 
 def x1(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
-    """Returns the row of the data, `(1, 0)`; no conversion from it where sigma = 0.
+    """Gives the row of the data, `(1, 0)`; cannot be converted where sigma = 0.
 
     Args:
       path: the path.
@@ -74,18 +88,16 @@ def x1(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
       Two scalars `(a, b)`.
 
     Example:
-      >>> [float(c) for c in x1(paths.linear(), 0.3)]
+      >>> import fmjax
+      >>> [float(c) for c in fmjax.predictions.x1(fmjax.paths.linear(), 0.3)]
       [1.0, 0.0]
-
-    Reference:
-      Lipman et al. (2023), arXiv 2210.02747; the module's table. [lipman2023flow]
     """
     t = _checks.time(t)
     return jnp.ones_like(t), jnp.zeros_like(t)
 
 
 def x0(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
-    """Returns the row of the noise, `(0, 1)`; no conversion from it where alpha = 0.
+    """Gives the row of the noise, `(0, 1)`; cannot be converted where alpha = 0.
 
     Args:
       path: the path.
@@ -95,31 +107,30 @@ def x0(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
       Two scalars `(a, b)`.
 
     Example:
-      >>> [float(c) for c in x0(paths.linear(), 0.3)]
+      >>> import fmjax
+      >>> [float(c) for c in fmjax.predictions.x0(fmjax.paths.linear(), 0.3)]
       [0.0, 1.0]
-
-    Reference:
-      Lipman et al. (2023), arXiv 2210.02747; the module's table. [lipman2023flow]
     """
     t = _checks.time(t)
     return jnp.zeros_like(t), jnp.ones_like(t)
 
 
 def score(path: Path, t: Array) -> tuple[Array, Array]:
-    """Returns the row of the score, `(0, -1 / sigma)`; infinite where sigma = 0.
+    """Gives the row of the score, `(0, -1 / sigma)`; infinite where sigma = 0.
 
-    On a drawn pair this is the conditional score `grad log p_t(x_t | x1) = -x0 / sigma`, whose
-    conditional mean is the score of the marginal.
+    For one pair it gives the conditional score `grad log p_t(x_t | x1) = -x0 / sigma`. The
+    conditional mean of `-x0 / sigma` given x_t is the score of the marginal.
 
     Args:
       path: the path.
       t: `[]`, in [0, 1].
 
     Returns:
-      Two scalars `(a, b)`; no conversion from it where alpha = 0.
+      Two scalars `(a, b)`; the score cannot be converted where alpha = 0.
 
     Example:
-      >>> [float(c) for c in score(paths.linear(), 0.5)]
+      >>> import fmjax
+      >>> [float(c) for c in fmjax.predictions.score(fmjax.paths.linear(), 0.5)]
       [0.0, -2.0]
 
     Reference:
@@ -130,7 +141,7 @@ def score(path: Path, t: Array) -> tuple[Array, Array]:
 
 
 def v(path: Path, t: Array) -> tuple[Array, Array]:
-    """Returns the row of Salimans and Ho's v, `(-sigma, alpha)`.
+    """Gives the row of Salimans and Ho's v, `(-sigma, alpha)`.
 
     Args:
       path: the path.
@@ -140,7 +151,8 @@ def v(path: Path, t: Array) -> tuple[Array, Array]:
       Two scalars `(a, b)`.
 
     Example:
-      >>> [float(c) for c in v(paths.linear(), 0.25)]
+      >>> import fmjax
+      >>> [float(c) for c in fmjax.predictions.v(fmjax.paths.linear(), 0.25)]
       [-0.75, 0.25]
 
     Reference:
@@ -151,10 +163,10 @@ def v(path: Path, t: Array) -> tuple[Array, Array]:
 
 
 def target(kind: Prediction, path: Path, x0: Array, x1: Array, t: Array) -> Array:
-    """Returns what a network of this kind should predict for one drawn pair.
+    """Computes the regression target of a network of this kind for one pair.
 
     Args:
-      kind: `velocity`, `x1`, `x0`, `score`, `v`, or a row of your own.
+      kind: `velocity`, `x1`, `x0`, `score`, `v`, or your own row.
       path: the path.
       x0: `[*dims]`, noise.
       x1: `[*dims]`, data.
@@ -167,8 +179,11 @@ def target(kind: Prediction, path: Path, x0: Array, x1: Array, t: Array) -> Arra
       ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> kind, path = fmjax.predictions.velocity, fmjax.paths.linear()
       >>> noise, data = jnp.array([1.0, 2.0]), jnp.array([3.0, 5.0])
-      >>> target(velocity, paths.linear(), noise, data, 0.4).tolist()
+      >>> fmjax.predictions.target(kind, path, noise, data, 0.4).tolist()
       [2.0, 3.0]
 
     Reference:
@@ -182,12 +197,12 @@ def target(kind: Prediction, path: Path, x0: Array, x1: Array, t: Array) -> Arra
 def convert(
     path: Path, value: Array, x: Array, t: Array, *, given: Prediction, wanted: Prediction
 ) -> Array:
-    """Returns one kind of prediction made from another, by solving (1).
+    """Converts a prediction from one kind to another, by solving (1).
 
     Args:
       path: the path.
-      value: `[*dims]`, the prediction at hand, of kind `given`.
-      x: `[*dims]`, the state it was made for.
+      value: `[*dims]`, the prediction to convert, of kind `given`.
+      x: `[*dims]`, the state at which the network predicted `value`.
       t: `[]`, in [0, 1]; where `given` is singular (module docstring) the result is not finite.
       given: the kind of `value`.
       wanted: the kind to return.
@@ -199,13 +214,15 @@ def convert(
       ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
 
     Example:
-      >>> x, denoised = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> convert(paths.linear(), denoised, x, 0.5, given=x1, wanted=velocity).tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> path, x, denoised = fmjax.paths.linear(), jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
+      >>> kinds = {"given": fmjax.predictions.x1, "wanted": fmjax.predictions.velocity}
+      >>> fmjax.predictions.convert(path, denoised, x, 0.5, **kinds).tolist()
       [2.0, 2.0]
 
     Reference:
-      The 2 x 2 system (1) of the module; pairs as in Lipman et al. (2023), arXiv 2210.02747,
-      and Salimans and Ho (2022), arXiv 2202.00512. [lipman2023flow; salimans2022progressive]
+      Lipman et al. (2023); Salimans and Ho (2022). [lipman2023flow; salimans2022progressive]
     """
     _checks.same_shape(value=value, x=x)
     t = _checks.time(t)
@@ -222,25 +239,25 @@ def convert(
 def as_velocity(
     model: Callable[[Array, Array], Array], path: Path, *, given: Prediction
 ) -> Velocity:
-    """Returns the velocity of a model that predicts something else.
+    """Turns a model that predicts another quantity into a velocity.
 
     Args:
-      model: `(x[*dims], t[]) -> [*dims]`, predicts `given` at the state x and our time t.
-      path: the path that it was trained on.
-      given: the kind of its prediction, a row of this module or your own.
+      model: `(x[*dims], t[]) -> [*dims]`, predicts `given` at the state x and time t, where t = 0
+        is noise.
+      path: the path that the model was trained on.
+      given: the kind of the model's prediction, a row of this module or your own.
 
     Returns:
       `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (module docstring): begin
       to solve at t0 = 1e-3 for the noise and the score, stop at t1 = 1 - 1e-3 for the data.
 
     Example:
-      >>> denoiser = lambda x, t: 0.5 * x
-      >>> field = as_velocity(denoiser, paths.linear(), given=x1)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> denoiser, path = lambda x, t: 0.5 * x, fmjax.paths.linear()
+      >>> field = fmjax.predictions.as_velocity(denoiser, path, given=fmjax.predictions.x1)
       >>> field(jnp.array([1.0, -2.0]), 0.5).tolist()
       [-1.0, 2.0]
-
-    Reference:
-      The 2 x 2 system (1) of the module. [salimans2022progressive]
     """
     return lambda x, t: convert(path, model(x, t), x, t, given=given, wanted=velocity)
 
@@ -248,23 +265,25 @@ def as_velocity(
 def reverse_time(
     model: Callable[[Array, Array], Array], path: Path, *, given: Prediction = velocity
 ) -> Velocity:
-    """Returns the velocity, in our time, of a model whose time runs from data at 0 to noise at 1.
+    """Turns a model whose time runs from data at 0 to noise at 1 into a velocity of fmjax.
 
-    As MeanFlow, SiT, Stable Diffusion 3 and diffusion models count. What the model predicts is
-    read in its own time s = 1 - t: its velocity is dx/ds, so the sign turns; its x1, x0, score
-    and v do not.
+    MeanFlow, SiT, Stable Diffusion 3 and diffusion models use this time s = 1 - t. A velocity
+    dx/ds changes its sign; predictions of x1, x0, the score and v keep theirs.
 
     Args:
       model: `(x[*dims], s[]) -> [*dims]`, s = 0 at the data.
-      path: its path in our time, so `linear()` for `(1 - s) x1 + s x0`.
-      given: the kind of its prediction, a row of this module or your own.
+      path: the model's path in the time t of fmjax: `linear()` for `(1 - s) x1 + s x0`.
+      given: the kind of the model's prediction, a row of this module or your own.
 
     Returns:
       `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise; singular where `as_velocity` is.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> theirs = lambda x, s: -3.0 * x * s
-      >>> reverse_time(theirs, paths.linear())(jnp.array([2.0]), 0.75).tolist()
+      >>> field = fmjax.predictions.reverse_time(theirs, fmjax.paths.linear())
+      >>> field(jnp.array([2.0]), 0.75).tolist()
       [1.5]
 
     Reference:

@@ -20,7 +20,6 @@ MODULES = [
 # Modules whose examples still use the names of their module; to be emptied, then deleted.
 PENDING = {
     "fmjax.couplings",
-    "fmjax.divergence",
     "fmjax.estimators.leave_one_out",
     "fmjax.estimators.probes",
     "fmjax.likelihood",
@@ -33,9 +32,6 @@ PENDING = {
     "fmjax.models.layers",
     "fmjax.models.mlp",
     "fmjax.models.unet",
-    "fmjax.paths.path",
-    "fmjax.paths.schedules",
-    "fmjax.predictions",
     "fmjax.samplers.ode",
     "fmjax.samplers.sde",
     "fmjax.samplers.steps",

@@ -4,11 +4,10 @@ A path joins noise `x0 ~ N(0, I)` and data `x1` by
 
     x_t = alpha(t) x1 + sigma(t) x0                                               (1)
 
-so that `x_t | x1 ~ N(alpha x1, sigma^2 I)`. A path is nothing but the two functions `alpha`
-and `sigma` in a tuple; their derivatives come from `jax.jvp`, so a path of your own is two
-lines:
+so that `x_t | x1 ~ N(alpha x1, sigma^2 I)`. A path is a tuple of the two functions `alpha` and
+`sigma`. `jax.jvp` computes their derivatives, so defining your own path takes one line:
 
-    path = Path(alpha=lambda t: t**2, sigma=lambda t: 1 - t**2)
+    path = fmjax.paths.Path(alpha=lambda t: t**2, sigma=lambda t: 1 - t**2)
 
 | path       | alpha                | sigma                                           | sigma(1)  |
 |------------|----------------------|-------------------------------------------------|-----------|
@@ -19,8 +18,8 @@ lines:
 | ve_to_zero | 1                    | sigma_min sqrt(r^(2 (1-t)) - 1)                 | 0         |
 
 with `T(s) = beta_min s + (beta_max - beta_min) s^2 / 2`. Only linear and cosine start at pure
-noise of variance one: vp keeps `alpha(0) = exp(-T(1) / 2)`, about 0.0066, and both ve start from
-`sigma(0) * N(0, I) + x1`. The derivative of sigma is infinite at t = 1 of vp and ve_to_zero.
+noise of variance one. vp keeps `alpha(0) = exp(-T(1) / 2)`, about 0.0066, and both ve paths start
+from `sigma(0) * N(0, I) + x1`. On vp and ve_to_zero the derivative of sigma is infinite at t = 1.
 
 References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747, section 4.1.

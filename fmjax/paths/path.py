@@ -1,4 +1,4 @@
-"""A path, its time derivatives, and the point between one noise and one data example.
+"""A path, its time derivatives, and the interpolation between noise and data.
 
 References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747, section 4.1.
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array
 
+__all__ = ["Coefficients", "Path", "coefficients", "interpolate"]
+
 
 class Path(NamedTuple):
     """The two coefficient functions of `x_t = alpha(t) x1 + sigma(t) x0`.
@@ -29,7 +31,7 @@ class Path(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The values and time derivatives of a path's coefficients at one time, all scalars."""
+    """Values and time derivatives of a path's coefficients at one time, four scalars."""
 
     alpha: Array
     sigma: Array
@@ -43,21 +45,22 @@ class Coefficients(NamedTuple):
 
 
 def coefficients(path: Path, t: Array) -> Coefficients:
-    """Returns alpha, sigma and their time derivatives at one time.
+    """Evaluates alpha, sigma and their time derivatives at one time.
 
     Args:
       path: the path.
       t: `[]`, in [0, 1].
 
     Returns:
-      Four scalars; the derivatives are `jax.jvp`'s, so they are exact for any path.
+      Four scalars. `jax.jvp` computes the derivatives, so they are exact for any path.
 
     Raises:
       ValueError: if `t` is batched, or a static number outside [0, 1].
 
     Example:
-      >>> from fmjax import paths
-      >>> [round(float(c), 3) for c in coefficients(paths.cosine(), 0.5)]
+      >>> import fmjax
+      >>> path = fmjax.paths.cosine()
+      >>> [round(float(c), 3) for c in fmjax.paths.coefficients(path, 0.5)]
       [0.707, 0.707, 1.111, -1.111]
     """
     t = _checks.time(t)
@@ -68,7 +71,7 @@ def coefficients(path: Path, t: Array) -> Coefficients:
 
 
 def interpolate(path: Path, x0: Array, x1: Array, t: Array) -> Array:
-    """Returns the point of the path between one noise and one data example, eq. (1).
+    """Interpolates between one noise and one data example along the path, eq. (1).
 
     Args:
       path: the path.
@@ -83,8 +86,10 @@ def interpolate(path: Path, x0: Array, x1: Array, t: Array) -> Array:
       ValueError: if the shapes differ, or `t` is batched or a static number outside [0, 1].
 
     Example:
-      >>> from fmjax import paths
-      >>> interpolate(paths.linear(), jnp.array([0.0, 4.0]), jnp.array([2.0, 0.0]), 0.25).tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> x0, x1 = jnp.array([0.0, 4.0]), jnp.array([2.0, 0.0])
+      >>> fmjax.paths.interpolate(fmjax.paths.linear(), x0, x1, 0.25).tolist()
       [0.5, 3.0]
     """
     _checks.same_shape(x0=x0, x1=x1)

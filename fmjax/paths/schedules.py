@@ -1,4 +1,4 @@
-"""The paths in use, and the path of blurred points."""
+"""The common paths, and the path of blurred data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from fmjax.paths.path import Path
 from fmjax.types import Array
+
+__all__ = ["cosine", "linear", "smoothed", "ve", "ve_to_zero", "vp"]
 
 
 def _linear_alpha(t: Array) -> Array:
@@ -30,24 +32,25 @@ def _cosine_sigma(t: Array) -> Array:
 
 
 def linear(sigma_min: float = 0.0) -> Path:
-    """Returns the straight path, `alpha = t` and `sigma = 1 - (1 - sigma_min) t`.
+    """Makes the straight path, `alpha = t` and `sigma = 1 - (1 - sigma_min) t`.
 
     Args:
       sigma_min: standard deviation of the noise that is left at t = 1, in [0, 1).
 
     Returns:
-      The path; `linear() == linear()`, so compiled code is shared.
+      The path. `linear() == linear()`, so calls share compiled code.
 
     Raises:
       ValueError: if `sigma_min` is outside [0, 1).
 
     Example:
-      >>> from fmjax import paths
-      >>> paths.coefficients(linear(), 0.25).sigma_dot.item()
+      >>> import fmjax
+      >>> path = fmjax.paths.linear()
+      >>> fmjax.paths.coefficients(path, 0.25).sigma_dot.item()
       -1.0
 
     Reference:
-      Lipman et al. (2023), arXiv 2210.02747, eq. (20), there the "OT" path. [lipman2023flow]
+      Lipman et al. (2023), arXiv 2210.02747, eq. (20), called the "OT" path there. [lipman2023flow]
     """
     if not 0.0 <= sigma_min < 1.0:
         message = f"sigma_min must lie in [0, 1), got {sigma_min}: it is the noise left at t = 1."
@@ -58,13 +61,14 @@ def linear(sigma_min: float = 0.0) -> Path:
 
 
 def cosine() -> Path:
-    """Returns the trigonometric, variance-preserving path, `alpha^2 + sigma^2 = 1`.
+    """Makes the trigonometric, variance-preserving path, `alpha^2 + sigma^2 = 1`.
 
     Returns:
       The path `alpha = sin(pi t / 2)`, `sigma = cos(pi t / 2)`; `cosine() == cosine()`.
 
     Example:
-      >>> path = cosine()
+      >>> import fmjax
+      >>> path = fmjax.paths.cosine()
       >>> round(float(path.alpha(1 / 3) ** 2 + path.sigma(1 / 3) ** 2), 6)
       1.0
 
@@ -75,22 +79,24 @@ def cosine() -> Path:
 
 
 def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
-    """Returns the variance-preserving diffusion path with a linear noise rate.
+    """Makes the variance-preserving diffusion path with a linear noise rate.
 
-    Its velocity is singular at t = 1, where `sigma_dot` is infinite: solve to `1 - eps`.
+    The velocity is singular at t = 1, where `sigma_dot` is infinite: integrate to `1 - eps`.
 
     Args:
       beta_min: noise rate at the data end, per unit of time, positive.
       beta_max: noise rate at the noise end, at least `beta_min`.
 
     Returns:
-      The path; each call makes a new one, so build it once and close over it.
+      The path. Each call makes a new path, so build it once and close over it.
 
     Raises:
       ValueError: unless `0 < beta_min <= beta_max`.
 
     Example:
-      >>> round(float(vp().alpha(0.0)), 4)  # noise is not reached entirely
+      >>> import fmjax
+      >>> path = fmjax.paths.vp()
+      >>> round(float(path.alpha(0.0)), 4)  # t = 0 is not pure noise
       0.0066
 
     Reference:
@@ -117,23 +123,24 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
 
 
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Path:
-    """Returns the variance-exploding path, `alpha = 1` and a geometric `sigma`.
+    """Makes the variance-exploding path, `alpha = 1` and a geometric `sigma`.
 
-    A sampler must start it from `sigma_max * N(0, I)`, and a likelihood from the density of
-    that noise.
+    Start a sampler from `sigma_max * N(0, I)`, and use the log-density of that noise for
+    likelihoods.
 
     Args:
       sigma_min: standard deviation of the noise that is left at t = 1, positive.
       sigma_max: standard deviation of the noise at t = 0, larger than `sigma_min`.
 
     Returns:
-      The path; each call makes a new one, so build it once and close over it.
+      The path. Each call makes a new path, so build it once and close over it.
 
     Raises:
       ValueError: unless `0 < sigma_min < sigma_max`.
 
     Example:
-      >>> path = ve()
+      >>> import fmjax
+      >>> path = fmjax.paths.ve()
       >>> float(path.sigma(0.0)), round(float(path.sigma(1.0)), 6)
       (50.0, 0.01)
 
@@ -151,26 +158,27 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Path:
 
 
 def ve_to_zero(sigma_min: float = 1e-3, sigma_max: float = 300.0) -> Path:
-    """Returns the variance-exploding path that ends without noise.
+    """Makes the variance-exploding path that ends without noise.
 
-    `ve` with `sigma_min^2` taken off its variance, so that the data are met exactly. Its velocity
-    is singular at t = 1, where sigma falls to zero like a square root and `sigma_dot` is infinite:
-    train and solve to `1 - eps` (1e-3 in the paper). A sampler must start it from
-    `sigma_max * N(0, I)`.
+    The path is `ve` with `sigma_min^2` subtracted from the variance, so it reaches the data
+    exactly. Near t = 1 sigma falls to zero like a square root. There `sigma_dot` is infinite and
+    the velocity singular, so train and integrate to `1 - eps` (1e-3 in the paper). Start a sampler
+    from `sigma_max * N(0, I)`.
 
     Args:
-      sigma_min: the scale at which the square root sets in, positive.
-      sigma_max: standard deviation of the noise at t = 0, up to a share of
+      sigma_min: noise scale at which the square root begins, positive.
+      sigma_max: standard deviation of the noise at t = 0, exact up to a relative error of
         `(sigma_min / sigma_max)^2 / 2`; larger than `sigma_min`.
 
     Returns:
-      The path; each call makes a new one, so build it once and close over it.
+      The path. Each call makes a new path, so build it once and close over it.
 
     Raises:
       ValueError: unless `0 < sigma_min < sigma_max`.
 
     Example:
-      >>> path = ve_to_zero()
+      >>> import fmjax
+      >>> path = fmjax.paths.ve_to_zero()
       >>> round(float(path.sigma(0.0))), float(path.sigma(1.0))
       (300, 0.0)
 
@@ -190,28 +198,30 @@ def ve_to_zero(sigma_min: float = 1e-3, sigma_max: float = 300.0) -> Path:
 
 
 def smoothed(path: Path, bandwidth: Array | float) -> Path:
-    """Returns the path of points whose data are the points blurred by Gaussian noise.
+    """Makes the path of data points blurred by Gaussian noise.
 
     With `x1 = b + h z`, z ~ N(0, I), the state is `alpha b + s x0'` with
-    `s^2 = sigma^2 + alpha^2 h^2` and a standard normal x0'. So on this path the law of a finite
-    data set (`fmjax.empirical`: velocity, divergence, log-density) is that of its kernel density
-    with bandwidth h, finite up to t = 1 where `sigma_dot` is (on vp and ve_to_zero stop at
-    1 - eps). The velocity is that of the blurred data on `path` itself: convert it there, or ask
-    `fmjax.posterior` there, for their mean and covariance. Only `empirical.mean` and `covariance`
-    on this path are those of the points b.
+    `s^2 = sigma^2 + alpha^2 h^2` and a standard normal x0'. On this path `fmjax.empirical` computes
+    the velocity, divergence and log-density of a kernel density estimate with bandwidth h. They
+    stay finite up to t = 1 wherever `sigma_dot` does; on vp and ve_to_zero stop at 1 - eps.
+
+    The velocity equals the velocity of the blurred data on `path`. For the mean and covariance of
+    the blurred data pass it to `fmjax.predictions` or `fmjax.posterior` together with `path`. With
+    the smoothed path, `empirical.mean` and `empirical.covariance` describe the points b.
 
     Args:
-      path: the path of the blurred data.
+      path: the path from noise to the blurred data.
       bandwidth: h, the standard deviation of the blur, not negative, in the units of the data.
 
     Returns:
-      The path; each call makes a new one, so build it once and close over it.
+      The path. Each call makes a new path, so build it once and close over it.
 
     Raises:
       ValueError: if `bandwidth` is a negative number.
 
     Example:
-      >>> path = smoothed(linear(), 0.25)
+      >>> import fmjax
+      >>> path = fmjax.paths.smoothed(fmjax.paths.linear(), 0.25)
       >>> float(path.sigma(0.0)), float(path.sigma(1.0))
       (1.0, 0.25)
 
