@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 from etils import epath
@@ -31,7 +32,12 @@ from fmjax.types import Array, Key, PyTree
 _KEEP = 3  # checkpoints
 write_json, read_json = record.write_json, record.read_json
 remembered, metrics = record.remembered, record.metrics
-_norm = jax.jit(optax.tree.norm)
+
+
+@jax.jit
+def _norm(tree: PyTree) -> Array:
+    """Returns the norm of all arrays, in float32 or wider: float16 ends at 65504."""
+    return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.result_type(x, "f4")), tree))
 
 
 def open_run(
@@ -130,7 +136,7 @@ def fit(
                 log.write(done, values)
                 if saving:
                     with _failure_named(checkpoints):
-                        checkpoints.save(done, args=ocp.args.StandardSave(state))
+                        checkpoints.save(done, args=ocp.args.StandardSave(_bare(state)))
         with _failure_named(checkpoints):
             checkpoints.wait_until_finished()
     return _ended(state, num_steps)
@@ -188,16 +194,28 @@ def _restore(
         if metadata is None:
             raise FileNotFoundError("its description is missing")
         stored = _leaves(metadata.tree)
-    _check_tree(folder, stored, _leaves(state))
-    wanted = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
+    _check_tree(folder, stored, _leaves(bare := _bare(state)))
+    describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
     with _damage_named(checkpoints, folder):
-        state = checkpoints.restore(step, args=ocp.args.StandardRestore(wanted))
+        wanted = ocp.args.StandardRestore(jax.tree.map(describe, bare))
+        state = jax.tree.map(_like, checkpoints.restore(step, args=wanted), state)
         # The arrays carry no checksum; a flipped byte mostly shows in one of these.
         if int(state.step) != step or not math.isfinite(float(_norm(state.params))):
             raise FileNotFoundError("its numbers are not those that were saved")
         return state
+
+
+def _bare(state: train.TrainState) -> train.TrainState:
+    """Returns the state with its typed keys, such as optax.add_noise has, as plain numbers."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+
+
+def _like(stored: Array, leaf: Array) -> Array:
+    """Returns a restored array, as a key where the state has one."""
+    if stored.dtype == leaf.dtype:
+        return stored
+    return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
 
 
 @contextlib.contextmanager
@@ -276,8 +294,6 @@ def _finite(
 
 def _ended(state: train.TrainState, num_steps: int) -> train.TrainState:
     if int(state.step) != num_steps:
-        message = (
-            f"the batches ended after step {int(state.step)} of {num_steps}: make them endless."
-        )
-        raise ValueError(message)
+        ended = f"the batches ended after step {int(state.step)} of {num_steps}: make them endless."
+        raise ValueError(ended)
     return state

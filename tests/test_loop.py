@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +134,36 @@ def test_stopped_at_5_and_resumed_to_10_is_the_straight_run_bit_for_bit(straight
     assert int(half.step) == 5
     assert_same_bits(fit(tmp_path, 10), straight[1])
     assert metrics(tmp_path) == metrics(straight[0])
+
+
+HALF = {"w": make_params()["w"], "layer": {"bias": jnp.zeros((1, 1), jnp.bfloat16)}}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "params"),
+    [
+        (optax.chain(optax.add_noise(0.1, 0.55, key=0), optax.adam(0.1)), make_params()),
+        (optax.inject_hyperparams(optax.adamw)(learning_rate=1e-2), HALF),
+        (optax.MultiSteps(optax.adam(0.1), every_k_schedule=2), make_params()),
+        (optax.MultiSteps(optax.adam(0.1), every_k_schedule=3), HALF),
+        (optax.lbfgs(), make_params()),
+        (optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()), make_params()),
+    ],
+    ids=["key", "widening", "accumulation", "mid_accumulation", "lbfgs", "plateau"],
+)
+def test_any_state_of_an_optimizer_resumes_bit_for_bit(tmp_path, optimizer, params):
+    straight = fit(tmp_path / "straight", 10, optimizer=optimizer, params=params)
+    fit(tmp_path / "parts", 5, optimizer=optimizer, params=params)
+    resumed = fit(tmp_path / "parts", 10, optimizer=optimizer, params=params)
+    bits = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    assert_same_bits(jax.tree.map(bits, resumed), jax.tree.map(bits, straight))
+    chex.assert_trees_all_equal_dtypes(resumed, straight)
+
+
+def test_large_parameters_of_half_precision_are_finite_to_the_loop(tmp_path):
+    # The squares of 300 add up to more than 65504, the largest number of float16.
+    params = {"w": jnp.full((3, 1), 300.0, jnp.float16), "layer": make_params()["layer"]}
+    assert int(fit(tmp_path, 2, params=params, optimizer=optax.sgd(0.0)).step) == 2
 
 
 @pytest.mark.parametrize("stop", [1, 6, 10])
