@@ -1,20 +1,20 @@
-"""Couplings: which noise is paired with which data inside one batch.
+"""Couplings: how noise and data are paired within one batch.
 
-Flow matching regresses on pairs `(x0, x1)` whose marginals are the noise and the data law;
-their joint law, the coupling, is free. A coupling here takes a batch of each and returns the
-same rows in new company:
+Flow matching regresses on pairs `(x0, x1)` whose marginals are the law of the noise and the law
+of the data. Their joint law, the coupling, is free. A coupling here takes a batch of noise and a
+batch of data and returns the same rows, paired differently:
 
     (x0_i, x1_i)  ->  (x0_pi(i), x1_i),     pi a permutation of the n rows           (1)
 
-so both marginals are untouched, and `x1` keeps its order: labels stay beside their images.
+Both marginals stay the same, and `x1` keeps its order, so labels still match their images.
 The independent coupling draws `pi` uniformly; the minibatch optimal coupling takes
 
     pi = argmin over permutations of  sum_i cost(x0_pi(i), x1_i)                     (2)
 
 which straightens the paths and lowers the variance of the regression target. These functions
-see a batch axis; rows are examples of any shape `[*dims]`.
+take a batch axis; rows are examples of any shape `[*dims]`.
 
-`drop_context` is for training with labels: it replaces some of a batch by the null label.
+`drop_context` serves training with labels: it replaces some labels of a batch by the null label.
 
 References:
   Tong et al. (2024), Improving and Generalizing Flow-Based Generative Models with Minibatch
@@ -37,9 +37,11 @@ import optax
 from fmjax import _checks
 from fmjax.types import Array, Key
 
+__all__ = ["drop_context", "independent", "minibatch_ot", "squared_euclidean"]
+
 
 def squared_euclidean(a: Array, b: Array) -> Array:
-    """Returns the squared Euclidean distance of two examples, a cost for `minibatch_ot`.
+    """Computes the squared Euclidean distance of two examples, a cost for `minibatch_ot`.
 
     Args:
       a: `[*dims]`.
@@ -49,7 +51,10 @@ def squared_euclidean(a: Array, b: Array) -> Array:
       `[]`, the sum of squared differences over all entries.
 
     Example:
-      >>> float(squared_euclidean(jnp.array([0.0, 3.0]), jnp.array([4.0, 0.0])))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([0.0, 3.0]), jnp.array([4.0, 0.0])
+      >>> float(fmjax.couplings.squared_euclidean(a, b))
       25.0
     """
     a, b = _checks.floating(a), _checks.floating(b)  # uint8 differences would wrap around
@@ -58,9 +63,9 @@ def squared_euclidean(a: Array, b: Array) -> Array:
 
 
 def independent(key: Key, x0: Array, x1: Array) -> tuple[Array, Array]:
-    """Returns the batch with the rows of x0 in random order, eq. (1) with a uniform `pi`.
+    """Pairs noise and data at random: permutes x0, eq. (1) with a uniform `pi`.
 
-    The pairs are independent whatever order, or earlier pairing, the rows came in.
+    The pairs are independent, whatever the order or pairing of the given rows.
 
     Args:
       key: PRNG key.
@@ -68,13 +73,17 @@ def independent(key: Key, x0: Array, x1: Array) -> tuple[Array, Array]:
       x1: `[n, *dims]`, data.
 
     Returns:
-      `(x0, x1)`, both `[n, *dims]`: x0 permuted, x1 as it came.
+      `(x0, x1)`, both `[n, *dims]`: x0 permuted, x1 unchanged.
 
     Raises:
       ValueError: if the shapes differ or have no batch axis.
 
     Example:
-      >>> x0, x1 = independent(jax.random.key(0), jnp.arange(4.0), jnp.arange(4.0))
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, rows = jax.random.key(0), jnp.arange(4.0)
+      >>> x0, x1 = fmjax.couplings.independent(key, rows, rows)
       >>> sorted(x0.tolist()), x1.tolist()
       ([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0])
 
@@ -88,35 +97,39 @@ def independent(key: Key, x0: Array, x1: Array) -> tuple[Array, Array]:
 def minibatch_ot(
     key: Key, x0: Array, x1: Array, *, cost: Callable[[Array, Array], Array] = squared_euclidean
 ) -> tuple[Array, Array]:
-    """Returns the batch with the rows of x0 paired optimally with those of x1, eq. (2).
+    """Pairs noise and data at the least total cost within the batch, eq. (2).
 
-    The assignment is exact, by the Hungarian algorithm: cubic in n and sequential, so the time
-    goes to n rather than to the size of an example. Rows of x0 are shuffled by the key first,
-    so that of several optimal assignments a random one is taken. Costs are computed one row at
-    a time and hold `n * n` numbers, never `n * n` examples. No derivative flows through the
-    choice of the permutation, only through the rows.
+    The Hungarian algorithm finds the exact assignment. Its time is cubic in n and sequential, so
+    the batch size matters more than the size of an example. The key first shuffles the rows of
+    x0, which chooses at random among equally good assignments. Costs are computed one row at a
+    time and take `n * n` numbers, never `n * n` examples. Derivatives flow through the rows, but
+    not through the choice of the permutation.
 
-    Warning: under this coupling x0 given x1 is no longer N(0, I). The field that is learned
-    still moves noise to data, but identities that rest on `x_t | x1 ~ N(alpha x1, sigma^2 I)`
-    do not hold for it: velocity and score or posterior mean are no longer affine in each other,
-    and the posterior covariance cannot be read from the Jacobian of the velocity. Use
-    `independent` wherever `fmjax.predictions` or `fmjax.posterior` is to be applied.
+    Warning: under this coupling x0 given x1 is no longer N(0, I). A learned field still moves
+    noise to data, but identities that rest on `x_t | x1 ~ N(alpha x1, sigma^2 I)` fail. Score and
+    posterior mean are no longer affine functions of the velocity, and the Jacobian of the velocity
+    no longer gives the posterior covariance. Use `independent` if you plan to apply
+    `fmjax.predictions` or `fmjax.posterior`.
 
     Args:
-      key: PRNG key, for the order among ties.
+      key: PRNG key, for the choice among ties.
       x0: `[n, *dims]`, noise.
       x1: `[n, *dims]`, data.
-      cost: `(a[*dims], b[*dims]) -> []`, finite, of one noise and one data example.
+      cost: `(a[*dims], b[*dims]) -> []`, the finite cost of pairing one noise and one data example.
 
     Returns:
-      `(x0, x1)`, both `[n, *dims]`: x0 permuted, x1 as it came.
+      `(x0, x1)`, both `[n, *dims]`: x0 permuted, x1 unchanged.
 
     Raises:
       ValueError: if the shapes differ or have no batch axis, or a cost is not a scalar.
 
     Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> x0, x1 = jnp.array([0.0, 1.0, 2.0]), jnp.array([2.1, 0.1, 1.1])
-      >>> minibatch_ot(jax.random.key(0), x0, x1)[0].tolist()
+      >>> x0, x1 = fmjax.couplings.minibatch_ot(jax.random.key(0), x0, x1)
+      >>> x0.tolist()
       [2.0, 0.0, 1.0]
 
     Reference:
@@ -141,24 +154,24 @@ def minibatch_ot(
 def drop_context(
     key: Key, context: Array, null: Array | int, *, probability: Array | float = 0.1
 ) -> Array:
-    """Replaces some labels or vectors of a batch by their null, to train for guidance.
+    """Replaces some labels or vectors of a batch by the null, to train for guidance.
 
-    A network that has seen the null in a share of its examples knows the field without a class
-    beside the fields of the classes. Each example is dropped by itself, and a vector as a whole.
+    A network that sees the null in some of its examples learns the unconditional field beside the
+    fields of the classes. Examples are dropped independently; a vector is dropped as a whole.
 
     Args:
       key: PRNG key.
       context: `[n, *rest]`, labels or vectors; without the batch axis it is one example.
-      null: `[*rest]`, what stands for no context: the number of classes for labels of
-        `fmjax.models`, and `jnp.zeros(k)` for its vectors.
-      probability: `[]`, of dropping one, in [0, 1].
+      null: `[*rest]`, the value that means no context. The networks of `fmjax.models` take the
+        number of classes as the null label, and `jnp.zeros(k)` as the null vector.
+      probability: `[]`, the probability of dropping an example's context, in [0, 1].
 
     Returns:
       `[n, *rest]`, of the dtype of `context`.
 
     Raises:
-      ValueError: if `null` has not the shape of an example, or no place in the dtype of the
-        context, or a static probability is outside [0, 1].
+      ValueError: if `null` does not have the shape of an example, does not fit into the dtype of
+        the context, or if a static probability is outside [0, 1].
 
     Example:
       >>> import fmjax

@@ -1,24 +1,24 @@
-"""Exact likelihoods of a flow by the change of variables along it.
+"""Exact likelihoods of a flow by the change of variables.
 
-If x moves with velocity v, the log-density of the moving point changes at the rate `-div v`,
-so a data point carried back to noise has
+If x moves with velocity v, the log-density at the moving point changes at the rate `-div v`.
+Integrating from a data point back to noise gives
 
     log p1(x1) = log p0(x0) - integral_0^1 div v(x_t, t) dt                       (1)
 
-The state and the integral are one ODE, solved by any solver of `fmjax.samplers`, with the
-divergence by any estimator of `fmjax.divergence`. With an unbiased estimator and a solver that
-is accurate the estimate of (1) is unbiased.
+The state and the integral form one ODE. Any solver of `fmjax.samplers` can solve it, with any
+estimator of `fmjax.divergence`. With an unbiased estimator and an accurate solver the estimate of
+(1) is unbiased.
 
-Everything is per example: an adaptive solver picks the steps of each example on its own, so a
-log-density never depends on the rest of the batch. Results can be differentiated in the
-parameters of the velocity and in x1, in reverse mode; for second derivatives bind a solver with
+Everything works on one example. An adaptive solver chooses the steps of each example separately,
+so a log-density never depends on the rest of the batch. Differentiate results in reverse mode,
+with respect to x1 or the parameters of the velocity. For second derivatives bind a solver with
 `adjoint=diffrax.DirectAdjoint()`. Wrap calls in `jax.jit`, as for every solver.
 
 References:
   Chen et al. (2018), Neural Ordinary Differential Equations, arXiv 1806.07366, eq. (8).
   Grathwohl et al. (2019), FFJORD, arXiv 1810.01367.
   Theis, van den Oord and Bethge (2016), A note on the evaluation of generative models, arXiv
-  1511.01844 (dequantisation, bits per dimension).
+  1511.01844 (dequantization, bits per dimension).
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ import jax.numpy as jnp
 from fmjax import _checks, divergence, samplers
 from fmjax.types import Array, Divergence, Solve, Velocity
 
+__all__ = ["bits_per_dim", "log_prob", "standard_normal"]
+
 
 def standard_normal(x: Array, *, scale: float = 1.0) -> Array:
-    """Returns the log-density of `N(0, scale^2 I)`.
+    """Computes the log-density of `N(0, scale^2 I)`.
 
     Args:
       x: `[*dims]`.
@@ -47,11 +49,13 @@ def standard_normal(x: Array, *, scale: float = 1.0) -> Array:
       ValueError: if `scale` is a static number that is not positive, or if x is complex.
 
     Example:
-      >>> round(float(standard_normal(jnp.zeros(2), scale=2.0)), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> round(float(fmjax.likelihood.standard_normal(jnp.zeros(2), scale=2.0)), 4)
       -3.2242
 
     Reference:
-      Any textbook; one normaliser for each of the d dimensions.
+      Any textbook of statistics.
     """
     if isinstance(scale, numbers.Number) and not scale > 0:
         message = f"scale must be positive, got {scale}: it is a standard deviation."
@@ -72,17 +76,17 @@ def log_prob(
     t0: float = 0.0,
     t1: float = 1.0,
 ) -> Array:
-    """Returns the log-density of a data point under the flow, eq. (1).
+    """Computes the log-density of a data point under the flow, eq. (1).
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`, from noise at t0 to data at t1.
       x1: `[*dims]`, the point.
       log_prob0: log-density of the noise at t0, `[*dims] -> []`.
-      divergence: any estimator of `fmjax.divergence`; for a random one bind one key per
+      divergence: any estimator of `fmjax.divergence`. For a random estimator bind one key per
         example, which keeps the right-hand side smooth in time.
       solve: `samplers.adaptive` or `samplers.fixed`, with options bound.
-      t0: where the noise is, in [0, 1).
-      t1: where the data is, in (t0, 1]; below 1 for a velocity that is singular at 1.
+      t0: time of the noise, in [0, 1).
+      t1: time of the data, in (t0, 1]; below 1 for a velocity that is singular at 1.
 
     Returns:
       `[]`, in nats.
@@ -92,8 +96,11 @@ def log_prob(
         [0, 1], or unless t0 < t1.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> widen = lambda x, t: jnp.log(2.0) * x  # carries N(0, 1) to N(0, 4)
-      >>> round(float(log_prob(widen, jnp.array([3.0]))), 3)  # log N(3; 0, 4)
+      >>> log_prob = fmjax.likelihood.log_prob(widen, jnp.array([3.0]))
+      >>> round(float(log_prob), 3)  # log N(3; 0, 4)
       -2.737
 
     Reference:
@@ -114,16 +121,16 @@ def log_prob(
 
 
 def bits_per_dim(log_prob: Array, num_dims: int, *, bin_width: float = 1.0) -> Array:
-    """Returns a negative log-likelihood in bits per dimension.
+    """Converts a log-density to a negative log-likelihood in bits per dimension.
 
-    For data with discrete levels, dequantised by uniform noise that fills a bin, the result
-    bounds the bits per dimension of a discrete model from above.
+    For data with discrete levels, dequantized by uniform noise that fills a bin, the result is an
+    upper bound on the bits per dimension of a discrete model.
 
     Args:
       log_prob: log-density in nats, `[]` or any shape.
       num_dims: number of dimensions of one example, d.
-      bin_width: width of one level in the unit of the density's argument: 2 / 256 for 8-bit
-        images scaled to [-1, 1]; 1 leaves the density as it is.
+      bin_width: width of one level in the units of the data: 2 / 256 for 8-bit images scaled to
+        [-1, 1]; 1 does not change the density.
 
     Returns:
       Like `log_prob`, `-(log_prob + d log(bin_width)) / (d log 2)`.
@@ -132,7 +139,10 @@ def bits_per_dim(log_prob: Array, num_dims: int, *, bin_width: float = 1.0) -> A
       ValueError: if `num_dims` or `bin_width` is not positive.
 
     Example:
-      >>> round(float(bits_per_dim(jnp.array(-2.0), 2, bin_width=0.5)), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> bits = fmjax.likelihood.bits_per_dim(jnp.array(-2.0), 2, bin_width=0.5)
+      >>> round(float(bits), 4)
       2.4427
 
     Reference:

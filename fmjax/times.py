@@ -1,14 +1,14 @@
-"""Laws of the training time: what `t` a flow matching loss is evaluated at.
+"""Sampling the training time t of a flow matching loss.
 
-The loss is an integral over time, estimated with one t per example, so the law of t is a
-weighting of the integral and its stratification is a control of the variance. Time runs from
-noise at t = 0 to data at t = 1. Papers that put the noise at t = 1 draw `1 - t`; for a
-logit-normal law this flips the sign of the mean:
+The loss is an integral over time, estimated with one t per example. The law of t weights the
+integral; stratification lowers the variance. Time runs from noise at t = 0 to data at t = 1.
+Papers that put the noise at t = 1 draw `1 - t`. For a logit-normal law this flips the sign of
+the mean:
 
     1 - sigmoid(m + s z) = sigmoid(-m - s z),  z ~ N(0, 1)                           (1)
 
-These functions see a batch axis: each takes a key and a shape, `(n,)` for one time per
-example, and returns times of the default float type.
+These functions draw a batch: each takes a key and a shape, `(n,)` for one time per example, and
+returns times of the default float type.
 
 References:
   Kingma et al. (2021), Variational Diffusion Models, arXiv 2107.00630 (stratification).
@@ -26,16 +26,18 @@ import jax.numpy as jnp
 
 from fmjax.types import Array, Key
 
+__all__ = ["intervals", "logit_normal", "stratified", "uniform"]
+
 
 def uniform(key: Key, shape: tuple[int, ...], *, low: float = 0.0, high: float = 1.0) -> Array:
-    """Returns independent times, uniform on `[low, high)`.
+    """Draws independent times, uniform on `[low, high)`.
 
     Args:
       key: PRNG key.
       shape: shape of the result.
-      low: smallest time, may be attained.
-      high: upper end, never attained, not even by rounding: a path that is singular at t = 1
-        is safe with `high=1.0`.
+      low: smallest time, which may occur.
+      high: upper end, which never occurs, not even by rounding: with `high=1.0` a path that is
+        singular at t = 1 is safe.
 
     Returns:
       `[*shape]`, in `[low, high)`.
@@ -44,7 +46,9 @@ def uniform(key: Key, shape: tuple[int, ...], *, low: float = 0.0, high: float =
       ValueError: unless `0 <= low < high <= 1`, or if `shape` is not a tuple.
 
     Example:
-      >>> t = uniform(jax.random.key(0), (1000,), low=0.5)
+      >>> import fmjax
+      >>> import jax
+      >>> t = fmjax.times.uniform(jax.random.key(0), (1000,), low=0.5)
       >>> bool(t.min() >= 0.5), bool(t.max() < 1.0), round(float(t.mean()), 1)
       (True, True, 0.8)
     """
@@ -59,17 +63,17 @@ def uniform(key: Key, shape: tuple[int, ...], *, low: float = 0.0, high: float =
 
 
 def stratified(key: Key, shape: tuple[int, ...]) -> Array:
-    """Returns equally spaced times with one random shift, in random order.
+    """Draws equally spaced times with one random shift, in random order.
 
     With n times, `t_k = (u + k / n) mod 1` for a single `u ~ U[0, 1)`. Each time is exactly
-    uniform on [0, 1), yet every interval of length 1/n holds one of them: the mean of t over
-    the batch has variance 1 / (12 n^2) instead of 1 / (12 n). The times are then permuted, so
-    that a time says nothing about the place in the batch, which matters when examples come
-    sorted or the batch is divided among devices. They are not independent of one another.
+    uniform on [0, 1), yet every interval of length 1/n contains one time. The mean of t over the
+    batch then has variance 1 / (12 n^2) instead of 1 / (12 n). A random permutation makes a time
+    independent of its place in the batch, which matters when examples are sorted or the batch is
+    divided among devices. The times are not independent of one another.
 
     Args:
       key: PRNG key.
-      shape: shape of the result; the strata run over all its entries.
+      shape: shape of the result; the strata cover all its entries.
 
     Returns:
       `[*shape]`, in [0, 1).
@@ -78,13 +82,16 @@ def stratified(key: Key, shape: tuple[int, ...]) -> Array:
       ValueError: if `shape` is not a tuple.
 
     Example:
-      >>> t = jnp.sort(stratified(jax.random.key(0), (5,)))
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> t = jnp.sort(fmjax.times.stratified(jax.random.key(0), (5,)))
       >>> [round(float(step), 5) for step in jnp.diff(t)]
       [0.2, 0.2, 0.2, 0.2]
 
     Reference:
-      Kingma et al. (2021), arXiv 2107.00630, its low-discrepancy sampler; the permutation is
-      ours. [kingma2021variational]
+      Kingma et al. (2021), arXiv 2107.00630, low-discrepancy sampler; fmjax adds the permutation.
+      [kingma2021variational]
     """
     _check_shape(shape)
     key_shift, key_order = jax.random.split(key)
@@ -94,10 +101,10 @@ def stratified(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 def logit_normal(key: Key, shape: tuple[int, ...], *, mean: float = 0.0, std: float = 1.0) -> Array:
-    """Returns independent times `sigmoid(mean + std z)` with `z ~ N(0, 1)`.
+    """Draws independent times `sigmoid(mean + std z)` with `z ~ N(0, 1)`.
 
-    The median is `sigmoid(mean)`: a positive mean favours the data end. A paper with noise at
-    t = 1 calls the same law by the mean of opposite sign, eq. (1).
+    The median is `sigmoid(mean)`, so a positive mean favors the data end. For a paper with noise at
+    t = 1 change the sign of its mean, eq. (1).
 
     Args:
       key: PRNG key.
@@ -106,14 +113,17 @@ def logit_normal(key: Key, shape: tuple[int, ...], *, mean: float = 0.0, std: fl
       std: standard deviation of the logit of t, positive.
 
     Returns:
-      `[*shape]`, in the open interval (0, 1): where the sigmoid rounds to an end, the nearest
-      normal number inside is returned.
+      `[*shape]`, in the open interval (0, 1): where the sigmoid rounds to an end, the result is the
+      nearest normal number inside.
 
     Raises:
       ValueError: if `mean` is not finite, `std` not positive and finite, or `shape` not a tuple.
 
     Example:
-      >>> t = logit_normal(jax.random.key(0), (10_000,), mean=0.4)
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> t = fmjax.times.logit_normal(jax.random.key(0), (10_000,), mean=0.4)
       >>> round(float(jnp.median(t)), 1), round(float(jax.nn.sigmoid(0.4)), 1)
       (0.6, 0.6)
 
@@ -136,22 +146,22 @@ def intervals(
     sampler: Callable[[Key, tuple[int, ...]], Array] = uniform,
     fraction_equal: float = 0.75,
 ) -> tuple[Array, Array]:
-    """Returns pairs of times `(r, t)` with `t <= r` for MeanFlow training.
+    """Draws pairs of times `(r, t)` with `t <= r` for MeanFlow training.
 
-    Two draws are sorted: t, where x lives, is the one nearer to the noise and r, where the
-    average velocity leads, the one nearer to the data. (The paper counts time from the data,
-    so there `r <= t`; the roles are the same.) Then r is set to t in a share of the pairs,
-    which there train the instantaneous velocity; t keeps its law, that of the smaller draw.
+    Two draws are sorted. The smaller one is t, the time of the state x; the larger one is r, the
+    time that the average velocity leads to. (In the paper time runs from the data, so there
+    `r <= t`; the roles are the same.) Then r is set to t in a fraction of the pairs, which train
+    the instantaneous velocity. The law of t, the smaller of two draws, does not change.
 
-    The share is stratified rather than tossed per pair: the number of equal pairs is within
-    one of `fraction_equal * n` in every batch and equals it on average, even for n = 1, so
-    batches do not differ in how they mix two losses of different size. Their places are random.
+    The fraction is stratified: in every batch the number of equal pairs differs from
+    `fraction_equal * n` by less than one, and equals it on average, even for n = 1. So all batches
+    mix the two losses alike, although they differ in size. Equal pairs have random places.
 
     Args:
       key: PRNG key.
       shape: shape of each result.
-      sampler: `(key, shape) -> times`, the law of both draws; bind options with `partial`.
-      fraction_equal: share of the pairs with r = t, in [0, 1].
+      sampler: `(key, shape) -> times`, which draws both times; bind options with `partial`.
+      fraction_equal: fraction of the pairs with r = t, in [0, 1].
 
     Returns:
       `(r, t)`, each `[*shape]`, with `t <= r`.
@@ -160,7 +170,9 @@ def intervals(
       ValueError: if `fraction_equal` is outside [0, 1], or if `shape` is not a tuple.
 
     Example:
-      >>> r, t = intervals(jax.random.key(0), (8,))
+      >>> import fmjax
+      >>> import jax
+      >>> r, t = fmjax.times.intervals(jax.random.key(0), (8,))
       >>> int((r == t).sum()), bool((t <= r).all())
       (6, True)
 

@@ -1,12 +1,12 @@
-"""Toy laws in the plane with a sampler and an exact density, to test a flow against.
+"""Toy laws in the plane with a sampler and an exact density, for testing flows.
 
 A law is a tuple of two functions of one example, `sample(key) -> x` and `log_prob(x) -> nats`:
 
-    density = toy.checkerboard()
+    density = fmjax.toy.checkerboard()
     x = jax.vmap(density.sample)(jax.random.split(key, n))      # [n, 2]
     jax.vmap(density.log_prob)(x)                               # [n], nats
 
-so a law of your own is `Density(sample, log_prob)`. Samples have the default float type.
+Your own law is `fmjax.toy.Density(sample, log_prob)`. Samples have the default float type.
 
 References: Tong et al. (2024), arXiv 2302.00482; Huang et al. (2025), arXiv 2602.00869.
 """
@@ -25,12 +25,14 @@ import numpy as np
 from fmjax import _checks
 from fmjax.types import Array, Key
 
+__all__ = ["Density", "checkerboard", "eight_gaussians", "gaussian_mixture", "moons"]
+
 # The checkerboard is drawn on unit cells and divided by this.
 _CHECKERBOARD_UNIT = 0.45
 
 
 class Density(NamedTuple):
-    """A law that can be sampled and evaluated.
+    """A law with a sampler and a log-density.
 
     Attributes:
       sample: `key -> x[d]`, one example; vmap it over split keys.
@@ -42,10 +44,10 @@ class Density(NamedTuple):
 
 
 def gaussian_mixture(weights: Array, means: Array, covariances: Array) -> Density:
-    """Returns the mixture of Gaussians with full covariances.
+    """Makes a mixture of Gaussians with full covariances.
 
     Args:
-      weights: `[k]`, not negative; they are divided by their sum.
+      weights: `[k]`, not negative; the function divides them by their sum.
       means: `[k, d]`.
       covariances: `[k, d, d]`, symmetric and positive definite (else the density is NaN).
 
@@ -56,7 +58,10 @@ def gaussian_mixture(weights: Array, means: Array, covariances: Array) -> Densit
       ValueError: if the shapes do not fit; from `log_prob`, if x is not `[d]`.
 
     Example:
-      >>> density = gaussian_mixture(jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None])
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> weights, means, covariances = jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None]
+      >>> density = fmjax.toy.gaussian_mixture(weights, means, covariances)
       >>> round(float(density.log_prob(jnp.zeros(2))), 4)  # -log(2 pi)
       -1.8379
     """
@@ -85,15 +90,17 @@ def gaussian_mixture(weights: Array, means: Array, covariances: Array) -> Densit
 
 
 def eight_gaussians() -> Density:
-    """Returns eight equal Gaussians on a circle of radius 5.
+    """Makes the mixture of eight equal Gaussians on a circle of radius 5.
 
-    The covariance of each is `sqrt(0.1) I`, a standard deviation of 0.562.
+    Each has the covariance `sqrt(0.1) I`, a standard deviation of 0.562.
 
     Returns:
       The law on the plane.
 
     Example:
-      >>> density = eight_gaussians()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> density = fmjax.toy.eight_gaussians()
       >>> round(float(jnp.exp(density.log_prob(jnp.array([5.0, 0.0])))), 4)  # 1/(16 pi sqrt(.1))
       0.0629
 
@@ -106,18 +113,20 @@ def eight_gaussians() -> Density:
 
 
 def checkerboard() -> Density:
-    """Returns the uniform law on eight squares of a four by four board.
+    """Makes the uniform law on eight squares of a four by four board.
 
-    In units of 1 / 0.45 the squares are the unit cells of `[-2, 2)^2` whose lower corner has an
-    even sum of coordinates. The density is 0.45^2 / 8 = 0.0253125 on them and zero elsewhere,
-    so the entropy is 3.67646 nats: no model can have a better mean log-likelihood.
+    In units of 1 / 0.45 the squares are the unit cells of `[-2, 2)^2` whose lower left corner has
+    an even sum of coordinates. The density is 0.45^2 / 8 = 0.0253125 on them and zero elsewhere.
+    The entropy is 3.67646 nats, so no model has a mean log-likelihood above -3.67646.
 
     Returns:
-      The law on the plane; `log_prob` is -inf off the squares. Their edges count as inside, so
-      that no sample falls off by rounding. `checkerboard() == checkerboard()`.
+      The law on the plane; `log_prob` is -inf outside the squares. Edges count as inside, so
+      rounding never puts a sample outside. `checkerboard() == checkerboard()`.
 
     Example:
-      >>> density = checkerboard()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> density = fmjax.toy.checkerboard()
       >>> round(float(jnp.exp(density.log_prob(jnp.array([1.0, 1.0])))), 7)
       0.0253125
       >>> float(density.log_prob(jnp.array([1.0, -1.0])))
@@ -151,25 +160,29 @@ def _checkerboard_log_prob(x: Array) -> Array:
 
 
 def moons(noise: float = 0.1) -> Density:
-    """Returns two interleaving half circles of radius one, blurred by Gaussian noise.
+    """Makes two interleaving half circles of radius one, blurred by Gaussian noise.
 
-    The upper one is `(cos a, sin a)`, the lower one `(1 - cos a, 1/2 - sin a)`, a uniform on
-    [0, pi]: the position that scikit-learn uses. The density is the integral of the noise over
-    both, by Gauss-Legendre quadrature with `16 + 16 / noise` nodes for each. In float64 its
-    logarithm is right to 1e-8 nats for `|x| <= 5` and any allowed noise (to 1e-10 from 0.1 up).
+    As in scikit-learn, the upper half circle is `(cos a, sin a)` and the lower one is
+    `(1 - cos a, 1/2 - sin a)`, with a uniform on [0, pi]. The density integrates the noise along
+    both by Gauss-Legendre quadrature, with `16 + 16 / noise` nodes for each. In float64 the
+    log-density is accurate to 1e-8 nats for `|x| <= 5` and any allowed noise (to 1e-10 for noise
+    of at least 0.1).
 
     Args:
       noise: standard deviation of the noise, at least 0.01.
 
     Returns:
-      The law on the plane; each call makes a new one, so build it once and close over it.
+      The law on the plane. Each call makes a new law, so build it once and close over it.
 
     Raises:
       ValueError: if `noise` is below 0.01 or not finite; from `log_prob`, if x is not `[2]`.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> density = fmjax.toy.moons()
       >>> top, between = jnp.array([0.0, 1.0]), jnp.array([0.5, 0.25])
-      >>> [round(float(jnp.exp(moons().log_prob(x))), 2) for x in (top, between)]
+      >>> [round(float(jnp.exp(density.log_prob(x))), 2) for x in (top, between)]
       [0.64, 0.0]
 
     Reference:

@@ -1,21 +1,21 @@
-"""One training step as a pure function; the loop around it belongs to the experiment.
+"""One training step as a pure function; the training loop belongs to the experiment.
 
-    state = init(params, optimizer)
-    step = jax.jit(make_step(loss, optimizer), donate_argnums=0)
+    state = fmjax.train.init(params, optimizer)
+    step = jax.jit(fmjax.train.make_step(loss, optimizer), donate_argnums=0)
     for batch in batches:
         state, info = step(state, key, batch)                # the same key every time
 
-Step k draws from `fold_in(key, k)`, so the state holds no key and a run that was stopped and
-resumed repeats the straight run. Beside the parameters theta a step keeps their exponential
-moving average, which samples better than the last iterate,
+Step k draws from `fold_in(key, k)`, so the state holds no key, and a resumed run gives the same
+results as an uninterrupted run. A step also updates the exponential moving average (ema) of the
+parameters theta, which gives better samples than the last iterate:
 
     ema <- ema + (1 - d_k) (theta - ema),     d_k = min(ema_decay, (1 + k) / (10 + k)),   (1)
 
-whose warm-up forgets the initial parameters at first: without it an average with decay 0.999
-would still hold a third of them after 1000 steps. The average is kept in float32 or wider,
-whatever the parameters are: bfloat16 rounds a change by a thousandth away. Here k counts updates
-of the parameters. It is the step, unless `optax.MultiSteps` accumulates gradients: between two
-updates the average stands still.
+The warm-up of d_k lets the average forget the initial parameters early: with a constant decay of
+0.999 they would still have a weight of one third after 1000 steps. The average is kept in float32
+or wider, whatever the dtype of the parameters, because bfloat16 rounds away a change by a
+thousandth. Here k counts updates of the parameters. It equals the step, unless `optax.MultiSteps`
+accumulates gradients; the average does not change between two updates.
 
 Reference:
   Polyak and Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
@@ -33,14 +33,16 @@ import optax
 from fmjax import _checks
 from fmjax.types import Array, Key, PyTree
 
+__all__ = ["Info", "TrainState", "init", "make_step"]
+
 
 class TrainState(NamedTuple):
-    """Everything the next step needs and a checkpoint holds; no key.
+    """The state of training: what the next step needs and a checkpoint holds.
 
     Attributes:
       step: `[]`, integer, the number of steps taken.
       params: the parameters, any pytree of floating arrays.
-      ema_params: their exponential moving average, of the same structure, in float32 or wider.
+      ema_params: the exponential moving average of the parameters, in float32 or wider.
       opt_state: the state of the optimizer.
     """
 
@@ -51,11 +53,11 @@ class TrainState(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What one step has to tell, both scalars, taken before the update.
+    """Diagnostics of one step, two scalars computed before the update.
 
     Attributes:
       loss: `[]`, the loss of the batch.
-      grad_norm: `[]`, the Euclidean norm of its gradient, before any clipping, in float32 or
+      grad_norm: `[]`, the Euclidean norm of the gradient, before any clipping, in float32 or
         wider.
     """
 
@@ -64,19 +66,19 @@ class Info(NamedTuple):
 
 
 def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state before the first step.
+    """Makes the state before the first step.
 
-    Every array is copied: a jitted step that donates its state needs distinct buffers, and
-    must not delete the caller's parameters. Every array has the dtype that it keeps: weakly typed
-    ones, such as `jnp.array(1.0)`, lose the mark, and what the optimizer widens at its first
-    update is widened here, so that a step is traced once and a saved state fits a new one.
+    Every array is copied: a jitted step that donates its state needs distinct buffers, and must
+    not delete the caller's parameters. Every array gets its final dtype here, so jax traces a
+    step once and a saved state fits a new one. Weakly typed arrays, such as `jnp.array(1.0)`, lose
+    the weak type; arrays that the optimizer widens at its first update are widened.
 
     Args:
       params: the parameters, any pytree of floating arrays.
       optimizer: any gradient transformation of optax, or `optax.MultiSteps`.
 
     Returns:
-      The state at step 0, with `ema_params` equal to `params`, in float32 or wider.
+      The state at step 0. `ema_params` equals `params`, in float32 or wider.
 
     Raises:
       ValueError: if a leaf of `params` is not a floating array or number.
@@ -158,16 +160,16 @@ def make_step(
     *,
     ema_decay: float = 0.999,
 ) -> Callable[[TrainState, Key, PyTree], tuple[TrainState, Info]]:
-    """Returns the pure function that takes one training step; jit and donate it yourself.
+    """Makes the pure function that takes one training step; jit and donate it yourself.
 
     Args:
       loss: `(params, key, batch) -> []`, the mean loss of a batch.
-      optimizer: the gradient transformation that `init` was given. It receives the loss too, as
+      optimizer: the gradient transformation that `init` received. It also receives the loss, as
         `value`, `grad` and `value_fn`, so `optax.lbfgs`, `optax.polyak_sgd` and
-        `optax.contrib.reduce_on_plateau` work. For large batches take
-        `optax.MultiSteps(optimizer, every_k_schedule=k)`, an update every k steps.
-      ema_decay: largest decay of the moving average, in [0, 1); at update k = 0, 1, ... the decay
-        is `min(ema_decay, (1 + k) / (10 + k))`, so 0.1 at first, eq. (1).
+        `optax.contrib.reduce_on_plateau` work. For large batches use
+        `optax.MultiSteps(optimizer, every_k_schedule=k)`, which updates every k steps.
+      ema_decay: largest decay of the moving average, in [0, 1). At update k = 0, 1, ... the decay
+        is `min(ema_decay, (1 + k) / (10 + k))`, which starts at 0.1, eq. (1).
 
     Returns:
       `step(state, key, batch) -> (state, info)`. The loss receives `fold_in(key, state.step)`,

@@ -19,10 +19,6 @@ MODULES = [
 ]
 # Modules whose examples still use the names of their module; to be emptied, then deleted.
 PENDING = {
-    "fmjax.couplings",
-    "fmjax.estimators.leave_one_out",
-    "fmjax.estimators.probes",
-    "fmjax.likelihood",
     "fmjax.metrics.correlation",
     "fmjax.metrics.distributions",
     "fmjax.metrics.manifold",
@@ -35,9 +31,6 @@ PENDING = {
     "fmjax.samplers.ode",
     "fmjax.samplers.sde",
     "fmjax.samplers.steps",
-    "fmjax.times",
-    "fmjax.toy",
-    "fmjax.train",
 }
 
 

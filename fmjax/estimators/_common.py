@@ -1,4 +1,4 @@
-"""What every estimator shares: the linearisation, and the mean with its standard error."""
+"""Shared parts of the estimators: the linearization, and the mean with its standard error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
 
 
 def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field]:
-    """Returns the point, the value and the Jacobian's matvec, all checked."""
+    """Linearizes f at x; gives the checked point, the value and the product with the Jacobian."""
     if num_probes < 2:
         message = (
             f"num_probes must be at least 2, got {num_probes}: the standard error is the spread "
@@ -36,13 +36,13 @@ def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field
 
 
 def summary(terms: Array) -> Estimate:
-    """Returns the mean over the first axis and its standard error, eq. (4) of the package."""
+    """Computes the mean over the first axis and its standard error, eq. (4) of the package."""
     variance = jnp.var(terms, axis=0, ddof=1) / len(terms)
     zero = variance == 0  # where the root has no derivative; a NaN is not zero and stays
     return Estimate(terms.mean(0), jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance))))
 
 
 def symmetric(tangent_map: Field, x: Array) -> Field:
-    """Returns the symmetric part of a Jacobian: one tangent and one cotangent a product."""
+    """Makes the symmetric part of a Jacobian; a product costs one tangent and one cotangent."""
     transposed = jax.linear_transpose(tangent_map, x)
     return lambda w: 0.5 * (tangent_map(w) + transposed(w)[0])

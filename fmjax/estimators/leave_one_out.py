@@ -19,9 +19,11 @@ from fmjax.estimators import _common
 from fmjax.estimators._common import Estimate, Field
 from fmjax.types import Array, Key
 
+__all__ = ["xdiag", "xnysdiag", "xnystrace", "xtrace"]
+
 
 class _Algorithm(NamedTuple):
-    """A leave-one-out estimator: its terms (3), its operator and what it takes of the diagonal."""
+    """A leave-one-out estimator: terms (3), probes, operator, exact value from the diagonal."""
 
     terms: Callable[..., Array]
     sampler: Callable[..., Callable[[Key], Array]]
@@ -58,7 +60,7 @@ _XNYSDIAG = _Algorithm(stochtrace.leave_one_out_xnysdiag(), _SIGNS, _common.symm
 def _leave_one_out(
     algorithm: _Algorithm, key: Key, f: Field, x: Array, num_probes: int
 ) -> tuple[Array, Estimate]:
-    """Returns the value and the average of the terms (3), or the exact number if d is small."""
+    """Computes the value and the mean of the terms (3), or the exact number if d is small."""
     x, value, tangent_map = _common.linearized(f, x, num_probes)
     if x.size <= 2 * num_probes:
         units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
@@ -73,11 +75,11 @@ def _leave_one_out(
 
 
 def _unit_scale(matvec: Field, probe: Array) -> tuple[Field, Array]:
-    """Returns the operator divided by its size, and the size, by one more product.
+    """Divides the operator by its size, which takes one more product; gives both.
 
-    matfree compares with absolute thresholds, so a small operator would pass for one of low
-    rank; and it masks eigenvalues, so a NaN would come out as a number. Here it stays in the
-    size. For the zero operator, of which it makes NaN, the identity stands in, times zero.
+    matfree compares with absolute thresholds, so it would treat a small operator as one of low
+    rank. It also masks eigenvalues, so a NaN would become a number; here the size keeps the NaN.
+    The zero operator, for which matfree gives NaN, is replaced by the identity times zero.
     """
     size = jax.lax.stop_gradient(jnp.abs(matvec(probe)).max())
     zero = size == 0
@@ -85,16 +87,17 @@ def _unit_scale(matvec: Field, probe: Array) -> tuple[Field, Array]:
 
 
 def xtrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
-    """Returns the value and an unbiased estimate of the trace of any Jacobian, eq. (3).
+    """Estimates the trace of any Jacobian without bias, eq. (3); also returns the value.
 
-    On a CPU let `jax.lax.map` run over many large cases: `vmap` of its QR may hang there, see
+    On a CPU use `jax.lax.map` over many large cases: `vmap` of the QR may hang there, see
     `fmjax.estimators`.
 
     Args:
       key: a typed PRNG key.
       f: the field, `[*dims] -> [*dims]`.
       x: `[*dims]`, the point; any shape, a scalar too.
-      num_probes: K, at least 2; `2 K + 1` tangents, or d where `d <= 2 K`, and exact then.
+      num_probes: K, at least 2. A call takes `2 K + 1` tangents, or d tangents where
+        `d <= 2 K`; the result is then exact.
 
     Returns:
       `f(x)`, `[*dims]`, and the estimate, both fields `[]`.
@@ -103,8 +106,12 @@ def xtrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array
       ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
 
     Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, x = jax.random.key(0), jnp.ones(50)
       >>> low_rank = lambda x: jnp.outer(jnp.arange(50.0), jnp.ones(50)) @ x / 50
-      >>> _, trace = xtrace(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> _, trace = fmjax.estimators.xtrace(key, low_rank, x, num_probes=4)
       >>> round(float(trace.mean), 3)  # 49 / 2: exact for a rank below the number of probes
       24.5
 
@@ -115,21 +122,21 @@ def xtrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array
 
 
 def xnystrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
-    """Returns the value and an estimate of the trace of a positive semi-definite Jacobian.
+    """Estimates the trace of a positive semi-definite Jacobian; also returns the value.
 
-    With twice the probes, that is with as many products, a smaller error than `xtrace` where the
-    Jacobian is positive semi-definite. It is symmetrised; directions of
-    negative curvature are dropped, so the estimate is biased on an indefinite one, by several
-    times the trace, and the standard error does not warn: a Jacobian that is negative definite,
-    as a velocity's may be, comes out as zero plus or minus zero. For a learned covariance near
-    the noise end, or any velocity, take `xtrace`.
+    For such Jacobians the error is smaller than with `xtrace` at the same number of products,
+    which allows twice the probes. The Jacobian is symmetrized and directions of negative curvature
+    are dropped. On an indefinite Jacobian the estimate is therefore biased, by several times the
+    trace, and the standard error does not show it. For a negative definite Jacobian, which a
+    velocity may have, the result is zero plus or minus zero. Use `xtrace` for velocities and for
+    a learned covariance near the noise end.
 
     Args:
       key: a typed PRNG key.
       f: the field, `[*dims] -> [*dims]`, with a symmetric positive semi-definite Jacobian.
       x: `[*dims]`, the point; any shape, a scalar too.
-      num_probes: K, at least 2; `K + 1` tangents and cotangents, or d tangents where
-        `d <= 2 K`, and exact then.
+      num_probes: K, at least 2. A call takes `K + 1` tangents and cotangents, or d tangents where
+        `d <= 2 K`; the result is then exact.
 
     Returns:
       `f(x)`, `[*dims]`, and the estimate, both fields `[]`.
@@ -138,8 +145,12 @@ def xnystrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Ar
       ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
 
     Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, x = jax.random.key(0), jnp.ones(50)
       >>> low_rank = lambda x: jnp.ones((50, 50)) @ x
-      >>> _, trace = xnystrace(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> _, trace = fmjax.estimators.xnystrace(key, low_rank, x, num_probes=4)
       >>> round(float(trace.mean), 2)
       50.0
 
@@ -150,17 +161,17 @@ def xnystrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Ar
 
 
 def xdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
-    """Returns the value and an unbiased estimate of the diagonal of any Jacobian, eq. (3).
+    """Estimates the diagonal of any Jacobian without bias, eq. (3); also returns the value.
 
-    On a CPU let `jax.lax.map` run over many large cases: `vmap` of its QR may hang there, see
+    On a CPU use `jax.lax.map` over many large cases: `vmap` of the QR may hang there, see
     `fmjax.estimators`.
 
     Args:
       key: a typed PRNG key.
       f: the field, `[*dims] -> [*dims]`.
       x: `[*dims]`, the point; any shape, a scalar too.
-      num_probes: K, at least 2; `K + 1` tangents and K cotangents, or d tangents where
-        `d <= 2 K`, and exact then.
+      num_probes: K, at least 2. A call takes `K + 1` tangents and K cotangents, or d tangents
+        where `d <= 2 K`; the result is then exact.
 
     Returns:
       `f(x)`, `[*dims]`, and the estimate, both fields `[*dims]`.
@@ -169,8 +180,12 @@ def xdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array,
       ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
 
     Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, x = jax.random.key(0), jnp.ones(50)
       >>> low_rank = lambda x: jnp.outer(jnp.arange(1.0, 51.0), jnp.ones(50)) @ x
-      >>> _, diagonal = xdiag(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> _, diagonal = fmjax.estimators.xdiag(key, low_rank, x, num_probes=4)
       >>> [round(float(entry), 1) for entry in diagonal.mean[:3]]
       [1.0, 2.0, 3.0]
 
@@ -181,10 +196,10 @@ def xdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array,
 
 
 def xnysdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array, Estimate]:
-    """Returns the value and an estimate of the diagonal of a positive semi-definite Jacobian.
+    """Estimates the diagonal of a positive semi-definite Jacobian; also returns the value.
 
-    The best map for its price where the eigenvalues decay: take 4 to 6 probes for each unit of
-    effective rank. Biased without warning where `xnystrace` is; take `xdiag` there.
+    Where the eigenvalues decay this gives the best map for its cost: use 4 to 6 probes for each
+    unit of effective rank. The bias of `xnystrace` applies here too; use `xdiag` in those cases.
 
     Args:
       key: a typed PRNG key.
@@ -199,8 +214,12 @@ def xnysdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Arr
       ValueError: if `f(x)` and `x` have different shapes, or `num_probes` is below 2.
 
     Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> key, x = jax.random.key(0), jnp.ones(50)
       >>> low_rank = lambda x: jnp.ones((50, 50)) @ x
-      >>> _, diagonal = xnysdiag(jax.random.key(0), low_rank, jnp.ones(50), num_probes=4)
+      >>> _, diagonal = fmjax.estimators.xnysdiag(key, low_rank, x, num_probes=4)
       >>> [round(float(entry), 2) for entry in diagonal.mean[:3]]
       [1.0, 1.0, 1.0]
 
