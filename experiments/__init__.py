@@ -1,5 +1,10 @@
-"""One module per published experiment, on top of `fmjax` and one shared training loop.
+"""The experiments of three papers, one folder a paper, on top of `fmjax`.
 
-`python -m experiments.<name> --help` lists the options of an experiment. `cli`, `data` and
-`loop` are what all of them share; an experiment imports no other experiment.
+`python -m experiments` lists them; `python -m experiments.PAPER.NAME --help` explains the options
+of one. An experiment is one file that reads from top to bottom like its section of the paper. Its
+workshop (measures, tables, pictures) lies beside it behind an underscore. `run` is what every run
+needs, `images` what runs on images share.
 """
+
+PAPERS = ("uncertainty", "fdm", "closed_form")
+"""The folders of the papers, in the order in which they are listed."""

@@ -1,0 +1,62 @@
+"""Lists the experiments: `python -m experiments`.
+
+Nothing is imported: each line is read from the docstring of an experiment, its first line and the
+paragraph that begins with "Time:".
+"""
+
+import ast
+import pathlib
+import sys
+import textwrap
+
+from experiments import PAPERS
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+def names(folder: str) -> list[str]:
+    """Returns the modules of a folder that can be run, in the order of the alphabet."""
+    files = sorted((FOLDER / folder).glob("[a-z]*.py"))
+    return [path.stem for path in files if "__main__" in path.read_text()]
+
+
+def describe(folder: str, name: str) -> tuple[str, str]:
+    """Returns the first line of an experiment's docstring and the time that a run takes.
+
+    Raises:
+      ValueError: if the docstring does not say how long a run takes.
+    """
+    text = ast.get_docstring(ast.parse((FOLDER / folder / f"{name}.py").read_text())) or ""
+    times = [line.removeprefix("Time:") for line in text.splitlines() if line.startswith("Time:")]
+    if not times:
+        message = f'the docstring of experiments/{folder}/{name}.py has no line "Time: ...".'
+        raise ValueError(message)
+    return text.splitlines()[0], times[0].split(";")[0].split(",")[0].strip().rstrip(".")
+
+
+def paper(folder: str) -> str:
+    """Returns the first line of the docstring of a folder: its paper."""
+    return ast.get_docstring(ast.parse((FOLDER / folder / "__init__.py").read_text())) or folder
+
+
+def listing() -> str:
+    """Returns the list of all experiments and benchmarks, by paper."""
+    lines = []
+    for folder in (*PAPERS, "benchmarks"):
+        lines += [textwrap.fill(paper(folder), 96), ""]
+        for name in names(folder):
+            what, time = describe(folder, name)
+            lines += [f"  experiments.{folder}.{name}    {time}", f"      {what}"]
+        lines.append("")
+    return "\n".join([*lines, "python -m experiments.PAPER.NAME --help explains the options."])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(
+            f"python -m experiments takes no argument, got {' '.join(sys.argv[1:])}: run one "
+            "experiment as python -m experiments.PAPER.NAME.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    print(listing())

@@ -1,0 +1,1 @@
+"""Workshop of `learning` and `hybrid`: what a network copies of its training images."""

@@ -1,0 +1,1 @@
+"""Workshop of `cosine`: how noisy the target is, and when a data set collapses."""

@@ -1,0 +1,1 @@
+"""Workshop of `efm_images` and `efm_toy`: losses, tables and pictures."""

@@ -1,0 +1,1 @@
+"""Workshop of `ablations`: variants of the loss, measures, pictures."""

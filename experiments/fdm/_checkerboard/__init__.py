@@ -1,0 +1,1 @@
+"""Workshop of `checkerboard`: its law, measures, pictures."""

@@ -1,0 +1,1 @@
+"""Workshop of `mixture`: measures and pictures."""

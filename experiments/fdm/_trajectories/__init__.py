@@ -1,0 +1,1 @@
+"""Workshop of `trajectories`: systems, training, measures, tables, pictures."""

@@ -1,0 +1,231 @@
+"""Ablations of flow and divergence matching (FDM) that the paper leaves open.
+
+Paper: Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869. Skewed mixtures of
+Gaussians in the plane and in 16 dimensions have velocity, score and density in closed form, so
+what each choice costs and buys is measured against the truth: the number of probes, the
+stop-gradient, the square, trace or Jacobian, the share of the batch, the weight. Every variant
+starts from the same networks and sees the same data; flow matching is also trained two and four
+times as long, to compare at equal time. Last, what the choices do to the derivative of v along its
+own trajectories.
+
+Run:    python -m experiments.fdm.ablations
+        python -m experiments.fdm.ablations --problems plane --num-steps 500
+Time:   12 minutes on two CPU cores; a finished variant is not repeated.
+Expect: without stop-gradient the penalty's mean gradient at the exact field of the one-dimensional
+        mixture is 3.45, with it 0. The paper reports no numbers for any of these choices.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fmjax
+from experiments.fdm import _laws
+from experiments.fdm._ablations import measures, pictures, variants
+from experiments.fdm._ablations.variants import PROBLEMS, VARIANTS, Problem, Variant
+from experiments.fdm._laws import path
+from experiments.run import cli, loop
+from experiments.run import pictures as run_pictures
+from experiments.run.folder import remembered, write_json
+from fmjax import losses, train
+from fmjax.models.perceptron import apply as perceptron
+from fmjax.types import Array, Key, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default."""
+
+    workdir: str | None = None
+    """Run folder; None is runs/fdm/ablations. The same command continues it."""
+    problems: tuple[str, ...] = ("plane", "space")
+    """Laws of the data, of plane (2 dimensions) and space (16)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of network and data, trained side by side."""
+    weight: float = 0.1
+    """Weight of the divergence penalty, where it is not what varies."""
+    width: int = 64
+    """Width of the three hidden layers."""
+    batch_size: int = 256
+    """Examples per step, a multiple of 4."""
+    num_steps: int = 2000
+    """Training steps, a multiple of 10; there are 10 points on a curve."""
+    learning_rate: float = 2e-3
+    """Learning rate of Adam."""
+    ema_decay: float = 0.99
+    """Decay of the moving average of the parameters, which is what is measured."""
+    num_points: int = 1024
+    """Points of every measured mean."""
+    num_trajectories: int = 256
+    """Trajectories along which derivatives are measured."""
+    grid_points: int = 48
+    """Points along each side of the grid on which densities in the plane are compared."""
+
+
+def make_step(config: Config, problem: Problem, variant: Variant) -> Callable:
+    """Returns the training step of one network; its data are drawn from the key of the step."""
+
+    def example(params: PyTree, weight: float, key: Key) -> Array:
+        key_pair, key_probe = jax.random.split(key)
+        x0, x1, t = measures.draw(problem.mixture, key_pair)
+        return losses.fdm(
+            partial(perceptron, params),
+            path,
+            x0,
+            x1,
+            t,
+            weight=weight,
+            matching=variant.matching(problem.exact, key_probe),
+        )
+
+    def loss(params: PyTree, key: Key, _: None) -> Array:
+        keys = jax.random.split(key, config.batch_size)
+        weight = config.weight * variant.weight
+        return losses.probe_every(variant.every, partial(example, params), weight, keys)
+
+    optimizer = optax.adam(config.learning_rate)
+    return train.make_step(loss, optimizer, ema_decay=config.ema_decay)
+
+
+# The seeds are an axis of one program, which `loop.fit` does not have; nothing is saved halfway.
+@partial(jax.jit, static_argnums=(0, 1))
+def advance(step: Callable, count: int, states: PyTree, keys: Array) -> PyTree:
+    """Returns the states of all seeds after more steps."""
+    one = lambda state, key: jax.lax.scan(  # noqa: E731
+        lambda state, _: (step(state, key, None)[0], None), state, length=count
+    )[0]
+    return jax.vmap(one)(states, keys)
+
+
+def start(config: Config, problem: Problem) -> tuple[PyTree, Array]:
+    """Returns the state before the first step and the key of every seed."""
+    keys = jnp.stack([jax.random.key(seed) for seed in config.seeds])
+    size = problem.mixture.means.shape[1]
+    init = lambda key: train.init(  # noqa: E731
+        fmjax.models.perceptron(jax.random.fold_in(key, 1000), size, width=config.width, depth=3)[
+            1
+        ],
+        optax.adam(config.learning_rate),
+    )
+    return jax.vmap(init)(keys), keys
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _errors(config: Config, name: str, params: PyTree) -> dict[str, Array]:
+    keys = jax.random.split(jax.random.key(1), config.num_points)
+    one = lambda p: measures.errors(PROBLEMS[name].mixture, partial(perceptron, p), keys)  # noqa: E731
+    return jax.vmap(one)(params)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _law(config: Config, name: str, params: PyTree) -> dict[str, Any]:
+    mixture = PROBLEMS[name].mixture
+    key_data, key_noise = jax.random.split(jax.random.key(2))
+    keys = jax.random.split(key_data, config.num_points)
+    size = mixture.means.shape[1]
+    x0 = jax.random.normal(key_noise, (config.num_trajectories, size))
+
+    def one(params: PyTree) -> dict[str, Any]:
+        velocity = partial(perceptron, params)
+        found = measures.laws(mixture, velocity, keys, config.grid_points)
+        return found | {"smoothness": measures.smoothness(velocity, x0)}
+
+    exact = measures.smoothness(partial(_laws.velocity, mixture), x0)
+    return {"exact_smoothness": exact} | jax.vmap(one)(params)
+
+
+def run(config: Config, name: str, variant: Variant, plain: Callable) -> dict[str, Any]:
+    """Trains one variant with all seeds and returns everything that is measured of it."""
+    problem, count = PROBLEMS[name], config.num_steps // 10
+    states, keys = start(config, problem)
+    first, ratios, curve = states, [], []
+    step = make_step(config, problem, variant) if variant.weight else plain
+
+    def timed(step: Callable, states: PyTree) -> tuple[PyTree, float]:
+        begin = time.perf_counter()
+        states = jax.block_until_ready(advance(step, count, states, keys))
+        return states, time.perf_counter() - begin
+
+    for index in range(10 * variant.steps):
+        states, taken = timed(step, states)
+        if variant.weight and index < 4:  # a stretch of flow matching in turn, to compare with
+            ratios.append(taken / timed(plain, first)[1])
+        curve.append(jax.device_get(_errors(config, name, states.ema_params)))
+    cost = statistics.median(ratios[1:]) if ratios else 1.0  # the first was compiled
+    result = jax.device_get(_law(config, name, states.ema_params))
+    curve = {key: [point[key].tolist() for point in curve] for key in curve[0]}
+    return {"time": cost * variant.steps, "steps": variant.steps, "curve": curve} | result
+
+
+def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Returns the final numbers of every variant, mean and standard deviation over seeds."""
+    columns = ("time", "flow error", "divergence error", "KL (nats)", "TV at 1")
+    lines = [f"{name:25s}" + "".join(f"{column:>20s}" for column in columns)]
+    for variant, row in rows.items():
+        curve = row["curve"]
+        values = [curve["flow"][-1], curve["divergence"][-1], row["relative_entropy"]]
+        if "total_variation" in row:
+            values.append(row["total_variation"]["1"])
+        spread = [f"{np.mean(value):.4f} ± {np.std(value):.4f}" for value in values]
+        lines.append(f"{variant:25s}{row['time']:20.2f}" + "".join(f"{s:>20s}" for s in spread))
+    return "\n".join(lines)
+
+
+def _check(config: Config) -> None:
+    """Raises ValueError for options that would only fail after the training."""
+    if not config.problems or set(config.problems) - set(PROBLEMS):
+        message = f"problems must be of {', '.join(PROBLEMS)}, got {config.problems}."
+        raise ValueError(message)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        message = f"seeds must be different numbers that are not negative, got {config.seeds}."
+        raise ValueError(message)
+    if config.num_steps % 10:
+        message = f"num_steps must be a multiple of 10, got {config.num_steps}: 10 make a curve."
+        raise ValueError(message)
+    bounds = dict.fromkeys(("width", "num_trajectories"), (1, 1e9))
+    bounds |= {"batch_size": (4, 1e9), "num_steps": (10, 1e9), "num_points": (2, 1e9)}
+    bounds |= {"grid_points": (2, 1e9), "learning_rate": (1e-12, 1e12), "weight": (1e-12, 1e12)}
+    cli.check_bounds(config, bounds | {"ema_decay": (0.0, 0.999999)})
+
+
+def main(config: Config) -> None:
+    """Trains and measures every variant that is not there yet, and draws what they show."""
+    _check(config)
+    folder = loop.open_run(config.workdir or "runs/fdm/ablations", config, evaluation=["problems"])
+    if jax.process_index() != 0:
+        return  # one process trains and writes
+    make = partial(variants.bias, jax.random.key(0))
+    found = {"bias": remembered(folder / "bias.json", {"seed": 0}, make)}
+    # The folder counts as a run's only once there are results, so each part says of which it is.
+    free = ("workdir", "problems")
+    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    for name in config.problems:
+        plain = make_step(config, PROBLEMS[name], VARIANTS["flow matching"])
+        found[name] = {
+            variant: remembered(
+                folder / name / f"{variant.replace(' ', '_').replace('/', 'over')}.json",
+                facts,
+                partial(run, config, name, options, plain),
+            )
+            for variant, options in VARIANTS.items()
+        }
+    with run_pictures.style():
+        run_pictures.save(folder / "figures", pictures.all_of(found))
+    write_json(folder / "results.json", found)
+    for name in config.problems:
+        print("\n" + table(name, found[name]))
+    for name, row in found["bias"].items():
+        number = f"{row['gradient']:.3f} ± {row['standard_error']:.3f}"
+        print(f"mean gradient at the exact field, {name} stop-gradient: {number}")
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

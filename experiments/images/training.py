@@ -1,0 +1,237 @@
+"""Training on images: the data and keys of a run, the loss of a batch, the optimiser, a network.
+
+What the image experiments share: pixels are dequantised with uniform noise (or taken at the
+centres of their bins, `at_centres`, where the data are to be a finite set of points), the noise of
+the path is drawn independently of them (the posterior identities need it), times are stratified
+over the batch, and the network is a U-Net with an exponential moving average of its parameters.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import fmjax
+from experiments.images import data
+from experiments.run import batches, loop
+from fmjax.types import Array, Key, PyTree
+
+path = fmjax.paths.linear()
+
+
+def load(config: Any) -> tuple[str, data.Images]:
+    """Returns the name and the images of a run, the held-out ones shuffled, or refuses them.
+
+    Args:
+      config: has `dataset`, `data_dir`, `held_out` and `seed`.
+    """
+    name = os.path.splitext(os.path.basename(config.dataset))[0]
+    images = data.load(
+        config.dataset, data_dir=config.data_dir, held_out=config.held_out, seed=config.seed
+    )
+    images = images._replace(held_out=data.shuffle(images.held_out, seed=config.seed))
+    check_images(images)
+    return name, images
+
+
+def keys(seed: int) -> tuple[Key, Key]:
+    """Returns the keys of the held-out loss and of the evaluation at the end."""
+    # The loop splits the key of the seed; these two are folded far from its parts.
+    return tuple(jax.random.fold_in(jax.random.key(seed), 1000 + i) for i in range(2))
+
+
+def at_centres(_: Key, pixels: Array, levels: int) -> Array:
+    """Returns pixels as real numbers without noise, in the place of `data.dequantize`."""
+    return data.centres(pixels, levels)
+
+
+def pairs(
+    key: Key, pixels: Array, levels: int, *, place: Callable[..., Array] = data.dequantize
+) -> tuple[Array, Array, Key, Array]:
+    """Returns the pairs of a batch of pixels, a key for the times, and one for each dropout.
+
+    Args:
+      key: of the step.
+      pixels: uint8 `[n, h, w, c]`.
+      levels: values that a pixel can take.
+      place: from a key, pixels and levels to x.
+    """
+    key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
+    x1 = place(key_bins, pixels, levels)
+    x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
+    return x0, x1, key_time, jax.random.split(key_dropout, x1.shape[0])
+
+
+def flow_loss(
+    apply: Callable[..., Array], levels: int, *, place: Callable[..., Array] = data.dequantize
+) -> Callable[..., Array]:
+    """Returns the conditional flow matching loss of a batch of uint8 images.
+
+    Args:
+      apply: `(params, x, t, key=None) -> dx` of one example; a key switches dropout on.
+      levels: values that a pixel can take.
+      place: from a key, pixels and levels to x.
+    """
+
+    def example(params: PyTree, key: Key, x0: Array, x1: Array, t: Array) -> Array:
+        velocity = functools.partial(apply, params, key=key)
+        return fmjax.losses.cfm(velocity, path, x0, x1, t)
+
+    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        x0, x1, key_time, keys = pairs(key, batch["x"], levels, place=place)
+        t = fmjax.times.stratified(key_time, x1.shape[:1])
+        return jax.vmap(functools.partial(example, params))(keys, x0, x1, t).mean()
+
+    return loss
+
+
+def held_out_loss(
+    apply: Callable[..., Array],
+    images: data.Images,
+    key: Key,
+    *,
+    place: Callable[..., Array] = data.dequantize,
+) -> Callable[[PyTree, Key], dict[str, float]]:
+    """Returns the held-out loss without dropout, on the same images and noise every time.
+
+    Args:
+      apply: `(params, x, t) -> dx` of one example.
+      images: the data set; its first 512 held-out images are used.
+      key: of the noise.
+      place: from a key, pixels and levels to x.
+    """
+    key_bins, key_noise, key_time = jax.random.split(key, 3)
+    x1 = place(key_bins, jnp.asarray(images.held_out[:512]), images.levels)
+    x0 = jax.random.normal(key_noise, x1.shape)
+    t = fmjax.times.stratified(key_time, x1.shape[:1])
+
+    return lambda params, _: {"held_out_loss": float(_mean_loss(apply, params, x0, x1, t))}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mean_loss(
+    apply: Callable[..., Array], params: PyTree, x0: Array, x1: Array, t: Array
+) -> Array:
+    cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
+    return jax.lax.map(lambda pair: cfm(*pair), (x0, x1, t), batch_size=64).mean()
+
+
+def adamw(config: Any) -> optax.GradientTransformation:
+    """Returns AdamW with clipping, a short warm-up and a cosine decay to a fiftieth.
+
+    Args:
+      config: has `learning_rate` (the peak), `weight_decay` and `num_steps`.
+    """
+    return _adamw(config.learning_rate, config.weight_decay, config.num_steps)
+
+
+# What a training is compiled from is made once, so that `loop.fit` compiles it once for all
+# networks of one kind, whatever their data and seed.
+@functools.lru_cache(maxsize=32)
+def _adamw(peak: float, weight_decay: float, num_steps: int) -> optax.GradientTransformation:
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=peak,
+        warmup_steps=min(100, num_steps // 10),
+        decay_steps=num_steps,
+        end_value=peak / 50,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _network(
+    shape: tuple[int, ...], channels: tuple[int, ...], num_times: int, dropout: float
+) -> tuple[Callable[..., Array], Callable[[int], PyTree]]:
+    """Returns `apply` of a U-Net, and a function from the seed to its first parameters."""
+    make = functools.partial(
+        fmjax.models.UNet, shape, channels=channels, num_times=num_times, dropout=dropout
+    )
+    apply, _ = fmjax.models.functional(make(rngs=nnx.Rngs(0)))
+    return apply, lambda seed: fmjax.models.functional(make(rngs=nnx.Rngs(seed)))[1]
+
+
+@functools.lru_cache(maxsize=32)
+def _loss(
+    make_loss: Callable[..., Any], apply: Callable[..., Array], levels: int
+) -> Callable[..., Any]:
+    return make_loss(apply, levels)
+
+
+def _itself(apply: Callable[..., Array]) -> Callable[..., Array]:
+    return apply
+
+
+def fit(
+    config: Any,
+    images: data.Images,
+    workdir: str | os.PathLike,
+    key: Key,
+    *,
+    make_loss: Callable[..., Any],
+    seed: int,
+    velocity: Callable[..., Any] = _itself,
+    num_times: int = 1,
+    place: Callable[..., Array] = data.dequantize,
+) -> tuple[Callable[..., Array], PyTree]:
+    """Trains a network on the images, or restores it, and returns it with averaged parameters.
+
+    Args:
+      config: has `channels`, `dropout`, `batch_size`, `num_steps`, `ema_decay`, `save_every` and
+        what `adamw` reads.
+      images: the data set.
+      workdir: folder of the checkpoints and of metrics.jsonl.
+      key: of the noise of the held-out loss.
+      make_loss: `(apply, levels) -> loss`, as `flow_loss`; with the same function, options and
+        sizes again nothing is compiled anew.
+      seed: of the network, of the order of the images and of all noise.
+      velocity: from `apply` to that of the velocity whose held-out loss is measured.
+      num_times: times that the network takes.
+      place: from a key, pixels and levels to x, for the held-out loss; bind it to `make_loss` too.
+
+    Returns:
+      `apply`, `(params, x, *times, key=None) -> dx` of one example, and the parameters.
+    """
+    shape = tuple(images.train.shape[1:])
+    apply, init = _network(shape, tuple(config.channels), num_times, config.dropout)
+    state = loop.fit(
+        _loss(make_loss, apply, images.levels),
+        init(seed),
+        batches.batches(images.train, config.batch_size, seed=seed),
+        adamw(config),
+        held_out_loss(velocity(apply), images, key, place=place),
+        workdir=workdir,
+        num_steps=config.num_steps,
+        seed=seed,
+        ema_decay=config.ema_decay,
+        eval_every=config.save_every,
+        save_every=config.save_every,
+    )
+    return apply, jax.device_get(state.ema_params)
+
+
+flow = functools.partial(fit, make_loss=flow_loss)
+"""`(config, images, workdir, key, *, seed)`: trains a velocity by conditional flow matching."""
+
+
+def check_images(images: data.Images) -> None:
+    """Raises ValueError if there are too few held-out images, or pixels, for what is measured."""
+    if len(images.held_out) < 2:
+        message = (
+            f"at least 2 held-out images are needed, got {len(images.held_out)}: raise --held-out "
+            "or give more images."
+        )
+        raise ValueError(message)
+    if min(images.train.shape[1:3]) < 2:
+        message = (
+            f"images must be at least 2 pixels high and wide, got {images.train.shape[1:3]}: edges "
+            "are differences of neighbouring pixels."
+        )
+        raise ValueError(message)

@@ -1,0 +1,142 @@
+"""Batches: endless ones for a training, and measurements taken a few examples at a time."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+import tqdm
+
+from fmjax.types import Array, PyTree
+
+
+def batched(
+    apply: Callable[..., Array], params: PyTree, function: Callable[..., PyTree], *bound: object
+) -> Callable[..., PyTree]:
+    """Returns a function of a velocity, compiled for batches of its other arguments.
+
+    Args:
+      apply: `(params, x, t) -> dx` of one example.
+      params: the parameters. They stay an argument of the compiled program: closed over, they
+        would be compiled in as constants.
+      function: `(velocity, *bound, *arrays) -> anything` of one example.
+      *bound: what all examples have in common.
+
+    Returns:
+      `(*arrays) -> anything`, both with a batch axis in front.
+    """
+    one = lambda params, *rest: function(functools.partial(apply, params), *bound, *rest)  # noqa: E731
+    many = lambda params, *rest: jax.vmap(functools.partial(one, params))(*rest)  # noqa: E731
+    return functools.partial(jax.jit(many), params)
+
+
+def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label: str) -> PyTree:
+    """Returns a batched function of every example, a few at a time, with a progress bar.
+
+    Args:
+      function: `(*arrays) -> tree`, both with a batch axis in front.
+      *arrays: `[n, ...]` each.
+      size: examples at a time.
+      label: what the progress bar says.
+
+    Returns:
+      The tree of NumPy arrays `[n, ...]`.
+
+    Raises:
+      ArithmeticError: if a result is not finite, or a solver gave up.
+    """
+    count, options = len(arrays[0]), {"desc": label, "unit": "batch", "leave": False}
+    if not sys.stderr.isatty():
+        print(f"{label}: {count} examples", file=sys.stderr, flush=True)
+
+    def parts() -> Iterator[PyTree]:
+        # disable=None: no bar where stderr is no terminal.
+        for start in tqdm.tqdm(range(0, count, size), disable=None, **options):
+            # The last batch is filled up with earlier examples, so that one program serves all.
+            index = np.arange(start, start + size) % count
+            yield jax.device_get(function(*(a[index] for a in arrays)))
+
+    try:
+        results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts())
+    except RuntimeError as error:
+        if "solver steps" not in str(error):
+            raise
+        message = (
+            f"{label}: the adaptive solver used up its steps, so the learned velocity is too rough "
+            "or not finite: train longer, or with a smaller learning rate, in another --workdir. "
+            "The checkpoints are kept."
+        )
+        raise ArithmeticError(message) from error
+    _check_finite(results, label)
+    return results
+
+
+def _check_finite(tree: PyTree, label: str) -> None:
+    """Raises ArithmeticError if a number is not finite, before it gets into a table."""
+    for leaf in jax.tree.leaves(tree):
+        finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+        if not finite.all():
+            message = (
+                f"{label}: {int((~finite).sum())} of {len(finite)} results are not finite, so the "
+                "learned velocity is not finite or too steep there: train longer, or with a "
+                "smaller learning rate, in another --workdir; or measure at larger times. The "
+                "checkpoints are kept."
+            )
+            raise ArithmeticError(message)
+
+
+Batches = Callable[[int], Iterator[dict[str, np.ndarray]]]
+"""`start_step -> iterator` over batches, endless and always the same."""
+
+
+def batches(images: np.ndarray, batch_size: int, *, seed: int) -> Batches:
+    """Returns a function that iterates over batches from any step on.
+
+    Epoch e is the permutation drawn from `[seed, e]`; images that do not fill a last batch
+    are left out of that epoch. The iterator never ends, and `batches(k)` gives what
+    `batches(0)` gives after k batches. Of several processes each gets its own slice.
+
+    Args:
+      images: `[n, *dims]`.
+      batch_size: number of images over all processes.
+      seed: of the permutations, not negative.
+
+    Returns:
+      `start_step -> iterator` of `{"x": [batch_size / processes, *dims]}`.
+
+    Raises:
+      ValueError: if the batch is larger than the data set, or no multiple of the processes.
+    """
+    check_seed(seed)
+    if not 1 <= batch_size <= len(images):
+        message = (
+            f"batch_size must lie between 1 and the {len(images)} training images, got "
+            f"{batch_size}: give a smaller batch or more images."
+        )
+        raise ValueError(message)
+    share, rest = divmod(batch_size, jax.process_count())
+    if rest:
+        message = (
+            f"batch_size {batch_size} must be a multiple of the {jax.process_count()} processes."
+        )
+        raise ValueError(message)
+    per_epoch = len(images) // batch_size
+
+    def start(step: int) -> Iterator[dict[str, np.ndarray]]:
+        epoch, position = divmod(step, per_epoch)
+        while True:
+            order = np.random.default_rng([seed, epoch]).permutation(len(images))
+            for index in range(position, per_epoch):
+                begin = index * batch_size + jax.process_index() * share
+                yield {"x": images[order[begin : begin + share]]}
+            epoch, position = epoch + 1, 0
+
+    return start
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError unless the seed is one of NumPy's, from 0 to 2**32 - 1."""
+    if not 0 <= seed < 2**32:
+        message = f"seed must be an integer from 0 to 2**32 - 1, got {seed}."
+        raise ValueError(message)

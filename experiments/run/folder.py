@@ -1,0 +1,210 @@
+"""The folder in which a run leaves its record, and how a run that continues stays honest.
+
+    config.json      the options of the run; another config is refused
+    metrics.jsonl    one JSON object per line: step, loss, grad_norm, steps_per_second (without
+                     compilation and evaluations), and what an evaluation returned
+    evaluation.json  what was measured of a network at the end, and with which options
+
+Every file is complete or not there. Of several processes only process 0 writes.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+_PLACES = ("workdir", "data_dir")  # where things lie: recorded, but no part of what a run is
+
+
+def open_folder(
+    workdir: str | os.PathLike, config: Any, *, evaluation: Sequence[str] = (), **facts: Any
+) -> epath.Path:
+    """Creates or reopens a run folder.
+
+    Args:
+      workdir: the folder, made if it is not there; may be gs://.
+      config: a dataclass, recorded in config.json. The fields `workdir` and `data_dir` are
+        recorded but may change from call to call.
+      evaluation: other fields that may, because no training depends on them: the same networks are
+        then measured anew.
+      **facts: what else makes the run what it is, recorded and compared like the options.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if the folder holds a run of another config, or one whose config.json is
+        missing; nothing in it is changed.
+      OSError: if the folder cannot be written.
+    """
+    folder, path = absolute(workdir), absolute(workdir) / "config.json"
+    if jax.process_index() != 0:
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").write_text("")
+        (folder / ".writable").unlink()
+        text = path.read_bytes() if path.exists() else None
+    except OSError as error:
+        message = (
+            f"cannot write the run folder {folder} ({error.strerror or error}): give another "
+            "--workdir or change its permissions."
+        )
+        raise OSError(message) from error
+    options, holds_a_run = dataclasses.asdict(config) | facts, _holds_a_run(folder)
+    if text is None and holds_a_run:
+        message = (
+            f"{folder} holds a run but no config.json: restore it, or give another --workdir. "
+            "Nothing was changed."
+        )
+        raise ValueError(message)
+    options = plain(options)
+    differing = "" if text is None else _differences(path, text, options, skip=evaluation)
+    if differing and holds_a_run:
+        message = (
+            f"{folder} holds a run with other options: {differing}; give another --workdir, or the "
+            "same options to continue that run. Nothing was changed."
+        )
+        raise ValueError(message)
+    if text is None or _differences(path, text, options, skip=()):
+        # Other measurements, or a run that failed before it recorded anything.
+        write_json(path, options)
+    return folder
+
+
+def _holds_a_run(folder: epath.Path) -> bool:
+    """Returns whether anything was recorded or saved in the folder or in that of a network."""
+    names = ("checkpoints/*", "metrics.jsonl", "results.json", "evaluation.json")
+    places = ("", "*/", "*/*/")  # as seed_0/weight_0.1
+    patterns = (f"{place}{name}" for place in places for name in names)
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
+
+
+def absolute(path: str | os.PathLike) -> epath.Path:
+    """Returns the path in full; ~ is the home folder, gs:// stays."""
+    path = epath.Path(path)
+    return path if "://" in str(path) else path.expanduser().absolute()
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes JSON as a whole or not at all, on process 0.
+
+    Args:
+      path: the file; an older one is replaced.
+      value: dicts, lists, numbers, strings, NumPy and jax arrays; a number that is not finite
+        becomes null.
+    """
+    if jax.process_index() == 0:
+        replace(epath.Path(path), json.dumps(plain(value), indent=2) + "\n")
+
+
+def remembered(
+    file: str | os.PathLike, options: dict[str, Any], make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns a measurement as JSON gives it back; made only if its file holds no such one.
+
+    For process 0, as all that writes.
+
+    Args:
+      file: where it is kept; its folder is made if it is not there.
+      options: what the measurement depends on beside the training. One of others is replaced.
+      make: returns what was measured, by names other than "options".
+
+    Raises:
+      ValueError: if the file is damaged.
+      ArithmeticError: if a number of the measurement is not finite, which JSON could not hold;
+        nothing is written.
+    """
+    file, options = epath.Path(file), json.loads(json.dumps(plain(options)))
+    kept = read_json(file) if file.exists() else {}
+    if kept.get("options") != options:
+        made = make()
+        _check_finite(file, made)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"options": options, **made})
+        kept = read_json(file)
+    return {name: value for name, value in kept.items() if name != "options"}
+
+
+def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:
+    for name, value in made.items():
+        numbers = [leaf for leaf in jax.tree.leaves(value) if not isinstance(leaf, str)]
+        if not all(np.isfinite(leaf).all() for leaf in numbers):
+            message = (
+                f"{name}, to be kept in {file}, is not finite: what was measured has diverged; "
+                "train with a smaller learning rate, in another --workdir. Nothing was written."
+            )
+            raise ArithmeticError(message)
+
+
+def read_json(file: epath.Path) -> dict[str, Any]:
+    """Returns what `write_json` has written, or says that it is damaged."""
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        message = f"{file} is damaged ({error}): move it away and it is made again."
+        raise ValueError(message) from error
+
+
+def read_metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str, float]]:
+    """Returns the lines of a training's metrics.jsonl that hold a number of this name, in order.
+
+    Raises:
+      ValueError: if the file is not there or damaged.
+    """
+    file = epath.Path(folder) / "metrics.jsonl"
+    try:
+        return [line for line in map(json.loads, file.read_text().splitlines()) if name in line]
+    except (FileNotFoundError, ValueError) as error:
+        message = (
+            f"{file}, the record of a finished training, is missing or damaged: restore it, or "
+            "give another --workdir. Nothing was changed."
+        )
+        raise ValueError(message) from error
+
+
+def _differences(
+    path: epath.Path, text: bytes, config: dict[str, Any], *, skip: Sequence[str]
+) -> str:
+    """Returns how the recorded config differs from this one, places aside; "" if it does not."""
+    try:
+        before = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        message = f"{path} is damaged ({error}): restore it, or give another --workdir."
+        raise ValueError(message) from error
+    names = [name for name in {**before, **config} if name not in (*_PLACES, *skip)]
+    absent = "absent"
+    found = [
+        f"{name} ({json.dumps(before.get(name, absent))} there, "
+        f"{json.dumps(config.get(name, absent))} now)"
+        for name in names
+        if before.get(name, absent) != config.get(name, absent)
+    ]
+    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    return ", ".join(found[:4]) + more
+
+
+def replace(path: epath.Path, text: str) -> None:
+    """Writes a file beside its place and moves it there, so that it is never half written."""
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """Returns what JSON can hold: arrays as lists, numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)

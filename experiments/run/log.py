@@ -1,0 +1,93 @@
+"""The metrics of a run, line by line, and its one line of progress."""
+
+import json
+import math
+import sys
+import time
+from typing import Any
+
+import jax
+import tqdm
+from etils import epath
+
+from experiments.run.folder import plain, replace
+
+_QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no terminal
+
+
+class Log:
+    """The metrics file and the one line of progress, both of process 0 only.
+
+    Args:
+      path: metrics.jsonl; its lines of steps after `start` are dropped.
+      start: the step from which the run goes on.
+      num_steps: the step at which it ends.
+    """
+
+    def __init__(self, path: epath.Path, start: int, num_steps: int) -> None:
+        self._path, self._num_steps, self._step = path, num_steps, start
+        self._writes = jax.process_index() == 0
+        self._shows = self._writes and start < num_steps
+        self._terminal = sys.stderr.isatty()
+        self._cold, self._clock, self._shown = True, math.nan, time.monotonic()
+        if self._writes and path.exists():
+            _drop_after(path, start)
+        self._bar = tqdm.tqdm(
+            desc="train",
+            initial=start,
+            total=num_steps,
+            unit=" steps",
+            dynamic_ncols=True,
+            disable=not (self._shows and self._terminal),
+        )
+
+    def tick(self) -> None:
+        """Counts one step; the first one compiled, so the clock starts after it."""
+        self._bar.update()
+        if self._cold:
+            self._cold, self._step, self._clock = False, self._step + 1, time.perf_counter()
+
+    def speed(self, step: int) -> float:
+        """Returns the steps per second since the last line; nan if only the first was taken."""
+        steps = step - self._step
+        return steps / (time.perf_counter() - self._clock) if steps else math.nan
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Adds a line to the metrics and the loss to the progress."""
+        if self._writes:
+            with self._path.open("a") as file:
+                file.write(json.dumps(plain({"step": step, **values})) + "\n")
+        self._show(step, values)
+        self._step, self._clock = step, time.perf_counter()
+
+    def _show(self, step: int, values: dict[str, Any]) -> None:
+        self._bar.set_postfix_str(f"loss {values['loss']:.4g}")
+        now = time.monotonic()
+        if self._terminal or not self._shows:
+            return
+        if step == self._num_steps or now - self._shown >= _QUIET_SECONDS:
+            line = f"train: step {step}/{self._num_steps}, loss {values['loss']:.4g}"
+            if (speed := values["steps_per_second"]) > 0:
+                left = tqdm.tqdm.format_interval((self._num_steps - step) / speed)
+                line = f"{line}, {speed:.3g} steps/s, {left} left"
+            print(line, file=sys.stderr, flush=True)
+            self._shown = now
+
+    def close(self) -> None:
+        """Ends the line of progress."""
+        self._bar.close()
+
+
+def _drop_after(path: epath.Path, step: int) -> None:
+    """Drops the lines of steps after the restored one; they will be written again."""
+
+    def is_kept(line: str) -> bool:
+        try:
+            return line.endswith("\n") and json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):
+            return False  # cut off when the run was
+
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if is_kept(line)]
+    if kept != lines:
+        replace(path, "".join(kept))

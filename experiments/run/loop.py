@@ -1,0 +1,299 @@
+"""The training loop of every experiment, and the folder in which it leaves its run.
+
+The loop owns what a paper does not talk about: devices, checkpoints, logs and resuming. The
+step it repeats is `fmjax.train.make_step`'s; step k draws from `fold_in(key, k)` and
+`batches(k)` starts at batch k, so a run that was stopped and resumed ends in the same bits as
+one that was not. The newest states lie under checkpoints/ in the run folder, by orbax, beside
+the files of `experiments.run.folder`, and are restored when the same command runs again.
+
+Several hosts: `open_run` joins them when the environment names them (a TPU pod's worker list,
+a Slurm or Open MPI job, or JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID),
+so call it before anything touches a device.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from experiments.run import devices
+from experiments.run import folder as run_folder
+from experiments.run.log import Log
+from fmjax import train
+from fmjax.types import Array, Key, PyTree
+
+_KEEP = 3  # checkpoints
+
+
+@jax.jit
+def _norm(tree: PyTree) -> Array:
+    """Returns the norm of all arrays, in float32 or wider: float16 ends at 65504."""
+    return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.result_type(x, "f4")), tree))
+
+
+def open_run(
+    workdir: str | os.PathLike, config: Any, *, evaluation: Sequence[str] = (), **facts: Any
+) -> epath.Path:
+    """Joins the hosts of a multi-host run, then creates or reopens the run folder.
+
+    Args:
+      workdir: the folder, made if it is not there; may be gs://.
+      config: a dataclass, recorded in config.json.
+      evaluation: its fields on which no training depends; they may change in a run folder.
+      **facts: what else makes the run what it is, such as the data; recorded and compared too.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if the folder holds another run; nothing is changed.
+      OSError: if the folder cannot be written.
+    """
+    devices.join_hosts()
+    return run_folder.open_folder(workdir, config, evaluation=evaluation, **facts)
+
+
+def fit(
+    loss: Callable[[PyTree, Key, PyTree], Array],
+    params: PyTree,
+    batches: Callable[[int], Iterator[PyTree]],
+    optimizer: optax.GradientTransformation,
+    evaluate: Callable[[PyTree, Key], dict[str, float]],
+    *,
+    workdir: str | os.PathLike,
+    num_steps: int,
+    seed: int,
+    ema_decay: float = 0.999,
+    log_every: int = 50,
+    eval_every: int,
+    save_every: int,
+    shared: dict[str, PyTree] | None = None,
+) -> train.TrainState:
+    """Trains from the newest checkpoint of the run folder, or from the start, to the end.
+
+    Args:
+      loss: `(params, key, batch) -> scalar`, the mean over the batch.
+      params: initial parameters; they are copied.
+      batches: `start_step -> iterator` of this process's share of each batch, NumPy arrays
+        with the examples along the first axis, which must divide by the number of devices.
+      optimizer: any optax transformation.
+      evaluate: `(ema_params, key) -> floats`, for the metrics; `lambda *_: {}` for none.
+      workdir: the run folder.
+      num_steps: at which to end; a run that has ended is only restored.
+      seed: of all noise drawn in training and evaluation.
+      ema_decay: of the moving average of the parameters, per step.
+      log_every: steps between two looks at the loss.
+      eval_every: steps between two evaluations; there is always one at the end.
+      save_every: steps between two checkpoints; there is always one at the end.
+      shared: what every batch holds whole beside its share of the examples, such as the data set
+        itself; it goes to all devices once, where a loss that closes over it would have it compiled
+        in as a constant. The batches must be dicts then.
+
+    Returns:
+      The state after `num_steps`, on all devices.
+
+    Raises:
+      FloatingPointError: if the loss or the gradient is not finite; that state is not saved.
+      ValueError: if the newest checkpoint is damaged, of another configuration or beyond
+        `num_steps`; if the batch does not divide; if an interval is not positive.
+    """
+    _check_intervals(
+        num_steps=num_steps, log_every=log_every, eval_every=eval_every, save_every=save_every
+    )
+    mesh = devices.make_mesh()
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    state = jax.device_put(train.init(params, optimizer), everywhere)
+    whole = jax.device_put(shared, everywhere)
+    key_train, key_evaluate = jax.random.split(jax.random.key(seed))
+    step = _compiled(loss, optimizer, ema_decay)
+    folder = run_folder.absolute(workdir)
+    with _open_checkpoints(folder / "checkpoints") as checkpoints:
+        state = _restore(checkpoints, state, num_steps)
+        start = int(state.step)
+        _announce(start, num_steps, folder)
+        with contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps)) as log:
+            for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
+                batch = devices.shard(mesh, batch)
+                state, info = step(state, key_train, batch | whole if whole else batch)
+                log.tick()
+                every = (log_every, eval_every, save_every)
+                _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]
+                if not any(due):
+                    continue  # without waiting for the device
+                values = _finite(state, info, done, checkpoints)
+                values["steps_per_second"] = log.speed(done)
+                if evaluating:
+                    values |= evaluate(state.ema_params, jax.random.fold_in(key_evaluate, done))
+                log.write(done, values)
+                if saving:
+                    with _failure_named(checkpoints):
+                        checkpoints.save(done, args=ocp.args.StandardSave(_bare(state)))
+        with _failure_named(checkpoints):
+            checkpoints.wait_until_finished()
+    return _ended(state, num_steps)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(
+    loss: Callable[[PyTree, Key, PyTree], Array],
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> Callable[..., Any]:
+    """Returns the step; trainings with the very same loss and optimiser compile it once."""
+    return jax.jit(train.make_step(loss, optimizer, ema_decay=ema_decay), donate_argnums=0)
+
+
+def _announce(start: int, num_steps: int, folder: epath.Path) -> None:
+    """Says on stderr where a run that was interrupted, or has ended, goes on."""
+    if start and jax.process_index() == 0:
+        what = "already trained" if start == num_steps else "continuing"
+        print(f"{what}: step {start} of {num_steps}, from {folder}", file=sys.stderr, flush=True)
+
+
+def _check_intervals(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            message = f"{name} must be at least 1, got {number}: it counts steps."
+            raise ValueError(message)
+
+
+def _open_checkpoints(folder: epath.Path) -> ocp.CheckpointManager:
+    """Opens the checkpoints; used in `with`, which waits for the last one to be written."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, create=True)
+    # With its handler named, the manager can tell what a checkpoint holds before reading it.
+    return ocp.CheckpointManager(
+        folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+    )
+
+
+def _restore(
+    checkpoints: ocp.CheckpointManager, state: train.TrainState, num_steps: int
+) -> train.TrainState:
+    """Returns the newest saved state, placed like `state`, or `state` if nothing was saved."""
+    step = checkpoints.latest_step()
+    if step is None:
+        return state
+    folder = checkpoints.directory / str(step)
+    if step > num_steps:
+        message = (
+            f"{folder} is beyond num_steps {num_steps}: train to at least {step} steps, or give "
+            "another --workdir."
+        )
+        raise ValueError(message)
+    with _damage_named(checkpoints, folder):
+        metadata = checkpoints.item_metadata(step)
+        if metadata is None:
+            raise FileNotFoundError("its description is missing")
+        stored = _leaves(metadata.tree)
+    _check_tree(folder, stored, _leaves(bare := _bare(state)))
+    describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
+    with _damage_named(checkpoints, folder):
+        wanted = ocp.args.StandardRestore(jax.tree.map(describe, bare))
+        state = jax.tree.map(_like, checkpoints.restore(step, args=wanted), state)
+        # The arrays carry no checksum; a flipped byte mostly shows in one of these.
+        if int(state.step) != step or not math.isfinite(float(_norm(state.params))):
+            raise FileNotFoundError("its numbers are not those that were saved")
+        return state
+
+
+def _bare(state: train.TrainState) -> train.TrainState:
+    """Returns the state with its typed keys, such as optax.add_noise has, as plain numbers."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+
+
+def _like(stored: Array, leaf: Array) -> Array:
+    """Returns a restored array, as a key where the state has one."""
+    if stored.dtype == leaf.dtype:
+        return stored
+    return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
+
+
+@contextlib.contextmanager
+def _damage_named(checkpoints: ocp.CheckpointManager, folder: epath.Path) -> Iterator[None]:
+    """Turns whatever reading a checkpoint raises into one error that names its folder."""
+    try:
+        yield
+    except Exception as error:  # orbax, tensorstore, json and the disk have their own each
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        older = sorted(checkpoints.all_steps())[:-1]
+        message = (
+            f"the checkpoint {folder} is damaged ({reason}): move it away to continue from step "
+            f"{older[-1] if older else 0}, or give another --workdir. Nothing was changed."
+        )
+        raise ValueError(message) from error
+
+
+@contextlib.contextmanager
+def _failure_named(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
+    """Turns whatever saving a checkpoint raises into one error that says what is left."""
+    try:
+        yield
+    except Exception as error:  # a full disk, permissions, a bucket out of reach
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        message = (
+            f"could not save a checkpoint in {checkpoints.directory} ({reason}): make room or "
+            "change its permissions, then run again; the saved steps are "
+            f"{checkpoints.all_steps() or 'none'}."
+        )
+        raise OSError(message) from error
+
+
+def _leaves(tree: PyTree) -> dict[str, str]:
+    """Returns by dotted name what each array is, such as float32[3, 2]."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _check_tree(folder: epath.Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
+    """Raises ValueError unless a checkpoint holds the arrays of this run's state."""
+    differing = [
+        f"{name} ({stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now)"
+        for name in {**wanted, **stored}
+        if stored.get(name) != wanted.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        message = (
+            f"the checkpoint {folder} is of another configuration: {', '.join(differing[:3])}"
+            f"{more}; give the options of that run, or another --workdir. Nothing was changed."
+        )
+        raise ValueError(message)
+
+
+def _finite(
+    state: train.TrainState, info: Any, step: int, checkpoints: ocp.CheckpointManager
+) -> dict[str, float]:
+    """Returns the step's numbers as floats, or stops the run if one is not finite."""
+    names = (*info._fields, "param_norm")
+    values = map(float, jax.device_get((*info, _norm(state.params))))
+    numbers = dict(zip(names, values, strict=True))
+    wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
+    if wrong:
+        checkpoints.wait_until_finished()
+        saved = checkpoints.latest_step()
+        last = "there is no checkpoint" if saved is None else f"the last checkpoint is step {saved}"
+        message = (
+            f"{', '.join(wrong)} at step {step}; {last}, nothing after it was saved. Try a smaller "
+            "learning rate, a longer warm-up or gradient clipping, in another --workdir."
+        )
+        raise FloatingPointError(message)
+    return {name: numbers[name] for name in info._fields}
+
+
+def _ended(state: train.TrainState, num_steps: int) -> train.TrainState:
+    if int(state.step) != num_steps:
+        ended = f"the batches ended after step {int(state.step)} of {num_steps}: make them endless."
+        raise ValueError(ended)
+    return state

@@ -1,0 +1,1 @@
+"""Workshop of `meanflow`: tables and pictures."""

@@ -1,0 +1,1 @@
+"""Workshop of `maps`: measures, exact posterior, rivals, tables, pictures."""

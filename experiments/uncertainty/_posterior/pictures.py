@@ -1,0 +1,90 @@
+"""The pictures of the image experiments, drawn to be shown in a talk.
+
+Images come as x in [-1, 1] and are shown as grey levels from 0 (black) to 1 (white), so a
+standard deviation or an error in x is halved before it is drawn.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.images import pictures as images_pictures
+
+
+def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) -> Figure:
+    """Returns the maps of one image: a column for each time, a row for each quantity.
+
+    In each column the two lower maps share one scale, printed under it, so that the predicted
+    deviation can be held against the error that was made; the largest twentieth of the errors may
+    lie above the scale.
+
+    Args:
+      by_time: from each time to the stacked output of `maps.measure`.
+      dataset: the name for the title.
+    """
+    times, which = list(by_time), typical(by_time)
+    rows = (
+        "held-out\nimage",
+        "noised\nimage",
+        "posterior\nmean",
+        "predicted\nstd. dev.",
+        "actual\n|error|",
+    )
+    figure = Figure(figsize=(max(2.1 * len(times) + 1.2, 8.5), 11.0), layout="constrained")
+    axes = figure.subplots(len(rows), len(times), squeeze=False)
+    for column, t in enumerate(times):
+        one = {name: values[which] for name, values in by_time[t].items()}
+        deviation = images_pictures.over_channels(one["variance"])
+        error = images_pictures.over_channels((one["image"] - one["mean"]) ** 2)
+        # Single wrong pixels must not darken the rest: the scale ends at 95 % of the errors.
+        top = max(float(deviation.max()), float(np.quantile(error, 0.95)))
+        for row, name in enumerate(("image", "noised", "mean")):
+            axes[row, column].imshow(images_pictures.grey(one[name]), **images_pictures.GREY)
+        for row, values in ((3, deviation), (4, error)):
+            drawn = axes[row, column].imshow(values, cmap="magma", vmin=0.0, vmax=top)
+        images_pictures.scale(figure, drawn, axes[4, column], top, location="bottom", extend="max")
+        axes[0, column].set_title(f"t = {t:g}")
+    for row, label in enumerate(rows):
+        axes[row, 0].set_ylabel(label)
+    images_pictures.bare(axes)
+    colours = by_time[times[0]]["image"].shape[-1]
+    unit = "grey levels" if colours == 1 else "colour levels, root mean square over channels"
+    figure.suptitle(
+        f"Uncertainty of a held-out image ({dataset}) from the velocity's Jacobian\n"
+        f"noise at t = 0, data at t = 1; maps in {unit}, from 0 to 1"
+    )
+    return figure
+
+
+def typical(by_time: dict[float, dict[str, np.ndarray]]) -> int:
+    """Returns the image whose uncertainty at the middle time is the median of all."""
+    middle = list(by_time)[len(by_time) // 2]
+    return int(np.argsort(by_time[middle]["uncertainty"])[len(by_time[middle]["uncertainty"]) // 2])
+
+
+def calibration(
+    by_time: dict[float, dict[str, np.ndarray]], rows: list[dict[str, float]]
+) -> Figure:
+    """Returns U against the squared error of every image, one panel for each time.
+
+    Args:
+      by_time: from each time to the stacked output of `maps.measure`.
+      rows: the table's row for each time, in the same order.
+    """
+    figure = Figure(figsize=(max(3.3 * len(rows), 9.0), 4.8), layout="constrained")
+    axes = figure.subplots(1, len(rows), squeeze=False)[0]
+    for ax, (t, result), row in zip(axes, by_time.items(), rows, strict=True):
+        u, error = result["uncertainty"], result["error"]
+        ax.scatter(u, error, s=9, alpha=0.5, color="tab:purple", edgecolors="none")
+        ax.set(xlabel="U = tr Cov", ylim=(0.0, 1.05 * error.max()))
+        ax.axline((u.mean(), u.mean()), slope=1.0, color="black", linewidth=1, label="error = U")
+        ax.plot(u.mean(), error.mean(), "o", color="tab:orange", markersize=9, label="means")
+        ax.set_title(
+            f"t = {t:g}\nmean error / mean U = {row['ratio']:.2f}\n"
+            f"Pearson {row['pearson']:.2f} (best {row['best_pearson']:.2f})"
+        )
+    axes[0].set_ylabel("squared error of the mean")
+    axes[0].legend(loc="lower right", fontsize=10)
+    figure.suptitle(
+        "Uncertainty against error, each held-out image a point (units of x in [-1, 1])"
+    )
+    return figure

@@ -1,0 +1,272 @@
+"""One-step generation of images by MeanFlow, and how uncertain a one-step model is.
+
+Papers: Mean Flows for One-step Generative Modeling, arXiv 2505.13447; Divergence is Uncertainty,
+arXiv 2605.00941, section 4.5. An average velocity u(x, r, t) and a plain velocity are trained on
+the same images for the same number of steps; then
+
+1. samples in 1, 2, 4 and 50 steps of either, and their Frechet distance from the images;
+2. the posterior of the h = 0 slice u(x, t, t) on noised held-out images: U against the error,
+   and its maps against those of the plain flow at the same states;
+3. maps of one-step samples: the posterior after noising the sample again, the sensitivity of
+   the one-step map to its noise, and the prior, which is all that the noise itself knows.
+
+The adaptive weight of the paper steadies the training but counts large errors less, so that
+u(x, t, t) is no longer quite the conditional mean that the identity needs; --power 0 is the plain
+square, and experiments/README.md has both.
+
+Run:    python -m experiments.uncertainty.meanflow                          (digits, no network)
+        python -m experiments.uncertainty.meanflow --dataset mnist --data-dir DIR
+Time:   6 minutes for the digits on two CPU cores.
+Expect: the tables of experiments/README.md.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fmjax
+from experiments.images import data, training
+from experiments.run import batches, cli, loop
+from experiments.run import pictures as run_pictures
+from experiments.run.folder import write_json
+from experiments.uncertainty._onestep import pictures, tables
+from experiments.uncertainty._posterior import measures
+from experiments.uncertainty._posterior.tables import calibrations
+from fmjax.types import Array, AverageVelocity, Key, PyTree
+
+path = training.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default: a run on the digits."""
+
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
+    with an array "images", uint8 [n, h, w] or [n, h, w, c]."""
+    data_dir: str | None = None
+    """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
+    a missing data set is downloaded. Not used by digits and .npz files."""
+    held_out: float = 0.2
+    """Share of the images held out, in (0, 1), where the data set has no split of its own."""
+    workdir: str | None = None
+    """Run folder; None is runs/uncertainty/meanflow/DATASET. The same command continues it."""
+    seed: int = 0
+    """Seed of the split, the networks and all noise, an integer >= 0."""
+    channels: tuple[int, ...] = (32, 64)
+    """Features of each level of the U-Nets, multiples of 8."""
+    dropout: float = 0.1
+    """Probability of dropping a feature in training, in [0, 1)."""
+    batch_size: int = 64
+    """Images per step, a multiple of the number of devices."""
+    num_steps: int = 4000
+    """Training steps of each of the two networks."""
+    learning_rate: float = 2e-3
+    """Peak of the learning rate; warm-up over the first tenth at most 100 steps, then cosine."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, per unit of the learning rate."""
+    ema_decay: float = 0.995
+    """Decay of the moving average of the parameters, per step."""
+    fraction_equal: float = 0.5
+    """Share of the pairs (r, t) with r = t, in [0, 1], on which the velocity itself is learned."""
+    time_mean: float = -0.4
+    """Mean of the logit of both times; below 0 favours the noise end. The paper's is 0.4 here,
+    -0.4 in its own time, which runs the other way."""
+    time_std: float = 1.6
+    """Standard deviation of the logit of both times; with the paper's 1.0 an interval from 0 to 1
+    is hardly ever drawn, and one-step samples of the digits are useless."""
+    power: float = 1.0
+    """Power of the adaptive weight; 0 is the plain square."""
+    save_every: int = 500
+    """Steps between checkpoints and between evaluations of the held-out loss."""
+    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Times at which uncertainty is measured, in (0, 1); 0 is noise, 1 is data."""
+    num_uncertainty: int = 360
+    """Held-out images whose uncertainty is measured at each time."""
+    num_samples: int = 512
+    """Samples of either model for each number of steps."""
+    num_maps: int = 64
+    """One-step samples whose maps are made."""
+    renoisings: int = 4
+    """Draws of noise over which the map of a noised sample is averaged."""
+    eval_batch_size: int = 8
+    """Images evaluated at a time; memory grows with it."""
+
+
+STEPS = (1, 2, 4, 50)
+# What no training depends on: the same networks may be measured again with other values.
+EVALUATION = (
+    "times",
+    "num_uncertainty",
+    "num_samples",
+    "num_maps",
+    "renoisings",
+    "eval_batch_size",
+)
+
+
+def average(apply: Callable[..., Array], params: PyTree, **options: Any) -> AverageVelocity:
+    """Returns the average velocity; the network sees t and the length of the interval."""
+    return lambda x, r, t: apply(params, x, t, r - t, **options)
+
+
+def make_loss(apply: Callable[..., Array], levels: int, config: Config) -> Callable[..., Array]:
+    """Returns the MeanFlow loss of a batch of uint8 images."""
+    sampler = functools.partial(
+        fmjax.times.logit_normal, mean=config.time_mean, std=config.time_std
+    )
+
+    def example(params: PyTree, key: Key, x0: Array, x1: Array, r: Array, t: Array) -> Array:
+        u = average(apply, params, key=key)  # the key switches dropout on
+        loss = fmjax.losses.meanflow(u, path, x0, x1, r, t)
+        # The paper's constant belongs to the sum over entries; this is their mean.
+        return fmjax.losses.adaptive(loss, power=config.power, eps=1e-3 / x1.size)
+
+    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        x0, x1, key_time, keys = training.pairs(key, batch["x"], levels)
+        r, t = fmjax.times.intervals(
+            key_time, x1.shape[:1], sampler=sampler, fraction_equal=config.fraction_equal
+        )
+        return jax.vmap(functools.partial(example, params))(keys, x0, x1, r, t).mean()
+
+    return loss
+
+
+def slice_of(apply: Callable[..., Array], params: PyTree, x: Array, t: Array) -> Array:
+    """Returns the instantaneous velocity of an average one, its h = 0 slice."""
+    return fmjax.onestep.instantaneous(average(apply, params))(x, t)
+
+
+def _few(apply: Callable[..., Array], steps: int, params: PyTree, noise: Array) -> Array:
+    """Returns a sample of the average velocity in equal steps."""
+    u, knots = average(apply, params), jnp.linspace(0.0, 1.0, steps + 1)
+
+    def advance(x: Array, ends: tuple[Array, Array]) -> tuple[Array, None]:
+        return fmjax.onestep.flow_map(u, x, ends[1], ends[0]), None
+
+    # samplers.few_step in a loop: fifty networks in a row would compile for minutes.
+    return jax.lax.scan(advance, noise, (knots[:-1], knots[1:]))[0]
+
+
+def _euler(apply: Callable[..., Array], steps: int, params: PyTree, noise: Array) -> Array:
+    """Returns a sample of the plain velocity by as many Euler steps."""
+    velocity = functools.partial(apply, params)
+    return fmjax.samplers.fixed(velocity, noise, num_steps=steps, solver=diffrax.Euler())
+
+
+def sample_maps(
+    apply: Callable[..., Array],
+    params: PyTree,
+    images: data.Images,
+    config: Config,
+    times: tuple[float, ...],
+    key: Key,
+) -> dict[str, np.ndarray]:
+    """Returns one-step samples and their maps, each under its own name (part 3)."""
+    key_noise, key_again = jax.random.split(key)
+    noise = jax.random.normal(key_noise, (config.num_maps, *images.train.shape[1:]))
+    shape = (config.num_maps, config.renoisings, *images.train.shape[1:])
+    again = jax.random.normal(key_again, shape)
+
+    one = lambda params, *noises: measures.of_one_step(average(apply, params), path, times, *noises)  # noqa: E731
+    many = functools.partial(jax.jit(jax.vmap(one, in_axes=(None, 0, 0))), params)
+    made = batches.in_batches(
+        many, noise, again, size=config.eval_batch_size, label="maps of one-step samples"
+    )
+    bank = jnp.asarray(data.centres(images.train, images.levels))
+    return made | {"prior": np.asarray(fmjax.onestep.prior(bank)[1])}
+
+
+def evaluate(
+    models: dict[str, tuple[Callable[..., Array], PyTree]],
+    images: data.Images,
+    config: Config,
+    key: Key,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the numbers of the run, and the arrays its figures are drawn from."""
+    key_sample, key_states, key_maps = jax.random.split(key, 3)
+    results, arrays = {}, {}
+    noise = jax.random.normal(key_sample, (config.num_samples, *images.train.shape[1:]))
+    samplers, size = {"MeanFlow": _few, "flow": _euler}, config.eval_batch_size
+    arrays["samples"] = tables.draw(models, samplers, STEPS, noise, size=size)  # part 1
+    results["samples"] = tables.table(arrays["samples"], images)
+    apply, params = models["MeanFlow"]
+    fields = {"MeanFlow": (functools.partial(slice_of, apply), params), "flow": models["flow"]}
+    pixels = images.held_out[: config.num_uncertainty]
+    times = tuple(sorted(config.times))
+    options = {"times": times, "size": size}
+    for name, model in fields.items():  # part 2, both at the same states
+        options["label"] = f"held-out, {name}"
+        arrays[name] = measures.calibrate(
+            *model, path, key_states, pixels, images.levels, **options
+        )
+        results[name] = calibrations(arrays[name])
+    results["agreement"] = [
+        tables.agreement(t, arrays["MeanFlow"][t], arrays["flow"][t]) for t in arrays["flow"]
+    ]
+    arrays["one_step"] = sample_maps(apply, params, images, config, times, key_maps)
+    results["one_step"] = tables.one_step(arrays["one_step"], times)
+    return results, arrays
+
+
+def _check(config: Config) -> None:
+    """Raises ValueError for options that would only fail after the training."""
+    cli.check_times(config.times)
+    bounds = {
+        "num_steps": (1, math.inf),
+        "num_uncertainty": (2, math.inf),
+        "num_samples": (2, math.inf),
+        "num_maps": (2, math.inf),
+        "renoisings": (1, math.inf),
+        "eval_batch_size": (1, math.inf),
+        "learning_rate": (1e-12, 1e12),
+        "weight_decay": (0, 1e12),
+        "fraction_equal": (0, 1),
+        "time_mean": (-10, 10),
+        "time_std": (1e-3, 10),
+        "power": (0, 2),
+    }
+    cli.check_bounds(config, bounds)
+
+
+def main(config: Config) -> None:
+    """Trains or continues both networks, evaluates, and leaves everything under the run folder."""
+    _check(config)
+    name, images = training.load(config)
+    folder = config.workdir or f"runs/uncertainty/meanflow/{name}"
+    folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
+    key_loss, key_evaluate = training.keys(config.seed)
+    models = {
+        "MeanFlow": training.fit(
+            config,
+            images,
+            folder,
+            key_loss,
+            make_loss=functools.partial(make_loss, config=config),
+            seed=config.seed,
+            velocity=lambda apply: functools.partial(slice_of, apply),
+            num_times=2,
+        ),
+        "flow": training.flow(config, images, folder / "flow", key_loss, seed=config.seed),
+    }
+    if jax.process_index() != 0:
+        return  # one process evaluates and writes
+    # Near the noise the identity multiplies errors of the Jacobian: no TF32 or bfloat16 products.
+    with jax.default_matmul_precision("highest"):
+        results, arrays = evaluate(models, images, config, key_evaluate)
+    write_json(folder / "results.json", results)
+    with run_pictures.style():
+        figures = pictures.all_of(arrays, results, dataset=name)
+        run_pictures.save(folder / "figures", figures)
+    print(tables.report(results, folder))
+
+
+if __name__ == "__main__":
+    cli.run(main, Config)

@@ -1,0 +1,79 @@
+"""The benchmarks at their smallest: every program runs, and the tables say what was timed."""
+
+import jax
+import numpy as np
+import pytest
+
+import fmjax
+from experiments.benchmarks import closed_form, fdm, uncertainty
+
+CLOSED_FORM = closed_form.Config(
+    num_points=48, size=4, colours=2, batch_size=5, chunk_size=10, channels=(8,), turns=1
+)
+
+
+def _rows(out):
+    """The cells of the tables in Markdown that were printed, without heads."""
+    lines = [line for line in out.splitlines() if line.startswith("|")]
+    tables = "\n".join(lines)
+    assert tables
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_what_the_exact_field_is_timed_as_is_the_exact_field():
+    cases = closed_form.make_cases(CLOSED_FORM)
+    bank, x, t = cases["velocity"].arguments
+    points, path = bank.points, fmjax.paths.linear()
+    exact = jax.vmap(lambda x, t: fmjax.empirical.velocity(path, points, x, t))(x, t)
+    run = {name: case.call(*case.arguments) for name, case in cases.items()}
+    for name in ("velocity", "velocity, bank of bytes", "velocity, bank whole"):
+        np.testing.assert_allclose(run[name], exact, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run["velocity and divergence"][0], exact, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run["target of training"], exact, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(run["two bare products"], run["two products, NumPy"], rtol=1e-3)
+    vector = cases["covariance times a vector"].arguments[-1]
+    covariance = jax.vmap(lambda x, t: fmjax.empirical.covariance(path, points, x, t))(x, t)
+    wanted = np.einsum("bij,bj->bi", np.reshape(covariance, (5, 32, 32)), vector.reshape(5, 32))
+    found = run["covariance times a vector"].reshape(5, 32)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_tables_of_the_closed_form(capsys):
+    closed_form.main(CLOSED_FORM)
+    rows = _rows(capsys.readouterr().out)
+    names = [row[0] for row in rows]
+    assert names[0] == "5 states, 48 x 32"
+    assert names[2:10] == [
+        "two bare products",
+        "velocity",
+        "velocity, bank of bytes",
+        "velocity, bank whole",
+        "velocity and divergence",
+        "covariance times a vector",
+        "target of training",
+        "two products, NumPy",
+    ]
+    assert rows[2][3] == rows[9][4] == "1.00"
+    assert all(float(row[1]) >= 0 and float(row[3]) > 0 for row in rows[2:10])
+    assert names[-2:] == ["flow matching", "exact target, 48 images"]
+    assert rows[-2][2] == "1.000"
+
+
+def test_the_tables_of_the_divergence_penalty(capsys):
+    fdm.main(fdm.Config(networks=("perceptron",), points=4, turns=1))
+    rows = {row[0]: row for row in _rows(capsys.readouterr().out)}
+    assert [rows["flow matching"][column] for column in (2, 3, 6)] == ["1.00"] * 3
+    assert {name: rows[name][4] for name in fdm.BARS} == fdm.BARS
+    with pytest.raises(ValueError, match="networks must be"):
+        fdm.main(fdm.Config(networks=("MLP",)))
+
+
+def test_the_tables_of_the_uncertainty(capsys):
+    config = uncertainty.Config(size=8, channels=(8,), repeats=1, chunks=(4,), sizes=(8,))
+    uncertainty.main(config)
+    rows = _rows(capsys.readouterr().out)
+    passes = {row[0]: row[2] for row in rows}
+    assert passes["forward pass"] == "1.0"
+    assert set(uncertainty.BARS) < set(passes)
+    assert rows[-1][:3] == ["8x8x1", "64", "4"]
+    assert float(rows[-1][3]) > 0

@@ -1,0 +1,329 @@
+"""The trajectory experiment: what it measures, its paths and losses, and a run of a few steps."""
+
+import dataclasses
+import functools
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import fmjax
+from experiments.fdm import trajectories as fdm_trajectories
+from experiments.fdm._trajectories import measures, settings, systems, training
+from experiments.run import cli, numbers
+from tests.oracles import tiny
+
+load = training.load  # the run below puts another in its place
+
+# Statistics.
+
+
+def test_distances_against_loops_and_scipy():
+    random = np.random.default_rng(0)
+    data, samples = random.gamma(2.0, size=900), random.gamma(3.0, 0.8, size=700) - 0.4
+    ours = measures.distances(samples, data, num_bins=8)
+    low, high = data.min(), data.max()
+    width, outside = (high - low) / 8, ((samples < low) | (samples > high)).sum()
+    assert outside > 0
+    p, counts = np.zeros(8), np.zeros(8)
+    for values, bins in ((data, p), (samples, counts)):
+        for value in values:
+            if low <= value <= high:
+                bins[min(int((value - low) / width), 7)] += 1
+    p /= len(data)
+    total = sum(abs(p[k] - counts[k] / 700) for k in range(8)) + outside / 700
+    assert abs(ours["total_variation"] - total / 2) < 1e-12
+    smooth = (counts + 0.5) / 704.0
+    by_scipy = scipy.stats.entropy(p, smooth) - np.log(smooth.sum())  # which normalises q
+    assert abs(ours["kl"] - by_scipy) < 1e-12
+    steps = [abs((data <= z).mean() - (samples <= z).mean()) for z in (*data, *samples)]
+    assert abs(ours["kolmogorov_smirnov"] - max(steps)) < 1e-12
+
+
+def test_distances_of_the_same_and_of_disjoint_samples():
+    data = np.random.default_rng(0).normal(size=500)
+    same = measures.distances(data, data, num_bins=10)
+    assert same["total_variation"] == same["kolmogorov_smirnov"] == 0.0
+    assert abs(same["kl"]) < 0.01  # half a count in each bin
+    apart = measures.distances(data + 100.0, data, num_bins=10)
+    assert apart["total_variation"] == apart["kolmogorov_smirnov"] == 1.0
+    assert np.isfinite(apart["kl"])
+
+
+def test_shares_and_means_with_their_standard_errors():
+    ours = numbers.share(np.array([True] * 3 + [False] * 9))
+    assert ours == {"share": 0.25, "standard_error": math.sqrt(0.25 * 0.75 / 12)}
+    values = np.random.default_rng(1).gamma(2.0, size=30)
+    ours = numbers.mean(values)
+    assert abs(ours["mean"] - values.mean()) < 1e-12
+    assert abs(ours["standard_error"] - scipy.stats.sem(values)) < 1e-12
+
+
+def test_relative_error_against_a_loop():
+    x, y = np.random.default_rng(0).gamma(2.0, size=(2, 3, 5, 4)) - 1.0
+    ours = measures.relative_error(x, y)
+    for i in range(3):
+        for k in range(5):
+            above = sum(abs(x[i, k, j] - y[i, k, j]) for j in range(4))
+            below = sum(abs(x[i, k, j]) + abs(y[i, k, j]) for j in range(4))
+            assert abs(ours[i, k] - above / below) < 1e-12
+    np.testing.assert_array_equal(measures.relative_error(x, x), 0.0)
+    np.testing.assert_allclose(measures.relative_error(x, -x), 1.0)
+
+
+# Paths, on N(0, s^2 I), whose velocity is linear.
+
+STD = 0.7
+SHAPE = (3, 2)
+TIMES = (0.1, 0.6, 0.97)
+
+
+def _exact(path_name):
+    """The task whose network is exact for data N(0, STD^2 I), scaled by its parameter, 1."""
+    setting = settings.PATHS[path_name](STD)
+
+    def gaussian(params, x, t):
+        c = fmjax.paths.coefficients(setting.path, t)
+        spread = c.alpha**2 * STD**2 + c.sigma**2
+        noise = c.sigma / spread * x
+        return params * (c.sigma_dot * noise + c.alpha_dot * c.alpha * STD**2 / spread * x)
+
+    def network(params, z, t):  # undoes what the setting does
+        if path_name == "linear":
+            return gaussian(params, z, t)
+        x = z * jnp.sqrt(setting.path.sigma(t) ** 2 + STD**2)
+        return gaussian(params, x, t) / fmjax.paths.coefficients(setting.path, t).sigma_dot
+
+    def field(params, x, t):
+        return setting.velocity(functools.partial(network, params), x, t)
+
+    return training.Task(setting, training.nothing, field, jnp.ones(())), gaussian
+
+
+BOTH = pytest.mark.parametrize("path", ["ve", "linear"])
+
+
+@BOTH
+def test_the_setting_leaves_the_velocity_as_it_is(path, x64):
+    task, gaussian = _exact(path)
+    x = np.random.default_rng(0).gamma(2.0, size=SHAPE) - 1.0
+    for t in TIMES:
+        expected = gaussian(1.0, x, t)
+        np.testing.assert_allclose(task.field(1.0, x, t), expected, rtol=1e-9)
+        assert expected.all()
+
+
+@BOTH
+def test_samples_and_their_likelihood_are_those_of_the_gaussian(path, x64):
+    """The normaliser of the noise once per dimension: the printed one of the paper is too low."""
+    task, _ = _exact(path)
+    num = 400
+    x0 = jax.random.normal(jax.random.key(0), (num, *SHAPE))
+    draw = functools.partial(measures.draw, task, None, 60)
+    run = measures.compiled(draw)
+    x1 = run(jnp.ones(()), jax.random.key(1), x0, label="samples", size=num)
+    count = x1.size
+    assert abs(x1.mean()) < 5 * STD / count**0.5
+    assert abs(x1.var() / STD**2 - 1.0) < 5 * (2.0 / count) ** 0.5 + 0.01  # sixty steps
+    nats = jax.jit(functools.partial(measures.nats_per_dim, task, 1e-7))
+    key = jax.random.key(2)
+    ours = nats(jnp.ones(()), key, x1[0])
+    end = task.setting.path.sigma(task.setting.end)
+    x = x1[0] + end * jax.random.normal(jax.random.split(key)[0], SHAPE)
+    expected = -scipy.stats.norm(0.0, np.hypot(STD, end)).logpdf(x).mean()
+    # The law of the noise at t = 0 is that of x_0 up to the data's share, (0.7 / 300)^2.
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+# Losses.
+
+
+@BOTH
+def test_the_loss_against_its_formula(path, x64):
+    task, _ = _exact(path)
+    x1 = np.random.default_rng(0).gamma(2.0, size=(6, *SHAPE)) - 1.0
+    key, params = jax.random.key(3), 0.8
+    key_time, key_noise, _ = jax.random.split(key, 3)
+    times = task.setting.times(key_time, (6,))
+    noise = jax.random.normal(key_noise, x1.shape)
+    flows, penalties = [], []
+    field = jax.jit(task.field)
+    for t, e, z in zip(times, np.asarray(noise), x1, strict=True):
+        c = fmjax.paths.coefficients(task.setting.path, t)
+        c = type(c)(*map(float, c))
+        scale = c.sigma_dot if path == "ve" else 1.0
+        v = np.asarray(field(params, c.alpha * z + c.sigma * e, t))
+        divergence = v.ravel()[0] / (c.alpha * z + c.sigma * e).ravel()[0] * 6
+        flows.append((((v - c.alpha_dot * z - c.sigma_dot * e) / scale) ** 2).mean())
+        rho = c.sigma_dot * (6 - (e**2).sum()) - ((c.alpha_dot * z - v) * e).sum()
+        penalties.append(((rho - c.sigma * divergence) / scale / 6) ** 2)
+    options = ((0.0, "trace"), (0.3, "trace"), (0.3, "trace", 3))
+    losses = [training.make_loss(task, *each) for each in options]
+    ours = jax.jit(lambda x1: [loss(params, key, {"x": x1}) for loss in losses])(x1)
+    on_average = [np.mean(part) for part in ([0.0], penalties, penalties[::3])]
+    expected = [np.mean(flows) + 0.3 * penalty for penalty in on_average]
+    np.testing.assert_allclose(ours, expected, rtol=1e-9)
+    held = training.held_out(task, x1, key)(params, None)
+    assert abs(held["flow"] - np.mean(flows)) < 1e-9
+    assert abs(held["divergence"] - np.mean(penalties)) < 1e-9
+
+
+def test_only_the_first_states_are_known():
+    x = jnp.arange(1.0, 11.0).reshape(5, 2)
+    context = training.first_states(x, known=2)["context"]
+    assert context.tolist() == [[1, 2, 1], [3, 4, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert training.nothing(x) == {}
+
+
+# A run.
+
+TINY = fdm_trajectories.Config(
+    num_train=64,
+    num_test=100,
+    channels=(8,),
+    num_blocks=(1,),
+    batch_size=8,
+    num_steps=4,
+    save_every=2,
+    probe_every=2,
+    forecast_steps=2,
+    num_samples=6,
+    num_conditioned=4,
+    sample_steps=2,
+    num_bins=5,
+    num_likelihood=2,
+    tolerance=0.1,
+    num_forecasts=5,
+    eval_batch_size=4,
+)
+PLACES = ("fm", "fdm", "forecast/fm", "forecast/fdm")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
+        yield
+
+
+def _waves(config):
+    """Waves of random size and phase for the simulated data: the smaller half is in the event."""
+    random = np.random.default_rng(config.seed)
+    shape = (config.num_train + config.num_test, 1, 3)
+    size, phase = random.uniform(0.0, 1.2, shape), random.uniform(0.0, 6.0, shape)
+    x = size * np.sin(np.arange(60.0)[:, None] / 4.0 + phase) + 0.3
+    parts = np.split(x.astype(np.float32), [config.num_train])
+    return training.Trajectories(systems.lorenz(), *parts)
+
+
+def _main(folder, **options):
+    fdm_trajectories.main(dataclasses.replace(TINY, workdir=str(folder), **options))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of a few steps."""
+    folder = tmp_path_factory.mktemp("trajectories") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "load", _waves)
+        _main(folder)
+        yield folder
+
+
+def test_a_run_folder_holds_everything(run):
+    for place in PLACES:
+        lines = [json.loads(s) for s in (run / place / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == ([2] if "forecast" in place else [2, 4])
+        assert all(np.isfinite(line["flow"] + line["divergence"]) for line in lines)
+    results = json.loads((run / "results.json").read_text())
+    for part, happened, count in (("free", "event", 6), ("given", "inside", 4)):
+        assert list(results[part]) == ["data", "fm", "fdm"]
+        for row in results[part].values():
+            assert row["num_samples"] == count
+            assert 0.0 <= row["total_variation"] <= 1.0
+            assert 0.0 <= row[happened]["share"] <= 1.0
+    assert results["given"]["data"]["inside"]["share"] == 1.0
+    assert set(results["likelihood"]) == {"fm", "fdm", "fdm - fm"}
+    assert [len(row["median"]) for row in results["forecasts"].values()] == [60] * 3
+    assert list(results["held_out"]["fm"]) == ["step", "flow", "divergence"]
+    assert results["held_out"]["fm"] != results["held_out"]["fdm"]
+    tiny.check_pictures(run / "figures", {"trajectories", "statistic", "forecasts", "training"})
+
+
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(run):
+    again = run.parent / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "fdm" / "checkpoints" / "4")
+    (again / "results.json").unlink()
+    _main(again)
+    assert tiny.results(again) == tiny.results(run)
+
+
+def test_other_options_are_refused_and_nothing_is_touched(run):
+    before = tiny.contents(run)
+    with pytest.raises(ValueError, match=r"other options: weight .*--workdir"):
+        _main(run, weight=0.1)
+    with pytest.raises(ValueError, match=r"other options: seed .*trajectories .*crc32"):
+        _main(run, seed=1)
+    with pytest.raises(
+        ValueError, match=r"[01] of 1 .* event of lorenz, .* give a larger num_test"
+    ):
+        _main(run, num_test=1)
+    assert tiny.contents(run) == before
+
+
+def test_the_methods_differ_in_what_was_asked_for_and_in_nothing_else():
+    same = fdm_trajectories.methods(fdm_trajectories.Config(weight=0.0))
+    assert same["fm"] == same["fdm"] == {"weight": 0.0, "learning_rate": 3e-3}
+    tuned = fdm_trajectories.Config(weight=0.2, learning_rate=2e-3, fdm_learning_rate=5e-3)
+    tuned = fdm_trajectories.methods(tuned)
+    assert tuned["fm"] == {"weight": 0.0, "learning_rate": 2e-3}
+    assert tuned["fdm"] == {"weight": 0.2, "learning_rate": 5e-3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--system", "pendulum"], "system must be one of lorenz, fitzhugh_nagumo, got 'pendulum'"),
+        (["--path", "vp"], "path must be one of ve, linear, got 'vp'"),
+        (["--matching", "curl"], "matching must be one of trace, product, jacobian, got 'curl'"),
+        (["--seed", "-1"], "seed must be between"),
+        (["--weight", "-1"], "weight must be between"),
+        (["--batch-size", "9999"], "batch_size must be between 1 and 4000, got 9999"),
+        (["--probe-every", "0"], "probe_every must be between"),
+        (["--fdm-learning-rate", "0"], "fdm_learning_rate must be between"),
+        (["--num-likelihood", "1"], "one has no standard error"),
+        (["--num-steps", "0"], "num_steps must be at least 1"),
+        (["--ema-decay", "1"], "ema_decay must"),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(fdm_trajectories.main, fdm_trajectories.Config, args=arguments)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_trajectories_are_those_of_the_seed_and_kept(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        systems,
+        "simulate",
+        lambda *args, cache: (calls.append((args, cache)), np.zeros(args[2]))[1],
+    )
+    config = fdm_trajectories.Config(system="fitzhugh_nagumo", data_dir="kept", num_train=7)
+    trajectories = load(config)
+    assert [len(part) for part in trajectories[1:]] == [7, config.num_test]
+    assert {cache for _, cache in calls} == {"kept"}
+    assert {args[0].name for args, _ in calls} == {"fitzhugh_nagumo"}
+    load(dataclasses.replace(config, seed=1))
+    drawn = {tuple(jax.random.key_data(args[1]).tolist()) for args, _ in calls}
+    assert len(drawn) == 4  # training and test, of two seeds

@@ -1,0 +1,78 @@
+"""What a run keeps of its measurements and reads back of its metrics."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments.run import folder
+
+
+def test_a_measurement_is_made_once_and_anew_with_other_options(tmp_path):
+    file, made = tmp_path / "n_3" / "evaluation.json", []
+
+    def make():
+        made.append(None)
+        return {"gaps": np.array([0.5, 0.25]), "late": None, "count": np.int64(len(made))}
+
+    options = {"times": (0.25, 0.75), "num_samples": 6}
+    first = folder.remembered(file, options, make)
+    assert first == {"gaps": [0.5, 0.25], "late": None, "count": 1}  # lists, also the first time
+    assert folder.remembered(file, dict(reversed(options.items())), make) == first
+    assert folder.remembered(file, options | {"num_samples": 7}, make)["count"] == 2
+    assert folder.remembered(file, options, make)["count"] == 3
+    # A file of an older layout is none of these options.
+    file.write_text(json.dumps({"gaps": [1.0]}))
+    assert folder.remembered(file, options, make)["count"] == 4
+    assert len(made) == 4
+
+
+def test_a_measurement_that_is_not_finite_is_not_kept(tmp_path):
+    file = tmp_path / "evaluation.json"
+    for wrong in ({"a": [1.0, {"b": math.inf}]}, {"a": np.array([math.nan]), "name": "fm"}):
+        with pytest.raises(ArithmeticError, match=r"a, to be kept in .*, is not finite"):
+            folder.remembered(file, {}, lambda wrong=wrong: wrong)
+    assert not file.exists()
+
+
+def test_a_damaged_measurement_is_named(tmp_path):
+    file = tmp_path / "evaluation.json"
+    file.write_text('{"options"')
+    with pytest.raises(ValueError, match=r"evaluation.json is damaged .*move it away"):
+        folder.remembered(file, {}, dict)
+    assert file.read_text() == '{"options"'
+
+
+def test_metrics_are_the_lines_with_a_number(tmp_path):
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "frechet": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert folder.read_metrics(tmp_path) == lines
+    assert folder.read_metrics(tmp_path, "frechet") == lines[1:]
+
+
+def test_metrics_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"metrics.jsonl, the record of .*: restore it"):
+        folder.read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
+    with pytest.raises(ValueError, match="missing or damaged"):
+        folder.read_metrics(tmp_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    sizes: tuple[int, ...] = (1, 2, 3)
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    d: int = 0
+    e: int = 0
+
+
+def test_a_folder_of_many_other_options_names_some(tmp_path):
+    folder.open_folder(tmp_path, _Config())
+    (tmp_path / "metrics.jsonl").write_text("")
+    words = r"other options: sizes \(\[1, 2, 3\] there, \[4\] now\), a .* and 2 more; give another"
+    with pytest.raises(ValueError, match=words):
+        folder.open_folder(tmp_path, _Config((4,), 1, 1, 1, 1, 1))

@@ -1,0 +1,21 @@
+"""Every row of `tests/measured/identities.py` stays under its bar."""
+
+import math
+
+import pytest
+
+from tests.measured import identities
+
+OPTIMISED = True
+
+
+def assert_under_bars(group):
+    rows = list(group())
+    assert rows
+    failed = [row for row in rows if not (math.isfinite(row.value) and row.value <= row.bar)]
+    assert not failed, "\n".join(f"{r.what}: {r.value:.3g}, bar {r.bar:.3g}" for r in failed)
+
+
+@pytest.mark.parametrize("group", identities.GROUPS, ids=lambda group: group.__name__)
+def test_every_measured_number_is_under_its_bar(group):
+    assert_under_bars(group)

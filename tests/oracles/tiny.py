@@ -1,0 +1,82 @@
+"""The experiments for a few steps: their smallest configurations, and what a run leaves."""
+
+import contextlib
+import json
+
+import jax
+import matplotlib.image
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments.uncertainty import maps, meanflow
+
+# The experiments on images of one paper, which have much in common and are tested together.
+EXPERIMENTS = {"meanflow": meanflow, "maps": maps}
+
+_COMMON = {
+    "channels": (8,),
+    "batch_size": 8,
+    "num_steps": 4,
+    "save_every": 2,
+    "times": (0.3, 0.7),
+    "num_uncertainty": 6,
+    "num_samples": 4,
+    "eval_batch_size": 4,
+}
+UNCERTAINTY = maps.Config(
+    **_COMMON,
+    num_likelihood=2,
+    likelihood_probes=1,
+    num_trajectories=3,
+    num_rivals=4,
+    ensemble=2,
+    dropout_passes=2,
+    sde_seeds=2,
+    sde_steps=2,
+)
+MEANFLOW = meanflow.Config(**_COMMON, num_maps=3, renoisings=2)
+MEASURED = ("milliseconds", "time_ratio")  # differ from run to run
+
+
+def results(folder):
+    """Returns results.json without what a clock measured."""
+
+    def without(tree):
+        if isinstance(tree, dict):
+            return {name: without(part) for name, part in tree.items() if name not in MEASURED}
+        return [without(part) for part in tree] if isinstance(tree, list) else tree
+
+    return without(json.loads((folder / "results.json").read_text()))
+
+
+def contents(folder):
+    """Returns the bytes of every file below the folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check_pictures(folder, names):
+    """Asserts that the folder holds these figures and no other, none of them blank."""
+    assert {path.name for path in folder.iterdir()} == {f"{name}.png" for name in names}
+    for path in folder.iterdir():
+        picture = matplotlib.image.imread(path)
+        assert min(picture.shape[:2]) > 100, path
+        assert np.ptp(picture[..., :3]) == 1.0, path  # black letters on white
+        assert picture[..., :3].std() > 0.05, path
+
+
+@contextlib.contextmanager
+def compiled_once(folder):
+    """Keeps compiled programs in the folder: the runs of a test module repeat one another's."""
+    options = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    compilation_cache.reset_cache()
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
