@@ -10,7 +10,7 @@ import pytest
 from scipy import linalg, stats
 
 import fmjax
-from experiments.images import data
+from experiments.images import data, features
 from experiments.uncertainty._onestep import tables
 from experiments.uncertainty._posterior import rivals
 from tests.oracles import flows
@@ -201,7 +201,7 @@ def _frechet(x, y):
 
 @pytest.mark.parametrize("num_features", [64, 4])
 def test_the_frechet_distance_against_scipy(num_features, monkeypatch):
-    monkeypatch.setattr(tables, "_NUM_FEATURES", num_features)
+    monkeypatch.setattr(features, "_NUM_FEATURES", num_features)
     images, rng = _images(), np.random.default_rng(1)
     drawn = {
         "MeanFlow": {1: np.float32(rng.normal(size=(60, 3, 3, 1)))},
