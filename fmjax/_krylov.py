@@ -15,6 +15,8 @@ from matfree import decomp
 
 from fmjax.types import Array, Key
 
+__all__ = ["ritz"]
+
 
 def ritz(
     key: Key, product: Callable[[Array], Array], x: Array, num_matvecs: int

@@ -40,6 +40,8 @@ import jax.numpy as jnp
 from fmjax import _checks, paths
 from fmjax.types import Array
 
+__all__ = ["collapse_time", "information"]
+
 
 def information(path: paths.Path, variances: Array, t: Array) -> Array:
     """Returns the mutual information of Gaussian data and their state at time t, eq. (1).

@@ -57,6 +57,8 @@ from fmjax import _checks, paths, posterior
 from fmjax.paths import Path
 from fmjax.types import Array, Velocity
 
+__all__ = ["JITTER", "Event", "conditioned", "log_probability"]
+
 Event = Callable[[Array], Array]
 """`x1[*dims] -> []`, positive where the event happens."""
 

@@ -11,6 +11,25 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array, PyTree
 
+__all__ = [
+    "EXCLUDED",
+    "HIGHEST",
+    "Bank",
+    "accumulate",
+    "along",
+    "average",
+    "each",
+    "exponentials",
+    "half_squares",
+    "inner",
+    "of",
+    "part",
+    "scaled",
+    "size_of_parts",
+    "squares",
+    "weighted_sum",
+]
+
 # The exact field is the reference for everything else, so no product is rounded to TF32.
 HIGHEST = jax.lax.Precision.HIGHEST
 # The logarithm of no weight; finite, so that a part without any weight has a peak to subtract.

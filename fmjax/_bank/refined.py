@@ -23,6 +23,8 @@ from fmjax._bank.points import Bank
 from fmjax.paths import Path
 from fmjax.types import Array
 
+__all__ = ["Refined", "check_count", "refine"]
+
 
 class Refined(NamedTuple):
     """The posterior over a bank at the state of a pair.

@@ -34,6 +34,8 @@ from fmjax._bank.points import Bank
 from fmjax.paths import Path
 from fmjax.types import Array
 
+__all__ = ["Summary", "anchored", "checked", "masses", "potentials", "summarize", "tilted"]
+
 
 class Summary(NamedTuple):
     """What one part of the bank says about x1 given x_t, with `p_i = exp(l_i - peak / sigma^2)`.

@@ -34,6 +34,8 @@ from fmjax import _bank, _checks
 from fmjax._bank import EXCLUDED, Bank
 from fmjax.types import Array
 
+__all__ = ["mirrored", "padded", "partition", "prepare", "reweighted", "take"]
+
 
 def prepare(
     points: Array,

@@ -13,6 +13,16 @@ from fmjax.empirical import moments
 from fmjax.paths import Path
 from fmjax.types import Array, Key
 
+__all__ = [
+    "acceleration",
+    "covariance",
+    "divergence",
+    "jacobian",
+    "lipschitz",
+    "matvec",
+    "time_derivative",
+]
+
 
 def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
     """Returns the covariance of the data given the state, eq. (3).

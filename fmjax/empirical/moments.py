@@ -12,6 +12,8 @@ from fmjax._bank import Bank
 from fmjax.paths import Path
 from fmjax.types import Array
 
+__all__ = ["Law", "anchored_velocity", "law", "log_density", "mean", "velocity", "weights"]
+
 
 class Law(NamedTuple):
     """Everything that one pass over a bank says at one state.

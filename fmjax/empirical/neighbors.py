@@ -30,6 +30,8 @@ from fmjax.empirical import moments
 from fmjax.paths import Path
 from fmjax.types import Array
 
+__all__ = ["Truncated", "effective_number", "entropy", "refined_velocity", "truncated"]
+
 
 def effective_number(
     path: Path,

@@ -45,6 +45,8 @@ from fmjax import _checks, paths, predictions
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Velocity
 
+__all__ = ["Guide", "guidance", "improved_meanflow", "meanflow"]
+
 Guide = Callable[[Array, Array, Array], Array]
 """`(v[*dims], x[*dims], t[]) -> [*dims]`: what the velocity v of a pair is replaced by."""
 

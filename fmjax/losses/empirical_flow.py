@@ -27,6 +27,8 @@ from fmjax.empirical import Bank
 from fmjax.paths import Path
 from fmjax.types import Array, Key, Velocity
 
+__all__ = ["draw_bank", "efm"]
+
 
 def efm(
     velocity: Velocity,

@@ -17,6 +17,8 @@ from fmjax import _checks, paths, predictions
 from fmjax.paths import Path
 from fmjax.types import Array, Velocity
 
+__all__ = ["adaptive", "cfm"]
+
 
 def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array:
     """Returns the conditional flow matching loss of one example.

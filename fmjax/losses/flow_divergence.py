@@ -42,6 +42,8 @@ from fmjax.losses.target import Target
 from fmjax.paths import Path
 from fmjax.types import Array, Divergence, Velocity
 
+__all__ = ["cdm", "cdm_absolute", "dm", "fdm"]
+
 
 def cdm(
     velocity: Velocity,

@@ -45,6 +45,8 @@ from fmjax import _checks, divergence
 from fmjax.losses.target import Target, residual
 from fmjax.types import Array, Divergence, Key
 
+__all__ = ["Matching", "match_jacobian", "match_product", "match_trace"]
+
 Matching = Callable[[Callable[[Array], Array], Target], tuple[Array, Array]]
 """`(field, target) -> (field(target.x)[*dims], penalty[])`, by one linearisation."""
 

@@ -19,6 +19,8 @@ import numpy as np
 
 from fmjax.types import Array, PyTree
 
+__all__ = ["probe_every"]
+
 
 def probe_every(
     every: int, loss: Callable[..., Array], weight: Array | float, *arrays: PyTree

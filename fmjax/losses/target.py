@@ -34,6 +34,8 @@ from fmjax._bank import Bank, Refined
 from fmjax.paths import Path
 from fmjax.types import Array
 
+__all__ = ["Target", "of_bank", "of_large_bank", "of_pair", "residual"]
+
 
 class Target(NamedTuple):
     """What a velocity and its divergence are regressed on at one state.

@@ -25,6 +25,8 @@ from fmjax.onestep.states import flow_map
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Key
 
+__all__ = ["sensitivity", "sensitivity_diagonal", "sensitivity_estimate", "sensitivity_trace"]
+
 
 def sensitivity(
     average_velocity: AverageVelocity, path: Path, x: Array, t: Array | float = 0.0

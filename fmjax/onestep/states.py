@@ -18,6 +18,8 @@ from fmjax import _checks, paths, posterior
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Velocity
 
+__all__ = ["Prior", "flow_map", "instantaneous", "prior", "renoised", "reverse_time"]
+
 
 class Prior(NamedTuple):
     """The mean and the variance of every entry over a data set, both `[*dims]`."""

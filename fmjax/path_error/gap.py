@@ -22,6 +22,8 @@ from fmjax import _checks, paths, samplers
 from fmjax.paths import Path
 from fmjax.types import Array, Solve, Velocity
 
+__all__ = ["gap_along_flow", "gap_on_path"]
+
 
 def gap_on_path(
     velocity: Velocity, exact: Velocity, path: Path, x0: Array, x1: Array, times: Array

@@ -21,6 +21,8 @@ from fmjax import _checks, divergence, likelihood, metrics, samplers
 from fmjax.path_error.pointwise import LogDensity, residual
 from fmjax.types import Array, Divergence, Solve, Velocity
 
+__all__ = ["bound", "total_variation"]
+
 
 def bound(
     log_density: LogDensity,

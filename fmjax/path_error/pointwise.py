@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from fmjax import _checks, divergence, likelihood, samplers
 from fmjax.types import Array, Divergence, Solve, Velocity
 
+__all__ = ["LogDensity", "duhamel", "forcing", "residual"]
+
 LogDensity = Callable[[Array, Array], Array]
 """`(x[*dims], t[]) -> []`, the log-density of the true law at time t, in nats."""
 

@@ -25,6 +25,8 @@ from fmjax.paths import Path
 from fmjax.predictions import Prediction
 from fmjax.types import Array, Velocity
 
+__all__ = ["Linear", "check_dense", "dense", "field", "symmetric", "white"]
+
 Linear = Callable[[Array], Array]
 """`w[*dims] -> [*dims]`, linear."""
 

@@ -31,6 +31,8 @@ from fmjax.paths import Path
 from fmjax.posterior import _operator, moments
 from fmjax.types import Array
 
+__all__ = ["Conditional", "Parts", "total_covariance", "total_diagonal"]
+
 Conditional = Callable[[Array, Array, Array], Array]
 """`(x[*dims], t[], c[]) -> dx[*dims]`, the velocity of one class."""
 

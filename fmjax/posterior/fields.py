@@ -24,6 +24,8 @@ from fmjax.paths import Path
 from fmjax.posterior._operator import Linear, white
 from fmjax.types import Array, Key, Velocity
 
+__all__ = ["asymmetry", "in_data_units"]
+
 
 def in_data_units(
     velocity: Velocity,

@@ -37,6 +37,8 @@ from fmjax.paths import Path
 from fmjax.posterior import _operator
 from fmjax.types import Array, Velocity
 
+__all__ = ["SMALLEST_T", "gain", "near_noise", "prior_covariance", "prior_variance"]
+
 SMALLEST_T = 0.05
 """The smallest time at which the formula is used on the linear path unless told otherwise; for
 another path take the last column of the table."""

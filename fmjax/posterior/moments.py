@@ -27,6 +27,8 @@ from fmjax.posterior._operator import Linear, white
 from fmjax.predictions import Prediction
 from fmjax.types import Array, Divergence, Velocity
 
+__all__ = ["covariance", "diagonal", "estimate", "matvec", "mean", "trace"]
+
 
 def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
     """Returns the mean of the data given the state, eq. (1).

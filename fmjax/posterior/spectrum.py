@@ -31,6 +31,8 @@ from fmjax.posterior._operator import Linear, white
 from fmjax.predictions import Prediction
 from fmjax.types import Array, Key, Velocity
 
+__all__ = ["Components", "extremes", "principal_components", "sample", "traverse"]
+
 
 class Components(NamedTuple):
     """Principal components of a posterior, largest first.
