@@ -42,16 +42,15 @@ References:
 """
 
 from fmjax._bank import Bank
-from fmjax.empirical.banks import mirrored, padded, partition, prepare, reweighted, take
+from fmjax.empirical.banks import mirrored, prepare, reweighted, take
 from fmjax.empirical.derivatives import (
-    acceleration,
     covariance,
     divergence,
     jacobian,
     lipschitz,
     matvec,
-    time_derivative,
 )
+from fmjax.empirical.devices import padded, partition
 from fmjax.empirical.moments import (
     Law,
     anchored_velocity,
@@ -61,6 +60,7 @@ from fmjax.empirical.moments import (
     velocity,
     weights,
 )
+from fmjax.empirical.motion import acceleration, time_derivative
 from fmjax.empirical.neighbors import (
     Truncated,
     effective_number,

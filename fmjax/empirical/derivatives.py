@@ -1,4 +1,4 @@
-"""How the exact velocity changes in space and time: eq. (3), (5), (6) and its time derivatives."""
+"""How the exact velocity changes in space: eq. (3), (5) and (6) of `fmjax.empirical`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,7 @@ from fmjax.empirical import moments
 from fmjax.paths import Path
 from fmjax.types import Array, Key
 
-__all__ = [
-    "acceleration",
-    "covariance",
-    "divergence",
-    "jacobian",
-    "lipschitz",
-    "matvec",
-    "time_derivative",
-]
+__all__ = ["covariance", "divergence", "jacobian", "lipschitz", "matvec"]
 
 
 def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
@@ -246,82 +238,3 @@ def lipschitz(
     values, *_ = _krylov.ritz(key, product, x, num_matvecs)
     ends = c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * values[jnp.array([0, -1])]
     return jnp.max(jnp.abs(ends))
-
-
-def time_derivative(
-    path: Path, bank: Array | Bank, x: Array, t: Array, *, chunk_size: int | None = None
-) -> Array:
-    """Returns the partial derivative of the exact velocity in time, at a fixed state.
-
-    Args:
-      path: the path, twice differentiable.
-      bank: `[n, *dims]`, the data set, or a `Bank`.
-      x: `[*dims]`, the state.
-      t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      chunk_size: points of the bank in memory at a time; None takes the bank whole.
-
-    Returns:
-      `[*dims]`, per unit of time.
-
-    Raises:
-      ValueError: as `divergence`.
-
-    Example:
-      >>> import fmjax
-      >>> import jax.numpy as jnp
-      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
-      >>> print(f"{fmjax.empirical.time_derivative(path, bank, x, 0.5)[0]:.3f}")
-      5.567
-
-    Reference:
-      The time derivative of eq. (6) of arXiv 2506.03719. [bertrand2025closed]
-    """
-    return _pushed(path, bank, x, t, jnp.zeros_like(x), chunk_size)
-
-
-def acceleration(
-    path: Path, bank: Array | Bank, x: Array, t: Array, *, chunk_size: int | None = None
-) -> Array:
-    """Returns the acceleration along the exact flow, `d u(x_t, t) / dt`; zero where it is straight.
-
-    On the linear path it is the change of the posterior mean along the trajectory over 1 - t: a
-    trajectory is straight while its state tells nothing new about where it goes.
-
-    Args:
-      path: the path, twice differentiable.
-      bank: `[n, *dims]`, the data set, or a `Bank`.
-      x: `[*dims]`, the state.
-      t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      chunk_size: points of the bank in memory at a time; None takes the bank whole.
-
-    Returns:
-      `[*dims]`, per unit of time squared.
-
-    Raises:
-      ValueError: as `divergence`.
-
-    Example:
-      >>> import fmjax
-      >>> import jax.numpy as jnp
-      >>> path, bank, x = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([0.25])
-      >>> print(f"{fmjax.empirical.acceleration(path, bank, x, 0.5)[0]:.3f}")
-      6.053
-
-    Reference:
-      The material derivative of eq. (6) of arXiv 2506.03719. [bertrand2025closed]
-    """
-    u = moments.velocity(path, bank, x, t, chunk_size=chunk_size)
-    return _pushed(path, bank, x, t, u, chunk_size)
-
-
-def _pushed(
-    path: Path, bank: Array | Bank, x: Array, t: Array, along: Array, chunk_size: int | None
-) -> Array:
-    """Returns the derivative of the exact velocity along `(along, 1)` in space and time."""
-    bank, *_ = _bank.checked(path, bank, x, t)
-    x, t = _checks.floating(x), _checks.time(t)
-
-    def velocity(x: Array, t: Array) -> Array:
-        return moments.velocity(path, bank, x, t, chunk_size=chunk_size)
-
-    return jax.jvp(velocity, (x, t), (along.astype(x.dtype), jnp.ones_like(t)))[1]
