@@ -17,6 +17,21 @@ import numpy as np
 
 from fmjax.types import Array
 
+__all__ = [
+    "MAX_DENSE",
+    "bank",
+    "bank_shape",
+    "dense",
+    "floating",
+    "positive_alpha",
+    "positive_sigma",
+    "real",
+    "same_shape",
+    "time",
+    "wide",
+    "wide_dtype",
+]
+
 
 def time(t: Array | float, name: str = "t") -> Array:
     """Converts `t` to a floating scalar, or raises an error that says what is wrong with it.

@@ -10,6 +10,8 @@ import numpy as np
 
 from fmjax.types import Array
 
+__all__ = ["check_distinct", "check_finite", "check_index", "check_weights"]
+
 
 def check_finite(half_squares: Array) -> None:
     """Raises ValueError for points that are not finite."""

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array
 
+__all__ = ["Estimate", "Field", "linearized", "summary", "symmetric"]
+
 Field = Callable[[Array], Array]
 
 

@@ -1,12 +1,12 @@
 """Distances between samples and laws, and correlations, for judging a trained flow.
 
-These functions see a batch axis: the first counts examples, which have any shape `[*dims]`. An
-embedding is the caller's: pass its features. Matrix products ask for full precision, which
-accelerators do not give by default.
+These functions take a batch: the first axis counts examples, which have any shape `[*dims]`. To
+compare in the space of an embedding, pass its features. Matrix products ask for full precision,
+which accelerators do not give by default.
 
 * distances of laws: `total_variation` of probabilities; `wasserstein2`, `mmd` with a kernel
   such as `gaussian_kernel`, and `frechet` of samples
-* fidelity and diversity apart: `prdc`, precision, recall, density and coverage
+* fidelity and diversity, each by itself: `prdc`, precision, recall, density and coverage
 * copies of the training set: `nearest_neighbor`; `distance_ratio` and `memorization_ratio`
 * two sequences of numbers: `pearson`, `spearman`
 """

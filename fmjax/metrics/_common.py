@@ -1,4 +1,4 @@
-"""What the metrics share: the squared distance, and the checks at the door."""
+"""What the metrics share: the squared distance, and the checks of samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array
 
+__all__ = ["check_chunk", "check_equal", "check_floating", "check_samples", "squared_distance"]
+
 
 def squared_distance(a: Array, b: Array) -> Array:
-    """Returns `|a - b|^2`, `[]`, of two examples of one shape, in float32 at least."""
+    """Computes `|a - b|^2`, `[]`, for two examples of one shape, in float32 at least."""
     _checks.same_shape(a=a, b=b)
     return jnp.sum((_checks.wide(a) - _checks.wide(b)) ** 2)
 

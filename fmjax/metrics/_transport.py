@@ -1,14 +1,14 @@
 """Optimal transport between two weighted sets of points, exactly, by successive shortest paths.
 
-With costs C, supplies a of the rows and demands b of the columns, the plan is the P >= 0 of least
-`sum_ij P_ij C_ij` with row sums a and column sums b. One path after the other carries mass from a
-row that still has some to a column that still wants some: forward over any cost, back over what
-was carried before. Potentials u and v with
+Given costs C, supplies a of the rows and demands b of the columns, the plan is the P >= 0 with row
+sums a and column sums b that minimizes `sum_ij P_ij C_ij`. One path after the other carries mass
+from a row that still has some to a column that still wants some. A path may go forward over any
+cost, and back over what was carried before. Potentials u and v with
 
     C_ij - u_i - v_j >= 0,    equal to 0 where P_ij > 0                                   (1)
 
-make all steps of a path non-negative, so Dijkstra's algorithm finds the shortest, and prove at the
-end that no plan is cheaper. They are also the derivatives of the least cost in a and b.
+make all steps of a path non-negative, so that Dijkstra's algorithm finds the shortest path. At the
+end they prove that no plan is cheaper. They are also the derivatives of the least cost in a and b.
 
 References:
   Ahuja, Magnanti and Orlin (1993), Network Flows, section 9.7. [ahuja1993network]
@@ -26,17 +26,19 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array
 
+__all__ = ["Plan", "least", "solve"]
+
 _Change = Callable[[Array, Array, Array], Array]
 """`(value, parent, node) -> value`, for one step of a path."""
 
 
 class Plan(NamedTuple):
-    """A plan and the proof (1) that it is the cheapest.
+    """A plan, with the potentials (1) that prove it the cheapest.
 
     Attributes:
       flow: `[m, n]`, what is carried to each column from each row.
-      supply: `[n]`, what is left in the rows: 0, but for rounding.
-      demand: `[m]`, what the columns still want, likewise.
+      supply: `[n]`, what is left in the rows: 0 up to rounding.
+      demand: `[m]`, what the columns still want: 0 up to rounding.
       rows: `[n]`, the potentials u.
       columns: `[m]`, the potentials v.
     """
@@ -49,7 +51,7 @@ class Plan(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Shortest paths from one row; the nodes are the n rows, then the m columns."""
+    """The state of a search for shortest paths; the nodes are the n rows, then the m columns."""
 
     distance: Array
     parent: Array
@@ -58,21 +60,21 @@ class _Search(NamedTuple):
 
 
 def least(costs: Array, supply: Array | None, demand: Array | None) -> Array:
-    """Returns the least mean cost, with its derivatives in the costs and in the weights.
+    """Computes the least mean cost; it has derivatives in the costs and in the weights.
 
     Args:
       costs: `[n, m]`.
-      supply: `[n]`, not negative, of any sum; None weighs all rows alike.
-      demand: `[m]`, likewise.
+      supply: `[n]`, weights that are not negative, with any sum; None weighs all rows alike.
+      demand: `[m]`, weights of the columns, likewise.
 
     Returns:
-      `[]`; NaN if a weight is negative or all are zero, or if a number is not finite.
+      `[]`; NaN if a weight is negative, if all weights are zero, or if a number is not finite.
 
     Raises:
       ValueError: if weights are not `[n]` and `[m]`.
     """
     n, m = costs.shape
-    if supply is None and demand is None:  # as whole numbers, which no rounding leaves a rest of
+    if supply is None and demand is None:  # whole numbers, so that rounding leaves no remainder
         shares = math.gcd(n, m)
         a, b = jnp.full(n, m // shares, costs.dtype), jnp.full(m, n // shares, costs.dtype)
     else:
@@ -83,13 +85,13 @@ def least(costs: Array, supply: Array | None, demand: Array | None) -> Array:
     fine = fine & jnp.all(a >= 0) & jnp.all(b >= 0)
     plan = solve(*jax.tree.map(lambda z: jnp.where(fine, z, 1 / z.size), fixed))
     mean = jnp.sum(plan.flow.T * costs) / jnp.sum(plan.flow)
-    # Of value zero, for the derivatives in the weights.
+    # These terms are zero; they carry the derivatives in the weights.
     mean += jnp.sum(plan.rows * (a - fixed[1])) + jnp.sum(plan.columns * (b - fixed[2]))
     return jnp.where(fine, mean, jnp.nan)
 
 
 def _weights(name: str, weights: Array | None, size: int) -> Array:
-    """Returns one weight for each row or column, of sum 1."""
+    """Checks the weights of the rows or columns and divides them by their sum."""
     if weights is None:
         return jnp.full(size, 1 / size)
     weights = _checks.wide(weights)
@@ -103,7 +105,7 @@ def _weights(name: str, weights: Array | None, size: int) -> Array:
 
 
 def solve(costs: Array, supply: Array, demand: Array) -> Plan:
-    """Returns the cheapest plan for finite costs `[n, m]`; both sides must have the same sum."""
+    """Finds the cheapest plan for finite costs `[n, m]`; both sides must have the same sum."""
     columns = jnp.min(costs, axis=0)
     rows = jnp.min(costs - columns[None], axis=1)
     start = Plan(jnp.zeros_like(costs.T), supply, demand, rows, columns)
@@ -115,7 +117,7 @@ def solve(costs: Array, supply: Array, demand: Array) -> Plan:
 
 
 def _carry(costs: Array, plan: Plan) -> Plan:
-    """Returns the plan with one more path, which uses up a row, a column or a way back."""
+    """Adds one path to a plan; the path uses up a row, a column or a way back."""
     n = costs.shape[0]
     source = jnp.argmax(plan.supply > 0)
     found = _shortest(costs, plan, source)
@@ -134,7 +136,7 @@ def _carry(costs: Array, plan: Plan) -> Plan:
 
 
 def _shortest(costs: Array, plan: Plan, source: Array) -> _Search:
-    """Returns the paths from a row until the nearest column that wants something is reached."""
+    """Searches for paths from a row until it reaches the nearest column that wants something."""
     n, m = costs.shape
     never_rows, never_columns = jnp.full(n, jnp.inf), jnp.full(m, jnp.inf)
 
@@ -164,7 +166,7 @@ def _shortest(costs: Array, plan: Plan, source: Array) -> _Search:
 
 
 def _walk(found: _Search, source: Array, change: _Change, value: Array) -> Array:
-    """Returns the value changed by every step `(value, parent, node)` of the path found."""
+    """Applies a change to a value at every step `(value, parent, node)` of the path found."""
 
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         node, value = state
@@ -175,7 +177,7 @@ def _walk(found: _Search, source: Array, change: _Change, value: Array) -> Array
 
 
 def _narrowest(n: int, flow: Array) -> _Change:
-    """Returns the change of an amount by a step: no more goes back than was carried."""
+    """Makes the change that limits an amount: a step back takes no more than was carried."""
 
     def change(amount: Array, parent: Array, node: Array) -> Array:
         carried = flow[jnp.maximum(parent - n, 0), jnp.minimum(node, n - 1)]
@@ -185,7 +187,7 @@ def _narrowest(n: int, flow: Array) -> _Change:
 
 
 def _moved(n: int, amount: Array) -> _Change:
-    """Returns the change of a flow by a step, forward or back."""
+    """Makes the change that moves an amount through the flow by a step, forward or back."""
 
     def change(flow: Array, parent: Array, node: Array) -> Array:
         forward = parent < n

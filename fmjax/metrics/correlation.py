@@ -1,4 +1,4 @@
-"""Correlations of two sequences of numbers, of their values or of their ranks.
+"""Correlations of two sequences of numbers: between the values, or between the ranks.
 
 Reference: Pearson's and Spearman's coefficients, as in any textbook of statistics.
 """
@@ -11,13 +11,15 @@ from fmjax import _checks
 from fmjax.metrics._common import check_equal
 from fmjax.types import Array
 
+__all__ = ["pearson", "spearman"]
+
 
 def pearson(x: Array, y: Array) -> Array:
-    """Returns the linear correlation of two sequences of numbers.
+    """Computes the linear correlation of two sequences of numbers.
 
     Args:
-      x: `[*dims]`; all entries count as one sequence.
-      y: `[*dims]`.
+      x: `[*dims]`; all entries together are one sequence.
+      y: `[*dims]`, the other sequence.
 
     Returns:
       `[]`, in [-1, 1]; NaN if either sequence is constant.
@@ -26,7 +28,10 @@ def pearson(x: Array, y: Array) -> Array:
       ValueError: if the shapes differ.
 
     Example:
-      >>> round(float(pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 4.0, 5.0]))), 4)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> x, y = jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 4.0, 5.0])
+      >>> round(float(fmjax.metrics.pearson(x, y)), 4)
       0.982
     """
     check_equal(x, y, at_least=2)
@@ -42,11 +47,11 @@ def pearson(x: Array, y: Array) -> Array:
 
 
 def spearman(x: Array, y: Array) -> Array:
-    """Returns the rank correlation of two sequences, equal values sharing their mean rank.
+    """Computes the rank correlation of two sequences; equal values share their mean rank.
 
     Args:
-      x: `[*dims]`; all entries count as one sequence.
-      y: `[*dims]`.
+      x: `[*dims]`; all entries together are one sequence.
+      y: `[*dims]`, the other sequence.
 
     Returns:
       `[]`, in [-1, 1]; NaN if either sequence is constant or holds a NaN.
@@ -55,8 +60,10 @@ def spearman(x: Array, y: Array) -> Array:
       ValueError: if the shapes differ.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> x = jnp.array([0.1, 0.2, 0.3, 4.0])
-      >>> round(float(spearman(x, jnp.exp(x))), 4)  # any increasing function of x
+      >>> round(float(fmjax.metrics.spearman(x, jnp.exp(x))), 4)  # any increasing function of x
       1.0
     """
     check_equal(x, y, at_least=2)
@@ -64,7 +71,7 @@ def spearman(x: Array, y: Array) -> Array:
 
 
 def _ranks(x: Array) -> Array:
-    """Returns the rank of each entry among all, ties averaged; NaN stays NaN."""
+    """Ranks each entry among all; ties get their mean rank, NaN stays NaN."""
     ordered = jnp.sort(x, axis=None)
     below, upto = (jnp.searchsorted(ordered, x, side=side) for side in ("left", "right"))
     # At least float32: sixteen bits cannot count far.

@@ -1,4 +1,4 @@
-"""Distances between two laws, of which samples, features or probabilities are given.
+"""Distances between two laws, given by samples, features or probabilities.
 
 References: Heusel et al. (2017), arXiv 1706.08500; Gretton et al. (2012), JMLR 13.
 """
@@ -18,22 +18,27 @@ from fmjax.metrics import _transport
 from fmjax.metrics._common import check_equal, check_floating, check_samples, squared_distance
 from fmjax.types import Array
 
+__all__ = ["frechet", "gaussian_kernel", "mmd", "total_variation", "wasserstein2"]
+
 
 def total_variation(p: Array, q: Array) -> Array:
-    """Returns the total variation distance of two discrete laws, `sum |p - q| / 2`.
+    """Computes the total variation distance of two discrete laws, `sum |p - q| / 2`.
 
     Args:
       p: `[*bins]`, probabilities that sum to one over all axes.
-      q: `[*bins]`, likewise.
+      q: `[*bins]`, probabilities of the other law.
 
     Returns:
-      `[]`, in [0, 1]: the largest difference in probability that any event can have.
+      `[]`, in [0, 1]: the largest difference between the two probabilities of any event.
 
     Raises:
       ValueError: if the shapes differ or the entries are not floating (counts, for example).
 
     Example:
-      >>> float(total_variation(jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.5, 0.25])))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> p, q = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.5, 0.25])
+      >>> float(fmjax.metrics.total_variation(p, q))
       0.25
     """
     check_floating(p=p, q=q)
@@ -44,31 +49,35 @@ def total_variation(p: Array, q: Array) -> Array:
 def wasserstein2(
     x: Array, y: Array, *, weights_x: Array | None = None, weights_y: Array | None = None
 ) -> Array:
-    """Returns the 2-Wasserstein distance of two samples, exactly.
+    """Computes the 2-Wasserstein distance of two samples, exactly.
 
-    The root of the least mean squared distance over all ways to carry the one sample to the other.
-    Equal sizes without weights are paired by the Hungarian algorithm: time cubic and memory
-    quadratic in n, meant for n up to some thousands. Other samples are carried along shortest
-    paths, meant for n + m up to some hundreds: 300 to 400 points took a second on a CPU.
+    This is the root of the least mean squared distance over all ways to carry one sample to the
+    other. Samples of equal size without weights are paired by the Hungarian algorithm: time is
+    cubic and memory quadratic in n, so it is meant for n up to some thousands. Other samples are
+    carried along shortest paths, meant for n + m up to some hundreds: 300 to 400 points took a
+    second on a CPU.
 
     Args:
-      x: `[n, *dims]`.
-      y: `[m, *dims]`.
-      weights_x: `[n]`, not negative, of any positive sum; None weighs all examples alike.
-      weights_y: `[m]`, likewise.
+      x: `[n, *dims]`, one sample.
+      y: `[m, *dims]`, the other sample.
+      weights_x: `[n]`, not negative, with any positive sum; None weighs all examples alike.
+      weights_y: `[m]`, weights of y, likewise.
 
     Returns:
-      `[]`, in the units of x, not squared, in float32 at least. The derivative is not finite where
-      it is zero. In a weight it is that of the best plan's potentials. NaN if a weight is negative,
-      if all are zero, or if a number is not finite.
+      `[]`, in the units of x, not squared, in float32 at least. Where the distance is zero its
+      derivative is not finite. The potentials of the best plan give the derivatives in the
+      weights. NaN if a weight is negative, if all weights are zero, or if a number is not finite.
 
     Raises:
       ValueError: if the examples differ in shape, if there are none, if they are not floating, or
         if weights are not one number for each example.
 
     Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> x = jax.random.normal(jax.random.key(0), (32, 2))
-      >>> round(float(wasserstein2(x, x[::-1] + jnp.array([[3.0, 4.0]]))), 4)
+      >>> round(float(fmjax.metrics.wasserstein2(x, x[::-1] + jnp.array([[3.0, 4.0]]))), 4)
       5.0
 
     Reference:
@@ -85,7 +94,7 @@ def wasserstein2(
 
 
 def gaussian_kernel(bandwidth: float | Array) -> Callable[[Array, Array], Array]:
-    """Returns the kernel `(a[*dims], b[*dims]) -> exp(-|a - b|^2 / (2 bandwidth^2))`.
+    """Makes the kernel `(a[*dims], b[*dims]) -> exp(-|a - b|^2 / (2 bandwidth^2))`.
 
     Args:
       bandwidth: `[]`, positive, in the units of x; the median distance is a common choice.
@@ -97,7 +106,10 @@ def gaussian_kernel(bandwidth: float | Array) -> Callable[[Array, Array], Array]
       ValueError: if `bandwidth` is a static number that is not positive.
 
     Example:
-      >>> round(float(gaussian_kernel(1.0)(jnp.zeros(2), jnp.ones(2))), 4)  # exp(-1)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> kernel = fmjax.metrics.gaussian_kernel(1.0)
+      >>> round(float(kernel(jnp.zeros(2), jnp.ones(2))), 4)  # exp(-1)
       0.3679
     """
     if isinstance(bandwidth, numbers.Number) and not bandwidth > 0.0:
@@ -112,15 +124,16 @@ def _gaussian(bandwidth: Array | float, a: Array, b: Array) -> Array:
 
 
 def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array:
-    """Returns the unbiased estimate of the squared maximum mean discrepancy.
+    """Estimates the squared maximum mean discrepancy without bias.
 
-    A U-statistic: the means of k over distinct pairs within x and within y, minus twice its
-    mean across. Its mean is zero when the laws agree, so it may be negative. Time is
-    `(n + m)^2` kernels, memory one row of them at a time.
+    The estimate is a U-statistic: the mean of the kernel over distinct pairs within x, plus its
+    mean over distinct pairs within y, minus twice its mean over pairs of one x and one y. When the
+    laws agree the estimate has mean zero, so it may be negative. It takes `(n + m)^2` kernels; one
+    row of them is in memory at a time.
 
     Args:
-      x: `[n, *dims]`, n >= 2.
-      y: `[m, *dims]`, m >= 2.
+      x: `[n, *dims]`, n >= 2, one sample.
+      y: `[m, *dims]`, m >= 2, the other sample.
       kernel: `(a[*dims], b[*dims]) -> []`, symmetric; see `gaussian_kernel`.
 
     Returns:
@@ -130,10 +143,12 @@ def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array
       ValueError: if the examples differ in shape, are fewer than two or not floating.
 
     Example:
+      >>> import fmjax
+      >>> import jax
       >>> x, y = jax.random.normal(jax.random.key(0), (2, 256, 2))
-      >>> kernel = gaussian_kernel(1.0)
-      >>> round(float(mmd(x, y, kernel=kernel)), 2), round(float(mmd(x, y + 1, kernel=kernel)), 2)
-      (-0.0, 0.19)
+      >>> kernel = fmjax.metrics.gaussian_kernel(1.0)
+      >>> [round(float(fmjax.metrics.mmd(x, z, kernel=kernel)), 2) for z in (y, y + 1)]
+      [-0.0, 0.19]
 
     Reference:
       Gretton et al. (2012), A Kernel Two-Sample Test, JMLR 13, eq. (3). [gretton2012kernel]
@@ -145,7 +160,7 @@ def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array
         return jnp.mean(jax.vmap(partial(kernel, a))(z), where=where)
 
     def within(z: Array) -> Array:
-        # Left out of the mean, not subtracted: the diagonal may outweigh all the rest.
+        # The diagonal is left out, not subtracted: it may outweigh all the other terms.
         places = jnp.arange(z.shape[0])
         return jnp.mean(jax.lax.map(lambda row: mean(row[0], z, places != row[1]), (z, places)))
 
@@ -153,13 +168,13 @@ def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array
 
 
 def frechet(features_x: Array, features_y: Array) -> Array:
-    """Returns the squared Frechet distance of Gaussians fitted to two sets of features.
+    """Computes the squared Frechet distance of Gaussians fitted to two sets of features.
 
-    `|mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)`, covariances with the
-    factor 1 / (n - 1). With the features of the customary network this is the "FID". The last
-    trace is the sum of the singular values of `R_x R_y^T`, where `C = R^T R` is the QR form of
-    the centred features: no rounding error comes under a square root, so that few samples and
-    singular covariances are no special case.
+    The formula is `|mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2)`, with the
+    factor 1 / (n - 1) in the covariances. With the features of the Inception network this is the
+    "FID". The last trace is the sum of the singular values of `R_x R_y^T`, where R comes from the
+    QR decomposition of the centered features and `C = R^T R`. So no rounding error comes under a
+    square root, and few samples and singular covariances are no special case.
 
     Args:
       features_x: `[n, *dims]`, n >= 2; an example is flattened to d numbers.
@@ -172,8 +187,11 @@ def frechet(features_x: Array, features_y: Array) -> Array:
       ValueError: if the examples differ in shape, are fewer than two or not floating.
 
     Example:
+      >>> import fmjax
+      >>> import jax
       >>> x = jax.random.normal(jax.random.key(0), (1000, 3))
-      >>> round(float(frechet(x, 2.0 * x + 1.0)), 1)  # 3 from the means, about 3 from the spread
+      >>> y = 2.0 * x + 1.0  # 3 from the means, about 3 from the spread
+      >>> round(float(fmjax.metrics.frechet(x, y)), 1)
       6.0
 
     Reference:

@@ -1,20 +1,21 @@
 """Fidelity and diversity of generated samples, from balls around the samples of each set.
 
-The ball of a sample reaches to its k-th nearest neighbor in its own set. The union of the balls
-of a set stands for the support of its law, on which Kynkaanniemi et al. build
+The ball of a sample reaches to its k-th nearest neighbor in its own set. The union of all balls of
+a set approximates the support of its law. From it Kynkaanniemi et al. define
 
     precision = the share of generated samples in the ball of any real sample             (1)
     recall    = the share of real samples in the ball of any generated sample             (2)
 
-One outlier has a large ball, so Naeem et al. count balls instead, and use only the real ones:
+One outlier has a large ball, so Naeem et al. count balls instead, and only real samples have one:
 
     density  = the number of balls of real samples that hold a generated one, over k      (3)
     coverage = the share of real samples whose ball holds a generated sample              (4)
 
-(3) is a mean over the generated samples. When the two laws agree, the mean of (3) is 1 and that of
-(4) is `1 - prod_{j<k} (n - 1 - j) / (n + m - 1 - j)`, close to `1 - 2^-k` for n = m, while those of
-(1) and (2) depend on the law. Whether a sample is in a ball is asked of `|a - b|^2 - radius^2`, by
-matrix products, and again from differences for the balls whose surface is nearest to the sample.
+(3) is averaged over the generated samples. When the two laws agree, the expected density is 1 and
+the expected coverage is `1 - prod_{j<k} (n - 1 - j) / (n + m - 1 - j)`, close to `1 - 2^-k` for
+n = m. The expected precision and recall depend on the law. The sign of `|a - b|^2 - radius^2`
+decides whether a sample is in a ball. It is computed by matrix products, and again from differences
+for the balls whose surface is nearest to the sample.
 
 References:
   Kynkaanniemi et al. (2019), Improved Precision and Recall Metric for Assessing Generative Models,
@@ -35,6 +36,8 @@ from fmjax.metrics import _search
 from fmjax.metrics._common import check_chunk, check_samples
 from fmjax.types import Array
 
+__all__ = ["PRDC", "prdc"]
+
 
 class PRDC(NamedTuple):
     """Fidelity (precision, density) and diversity (recall, coverage) of generated samples.
@@ -42,8 +45,8 @@ class PRDC(NamedTuple):
     Attributes:
       precision: `[]`, in [0, 1], eq. (1).
       recall: `[]`, in [0, 1], eq. (2).
-      density: `[]`, not negative, eq. (3); above 1 where the balls overlap more than among
-        the real samples, as they do at the centre in many dimensions.
+      density: `[]`, not negative, eq. (3); above 1 if the generated samples lie where many balls
+        overlap, as they do at the center in many dimensions.
       coverage: `[]`, in [0, 1], eq. (4).
     """
 
@@ -54,19 +57,19 @@ class PRDC(NamedTuple):
 
 
 def prdc(real: Array, generated: Array, *, neighbors: int = 5, chunk: int = 256) -> PRDC:
-    """Returns precision, recall, density and coverage of generated samples.
+    """Measures precision, recall, density and coverage of generated samples.
 
     The balls are closed: a sample on the surface is inside, and so is a copy of a real sample,
     even where real samples are repeated and the radius is zero. For continuous laws it makes no
-    difference, but equal sets have density `(k + 1) / k`, where open balls would give 1.
+    difference. Two equal sets have density `(k + 1) / k`, where open balls would give 1.
 
     The values depend on k, n and m: compare only at equal ones.
 
     Args:
       real: `[n, *dims]`, features of real samples, n > `neighbors`; finite.
-      generated: `[m, *dims]`, those of generated samples, m > `neighbors`; finite.
+      generated: `[m, *dims]`, features of generated samples, m > `neighbors`; finite.
       neighbors: k, at least 1; Kynkaanniemi et al. take 3, Naeem et al. 5.
-      chunk: rows that are compared at once; memory beside copies of both sets is a few times
+      chunk: rows that are compared at once. Memory is copies of both sets, and a few times
         `chunk * max(n, m)` numbers and `chunk * (neighbors + 16)` examples.
 
     Returns:
@@ -77,9 +80,11 @@ def prdc(real: Array, generated: Array, *, neighbors: int = 5, chunk: int = 256)
         or `chunk` is below 1.
 
     Example:
+      >>> import fmjax
+      >>> import jax
       >>> real, generated = jax.random.normal(jax.random.key(0), (2, 600, 2))
       >>> real = real.at[:300].add(20.0)  # a second mode, which is not generated
-      >>> [round(float(value), 1) for value in prdc(real, generated)]
+      >>> [round(float(value), 1) for value in fmjax.metrics.prdc(real, generated)]
       [1.0, 0.5, 1.0, 0.5]
 
     Reference:
@@ -108,12 +113,12 @@ def prdc(real: Array, generated: Array, *, neighbors: int = 5, chunk: int = 256)
 
 
 def _radii(neighbors: int, chunk: int, x: Array) -> Array:
-    """Returns the squared distance from each row to its k-th nearest among the others, `[n]`."""
+    """Finds the squared distance from each row to its k-th nearest among the others, `[n]`."""
     table, places = _search.table(x), jnp.arange(x.shape[0])
 
     def radius(row_and_place: tuple[Array, Array]) -> Array:
         row, place = row_and_place
-        # Left out by its place, not by its distance: a copy of it is a neighbor.
+        # The row itself is left out by its place, not by its distance: a copy of it counts.
         scores = jnp.where(places == place, jnp.inf, _search.scores(row, table))
         index, squares = _search.closest(row, table, scores, neighbors)
         return jnp.sort(jnp.where(index == place, jnp.inf, squares))[neighbors - 1]
@@ -122,7 +127,7 @@ def _radii(neighbors: int, chunk: int, x: Array) -> Array:
 
 
 def _nearest(chunk: int, x: Array, data: Array) -> Array:
-    """Returns the squared distance from each row of x to the nearest row of data, `[n]`."""
+    """Finds the squared distance from each row of x to the nearest row of data, `[n]`."""
     table = _search.table(data)
 
     def nearest(row: Array) -> Array:
@@ -132,7 +137,7 @@ def _nearest(chunk: int, x: Array, data: Array) -> Array:
 
 
 def _balls(neighbors: int, chunk: int, x: Array, centers: Array, radii: Array) -> Array:
-    """Returns how many balls hold each row of x, `[n]`; the radii are squared."""
+    """Counts the balls that hold each row of x, `[n]`; the radii are squared."""
     table = _search.table(centers)
 
     def count(row: Array) -> Array:

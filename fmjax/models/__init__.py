@@ -59,7 +59,12 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
         update; on a call, if `params` is another network's tree or `key` is not one typed key.
 
     Example:
-      >>> apply, params = functional(MLP(2, width=8, depth=1, dropout=0.5, rngs=nnx.Rngs(0)))
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> network = fmjax.models.MLP(2, width=8, depth=1, dropout=0.5, rngs=nnx.Rngs(0))
+      >>> apply, params = fmjax.models.functional(network)
       >>> sorted(params)
       ['blocks', 'dense_in', 'dense_out', 'embed']
       >>> jax.vmap(apply, (None, 0, 0))(params, jnp.ones((5, 2)), jnp.linspace(0.0, 1.0, 5)).shape

@@ -26,6 +26,8 @@ from flax import nnx
 from fmjax.models import layers
 from fmjax.types import Array
 
+__all__ = ["Context", "check_array", "either"]
+
 
 class Context(nnx.Module):
     """Embeds the label or the vector of one call, eq. (1); of a network without, nothing.

@@ -29,6 +29,8 @@ from fmjax.models import layers, unet
 from fmjax.models._context import Context, check_array, either
 from fmjax.types import Array
 
+__all__ = ["Conv1D"]
+
 
 class Conv1D(unet.Levels):
     """A convolutional network `model(x, *times, context=None) -> dx` of one sequence.
@@ -63,9 +65,12 @@ class Conv1D(unet.Levels):
         what the network was built for, or the number of times differs.
 
     Example:
-      >>> from fmjax import models
-      >>> network = Conv1D((7, 3), channels=(8, 8), context=2, rngs=nnx.Rngs(0))
-      >>> apply, params = models.functional(network)
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> network = fmjax.models.Conv1D((7, 3), channels=(8, 8), context=2, rngs=nnx.Rngs(0))
+      >>> apply, params = fmjax.models.functional(network)
       >>> dx = jax.jit(apply)(params, jnp.ones((7, 3)), 0.5, context=jnp.zeros((7, 2)))
       >>> dx.shape, float(abs(dx).max())  # the last convolution starts at zero
       ((7, 3), 0.0)

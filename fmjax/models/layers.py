@@ -31,6 +31,19 @@ from flax import nnx
 from fmjax import _checks
 from fmjax.types import Array
 
+__all__ = [
+    "Attention",
+    "GroupNorm",
+    "List",
+    "ResidualBlock",
+    "TimeEmbedding",
+    "divisible",
+    "dropout",
+    "example",
+    "positive",
+    "sinusoidal",
+]
+
 _FREQUENCIES = 32  # sines and as many cosines per time
 List = getattr(nnx, "List", list)  # of modules in a module: flax 0.11 takes a plain list
 
@@ -48,7 +61,9 @@ def example(x: Array, times: tuple[Array, ...], *, shape: tuple[int, ...], num_t
       ValueError: if `x` has another shape, or there are more or fewer times.
 
     Example:
-      >>> example(jnp.zeros((64, 2)), (0.5,), shape=(2,), num_times=1)
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> fmjax.models.layers.example(jnp.zeros((64, 2)), (0.5,), shape=(2,), num_times=1)
       Traceback (most recent call last):
       ...
       ValueError: x must have shape (2,), the shape this network was built for, got (64, 2): \
@@ -113,7 +128,8 @@ def sinusoidal(
       ValueError: if `t` is batched, or a static number outside [0, 1].
 
     Example:
-      >>> sinusoidal(0.0, num_frequencies=2).tolist()
+      >>> import fmjax
+      >>> fmjax.models.layers.sinusoidal(0.0, num_frequencies=2).tolist()
       [0.0, 0.0, 1.0, 1.0]
 
     Reference:
@@ -140,7 +156,9 @@ class TimeEmbedding(nnx.Module):
       rngs: random streams of flax.
 
     Example:
-      >>> embed = TimeEmbedding(num_times=2, features=16, rngs=nnx.Rngs(0))
+      >>> import fmjax
+      >>> from flax import nnx
+      >>> embed = fmjax.models.layers.TimeEmbedding(num_times=2, features=16, rngs=nnx.Rngs(0))
       >>> embed(0.2, 0.9).shape
       (16,)
     """
@@ -174,8 +192,11 @@ class GroupNorm(nnx.Module):
       rngs: random streams of flax; nothing is drawn.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> image = jnp.arange(32.0).reshape(4, 4, 2)
-      >>> normal = GroupNorm(2, num_groups=1, rngs=nnx.Rngs(0))(image)
+      >>> normal = fmjax.models.layers.GroupNorm(2, num_groups=1, rngs=nnx.Rngs(0))(image)
       >>> round(abs(float(normal.mean())), 3), round(float(normal.std()), 3)
       (0.0, 1.0)
 
@@ -220,8 +241,11 @@ class ResidualBlock(nnx.Module):
       rngs: random streams of flax.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> options = {"time_features": 8, "num_groups": 4, "rngs": nnx.Rngs(0)}
-      >>> block = ResidualBlock(4, 4, **options)
+      >>> block = fmjax.models.layers.ResidualBlock(4, 4, **options)
       >>> image = jnp.arange(36.0).reshape(3, 3, 4)
       >>> bool((block(image, jnp.ones(8)) == image).all())  # starts as the identity
       True
@@ -274,7 +298,10 @@ class Attention(nnx.Module):
       rngs: random streams of flax.
 
     Example:
-      >>> attention = Attention(4, num_heads=2, num_groups=2, rngs=nnx.Rngs(0))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> attention = fmjax.models.layers.Attention(4, num_heads=2, num_groups=2, rngs=nnx.Rngs(0))
       >>> image = jnp.arange(36.0).reshape(3, 3, 4)
       >>> bool((attention(image) == image).all())  # starts as the identity
       True

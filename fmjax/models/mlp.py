@@ -22,6 +22,8 @@ from fmjax.models import layers
 from fmjax.models._context import Context
 from fmjax.types import Array
 
+__all__ = ["MLP"]
+
 _TIME_FEATURES = 128
 
 
@@ -67,7 +69,10 @@ class MLP(nnx.Module):
         built for, or the number of times differs.
 
     Example:
-      >>> model = MLP((3, 2), width=16, rngs=nnx.Rngs(0))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> model = fmjax.models.MLP((3, 2), width=16, rngs=nnx.Rngs(0))
       >>> model(jnp.ones((3, 2)), 0.5).tolist()  # the last layer starts at zero
       [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
 

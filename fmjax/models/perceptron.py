@@ -23,6 +23,8 @@ from fmjax import _checks
 from fmjax.models import layers
 from fmjax.types import Array, Key, PyTree
 
+__all__ = ["apply", "perceptron"]
+
 
 def perceptron(
     key: Key, size: int, *, width: int, depth: int

@@ -28,6 +28,8 @@ from fmjax.models import layers
 from fmjax.models._context import Context
 from fmjax.types import Array
 
+__all__ = ["Levels", "UNet", "repeat_to"]
+
 
 def repeat_to(x: Array, *sizes: int) -> Array:
     """Returns an image or a sequence at twice its resolution by repetition, cropped to a size.
@@ -40,7 +42,9 @@ def repeat_to(x: Array, *sizes: int) -> Array:
       `[*sizes, c]`; the pixel at `(i, j)` is the one of `x` at `(i // 2, j // 2)`.
 
     Example:
-      >>> repeat_to(jnp.array([[[1.0], [2.0]]]), 1, 3)[..., 0].tolist()
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> fmjax.models.unet.repeat_to(jnp.array([[[1.0], [2.0]]]), 1, 3)[..., 0].tolist()
       [[1.0, 1.0, 2.0]]
     """
     *coarse, channels = x.shape
@@ -135,8 +139,12 @@ class UNet(Levels):
         times differs.
 
     Example:
-      >>> from fmjax import models
-      >>> apply, params = models.functional(UNet((5, 7, 3), channels=(8, 8), rngs=nnx.Rngs(0)))
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> network = fmjax.models.UNet((5, 7, 3), channels=(8, 8), rngs=nnx.Rngs(0))
+      >>> apply, params = fmjax.models.functional(network)
       >>> dx = jax.jit(apply)(params, jnp.ones((5, 7, 3)), 0.5)
       >>> dx.shape, float(abs(dx).max())  # the last convolution starts at zero
       ((5, 7, 3), 0.0)

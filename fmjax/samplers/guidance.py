@@ -27,6 +27,8 @@ import numpy as np
 from fmjax import _checks
 from fmjax.types import Array, Velocity
 
+__all__ = ["guided"]
+
 
 def guided(
     conditional: Velocity,

@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array, PyTree, Solve, Velocity
 
+__all__ = ["adaptive", "fixed", "trajectory"]
+
 
 def _solve(velocity: Velocity, x: PyTree, t0: Array, t1: Array, **options: object) -> PyTree:
     """Returns the solution at t1; diffrax's argument order lives here and nowhere else."""
@@ -80,8 +82,10 @@ def fixed(
         outside [0, 1].
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> round(float(fixed(gaussian, jnp.array(1.5))), 3)
+      >>> round(float(fmjax.samplers.fixed(gaussian, jnp.array(1.5))), 3)
       1.5
 
     Reference:
@@ -146,8 +150,10 @@ def adaptive(
         Under `vmap` one such example stops the whole batch.
 
     Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> round(float(adaptive(gaussian, jnp.array(1.5))), 3)
+      >>> round(float(fmjax.samplers.adaptive(gaussian, jnp.array(1.5))), 3)
       1.5
 
     Reference:
@@ -190,7 +196,10 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
       ValueError: if `times` is not a vector of two or more.
 
     Example:
-      >>> states = trajectory(lambda x, t: x, jnp.array(1.0), jnp.array([0.0, 0.5, 1.0]))
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> grow, times = lambda x, t: x, jnp.array([0.0, 0.5, 1.0])
+      >>> states = fmjax.samplers.trajectory(grow, jnp.array(1.0), times)
       >>> [round(float(s), 3) for s in states]
       [1.0, 1.649, 2.718]
 

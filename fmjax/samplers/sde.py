@@ -65,6 +65,8 @@ from fmjax import _checks, paths
 from fmjax.paths import Path
 from fmjax.types import Array, Key, Velocity
 
+__all__ = ["memoryless_sde"]
+
 
 def memoryless_sde(
     key: Key,
@@ -100,8 +102,11 @@ def memoryless_sde(
 
     Example:
       >>> from functools import partial
+      >>> import fmjax
+      >>> import jax
       >>> gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
-      >>> draw = partial(memoryless_sde, velocity=gaussian, path=paths.linear(), x=1.0, t0=0.5)
+      >>> sde = fmjax.samplers.memoryless_sde
+      >>> draw = partial(sde, velocity=gaussian, path=fmjax.paths.linear(), x=1.0, t0=0.5)
       >>> x1 = jax.vmap(draw)(jax.random.split(jax.random.key(0), 20_000))
       >>> round(float(x1.mean()), 1), round(float(x1.var()), 1)  # N(1, 1 / 2)
       (1.0, 0.5)

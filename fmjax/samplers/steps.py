@@ -25,6 +25,8 @@ from fmjax import _checks
 from fmjax.samplers.ode import fixed
 from fmjax.types import Array, AverageVelocity, Solve, Velocity
 
+__all__ = ["few_step", "hybrid", "one_step"]
+
 
 def hybrid(
     velocities: Sequence[Velocity], knots: Sequence[float], x: Array, *, solve: Solve = fixed
@@ -47,9 +49,10 @@ def hybrid(
       ValueError: if there is not one more knot than velocities.
 
     Example:
+      >>> import fmjax
       >>> import jax.numpy as jnp
       >>> grow, rest = lambda x, t: x, lambda x, t: 0 * x
-      >>> round(float(hybrid([grow, rest], [0.0, 0.5, 1.0], jnp.array(1.0))), 3)
+      >>> round(float(fmjax.samplers.hybrid([grow, rest], [0.0, 0.5, 1.0], jnp.array(1.0))), 3)
       1.649
 
     Reference:
@@ -81,9 +84,10 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
       ValueError: if there are fewer than two times, or one is a static number outside [0, 1].
 
     Example:
+      >>> import fmjax
       >>> import jax.numpy as jnp
       >>> constant = lambda x, r, t: jnp.full_like(x, 2.0)
-      >>> few_step(constant, jnp.zeros(2), [0.0, 0.3, 1.0]).tolist()
+      >>> fmjax.samplers.few_step(constant, jnp.zeros(2), [0.0, 0.3, 1.0]).tolist()
       [2.0, 2.0]
 
     Reference:
@@ -113,9 +117,10 @@ def one_step(average_velocity: AverageVelocity, x0: Array) -> Array:
       `[*dims]`, the state at t = 1.
 
     Example:
+      >>> import fmjax
       >>> import jax.numpy as jnp
       >>> constant = lambda x, r, t: jnp.full_like(x, 2.0)
-      >>> one_step(constant, jnp.zeros(2)).tolist()
+      >>> fmjax.samplers.one_step(constant, jnp.zeros(2)).tolist()
       [2.0, 2.0]
 
     Reference:

@@ -17,21 +17,6 @@ MODULES = [
     for path in sorted((ROOT / "fmjax").rglob("*.py"))
     if path != ROOT / "fmjax" / "__init__.py"
 ]
-# Modules whose examples still use the names of their module; to be emptied, then deleted.
-PENDING = {
-    "fmjax.metrics.correlation",
-    "fmjax.metrics.distributions",
-    "fmjax.metrics.manifold",
-    "fmjax.metrics.neighbors",
-    "fmjax.models",
-    "fmjax.models.conv1d",
-    "fmjax.models.layers",
-    "fmjax.models.mlp",
-    "fmjax.models.unet",
-    "fmjax.samplers.ode",
-    "fmjax.samplers.sde",
-    "fmjax.samplers.steps",
-}
 
 
 def _public():
@@ -49,7 +34,7 @@ def _docstrings_with_examples():
         for test in doctest.DocTestFinder().find(module, name):
             if test.examples:
                 # A reader pastes an example into a fresh interpreter: it imports what it uses.
-                test.globs = dict(vars(module)) if name in PENDING else {}
+                test.globs = {}
                 yield pytest.param(test, id=test.name)
 
 
