@@ -33,7 +33,7 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli, clock
+from experiments.run import cli, clock, options
 from fmjax.empirical import Bank
 from fmjax.types import Array
 
@@ -205,7 +205,7 @@ def main(config: Config) -> None:
     """Measures and prints both tables in Markdown."""
     bounds = {name: (1, 1e9) for name in ("num_points", "colours", "chunk_size", "turns")}
     bounds |= {"size": (4, 1e9), "batch_size": (1, config.num_points), "seed": (0, 2**32 - 1)}
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
     if config.channels:
         nnx.eval_shape(lambda: make_network(config))  # what does not fit is said first
     print(f"\n{jax.devices()[0]}")

@@ -29,7 +29,7 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli
+from experiments.run import cli, options
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
@@ -195,7 +195,7 @@ def main(config: Config) -> None:
         message = f"networks must be of perceptron, U-Net and Conv1D, got {sorted(unknown)}."
         raise ValueError(message)
     sizes = {name: (4, 1e9) for name in ("points", "images", "trajectories")}
-    cli.check_bounds(config, {"turns": (1, 1e9), **sizes})
+    options.check_bounds(config, {"turns": (1, 1e9), **sizes})
     print(f"\n{jax.devices()[0]}")
     for name in config.networks:
         print("\n" + table(name, measure(config, name)), flush=True)

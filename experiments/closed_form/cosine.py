@@ -30,7 +30,7 @@ import numpy as np
 import fmjax
 from experiments.closed_form._cosine import measures, photographs, pictures
 from experiments.images import data
-from experiments.run import cli, loop
+from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from fmjax.types import Key
@@ -157,7 +157,7 @@ def _check(config: Config) -> None:
         "moons_shift": (-1e6, 1e6),
         "eval_batch_size": (1, math.inf),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
     if config.num_times % 5 != 1:
         message = (
             f"num_times must be one more than a multiple of 5, got {config.num_times}: the six "

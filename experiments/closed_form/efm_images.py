@@ -40,7 +40,7 @@ from experiments.closed_form._efm import pictures, tables
 from experiments.closed_form._efm import training as efm_training
 from experiments.images import classifier, data, quality, training
 from experiments.images.features import Embedding, pin
-from experiments.run import batches, cli, devices, loop
+from experiments.run import batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from fmjax.empirical import Bank
@@ -216,7 +216,7 @@ def _check(config: Config) -> None:
         "eval_batch_size": (1, math.inf),
         "num_shown": (1, config.num_samples),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
 
 
 def _check_sizes(config: Config, images: data.Images) -> None:

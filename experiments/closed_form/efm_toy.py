@@ -30,7 +30,7 @@ import numpy as np
 
 import fmjax
 from experiments.closed_form._efm import toy_pictures, training
-from experiments.run import batches, cli, loop, numbers
+from experiments.run import batches, cli, loop, numbers, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from fmjax.models.perceptron import apply as perceptron
@@ -208,7 +208,7 @@ def _check(config: Config) -> None:
         "learning_rate": (1e-12, 1e12),
         "tolerance": (1e-12, 1.0),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
     training.check_banks(config, config.num_train)
 
 

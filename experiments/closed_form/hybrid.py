@@ -32,7 +32,7 @@ import fmjax
 from experiments.closed_form._copies import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding
-from experiments.run import batches, cli, devices, loop
+from experiments.run import batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
 from fmjax.types import Array, Key, PyTree, Velocity
@@ -237,7 +237,7 @@ def _check(config: Config) -> None:
         "learning_rate": (1e-12, 1e12),
         "weight_decay": (0, 1e12),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
 
 
 def main(config: Config, *, features: Embedding | None = None) -> None:

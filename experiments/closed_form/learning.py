@@ -40,7 +40,7 @@ import fmjax
 from experiments.closed_form._copies import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding, principal_components
-from experiments.run import batches, cli, devices, loop
+from experiments.run import batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from fmjax.types import Array, Key, PyTree, Velocity
@@ -222,7 +222,7 @@ def sizes_of(config: Config, images: data.Images) -> list[int]:
 
 def _check(config: Config) -> None:
     """Raises ValueError for options that would only fail after the training."""
-    cli.check_times(config.times)
+    options.check_times(config.times)
     if list(config.times) != sorted(config.times):
         message = f"times must increase, got {config.times}: a trajectory is followed through them."
         raise ValueError(message)
@@ -238,7 +238,7 @@ def _check(config: Config) -> None:
         "learning_rate": (1e-12, 1e12),
         "weight_decay": (0, 1e12),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
 
 
 def main(config: Config, *, features: Embedding | None = None) -> None:

@@ -32,7 +32,7 @@ from experiments.fdm import _laws
 from experiments.fdm._ablations import measures, pictures, variants
 from experiments.fdm._ablations.variants import PROBLEMS, VARIANTS, Problem, Variant
 from experiments.fdm._laws import path
-from experiments.run import cli, loop
+from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from fmjax import losses, train
@@ -193,7 +193,7 @@ def _check(config: Config) -> None:
     bounds = dict.fromkeys(("width", "num_trajectories"), (1, 1e9))
     bounds |= {"batch_size": (4, 1e9), "num_steps": (10, 1e9), "num_points": (2, 1e9)}
     bounds |= {"grid_points": (2, 1e9), "learning_rate": (1e-12, 1e12), "weight": (1e-12, 1e12)}
-    cli.check_bounds(config, bounds | {"ema_decay": (0.0, 0.999999)})
+    options.check_bounds(config, bounds | {"ema_decay": (0.0, 0.999999)})
 
 
 def main(config: Config) -> None:

@@ -26,7 +26,7 @@ import optax
 
 import fmjax
 from experiments.fdm._checkerboard import law, measures, pictures
-from experiments.run import cli, loop
+from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from fmjax.models.perceptron import apply as perceptron
@@ -225,7 +225,7 @@ def _check(config: Config) -> None:
         "learning_rate": (1e-12, 1e12),
         "tolerance": (1e-12, 1.0),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
 
 
 def main(config: Config) -> None:

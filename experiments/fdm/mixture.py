@@ -35,7 +35,7 @@ from flax import nnx
 
 import fmjax
 from experiments.fdm._mixture import measures, pictures
-from experiments.run import cli, loop
+from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from fmjax.types import Array, Key, PyTree
@@ -246,7 +246,7 @@ def _check(config: Config) -> None:
         "num_pairs": (2, math.inf),
         "tolerance": (1e-7, 0.5),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
     if config.num_times < 20 or config.num_times % 20:
         message = (
             f"num_times must be a multiple of 20, got {config.num_times}: 0.25, 0.6 and 0.85 are "

@@ -31,7 +31,7 @@ from typing import Any
 import jax
 
 from experiments.fdm._trajectories import measures, pictures, settings, tables, training
-from experiments.run import cli, loop
+from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from fmjax.types import Key, PyTree
@@ -202,9 +202,9 @@ def _check(config: Config) -> None:
         "jitter": (0, 1e12),
         "tolerance": (1e-12, 0.5),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
     if config.fdm_learning_rate is not None:
-        cli.check_bounds(config, {"fdm_learning_rate": (1e-12, 1e12)})
+        options.check_bounds(config, {"fdm_learning_rate": (1e-12, 1e12)})
     if config.num_likelihood == 1:
         message = "num_likelihood must be 0 or at least 2, got 1: one has no standard error."
         raise ValueError(message)

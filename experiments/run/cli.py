@@ -6,18 +6,17 @@ An experiment ends in two lines:
         cli.run(main, Config)
 
 The fields of `Config` are the options, their docstrings (units included) are the help and
-their values the defaults. A mistake of the user ends the program with one line and exit code
+their values the defaults; the fields of a part, a nested dataclass, have flags of their own names
+(`experiments.run.options`). A mistake of the user ends the program with one line and exit code
 1, a wrong option with tyro's own message and exit code 2. A mistake of ours keeps its
 traceback: an error counts as the user's only if this repository's own code raised it, not a
 library below, or if the operating system refused a file.
 """
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tyro
 
 _OURS = ("experiments", "fmjax")
@@ -30,7 +29,8 @@ def run(
 
     Args:
       main: `config -> anything`; the first paragraph of its module's docstring heads the help.
-      config_type: a dataclass whose fields all have a default and a docstring.
+      config_type: a dataclass whose fields all have a default and a docstring, or are such
+        dataclasses.
       args: the options; `sys.argv[1:]` if not given.
 
     Raises:
@@ -39,7 +39,13 @@ def run(
     """
     module = sys.modules[main.__module__]
     title = (module.__doc__ or "").split("\n\n")[0]
-    config = tyro.cli(config_type, prog=_program(module), description=title, args=args)
+    config = tyro.cli(
+        config_type,
+        prog=_program(module),
+        description=title,
+        args=args,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
     try:
         main(config)
     except KeyboardInterrupt:
@@ -50,21 +56,6 @@ def run(
         if not _raised_by(error, (*_OURS, main.__module__)):
             raise
         _leave(f"error: {error}", code=1)
-
-
-def check_bounds(config: Any, bounds: dict[str, tuple[float, float]]) -> None:
-    """Raises ValueError for the first option outside its bounds.
-
-    Args:
-      config: the options.
-      bounds: from the name of each number to its least and greatest value.
-    """
-    for name, (low, high) in bounds.items():
-        value = getattr(config, name)
-        if not low <= value <= high:
-            limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-            message = f"{name} must be {limit}, got {value}."
-            raise ValueError(message)
 
 
 def _program(module: Any) -> str | None:
@@ -86,14 +77,3 @@ def _leave(message: str, *, code: int) -> None:
     """Prints one line to stderr and ends the program."""
     print(message, file=sys.stderr)
     raise SystemExit(code)
-
-
-def check_times(times: tuple[float, ...]) -> None:
-    """Raises ValueError unless the times of the measurements are distinct and inside (0, 1)."""
-    used = np.float32(times)  # as they are used
-    if not len(used) or not ((used > 0) & (used < 1)).all() or len(set(used)) < len(used):
-        message = (
-            f"times must be distinct numbers between 0 and 1, got {times}: at 0 the posterior is "
-            "the law of the data, at 1 it is a point."
-        )
-        raise ValueError(message)

@@ -12,12 +12,14 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+
+from experiments.run import options
 
 _PLACES = ("workdir", "data_dir")  # where things lie: recorded, but no part of what a run is
 
@@ -57,24 +59,28 @@ def open_folder(
             "--workdir or change its permissions."
         )
         raise OSError(message) from error
-    options, holds_a_run = dataclasses.asdict(config) | facts, _holds_a_run(folder)
+    settings, holds_a_run = dataclasses.asdict(config) | facts, _holds_a_run(folder)
     if text is None and holds_a_run:
         message = (
             f"{folder} holds a run but no config.json: restore it, or give another --workdir. "
             "Nothing was changed."
         )
         raise ValueError(message)
-    options = plain(options)
-    differing = "" if text is None else _differences(path, text, options, skip=evaluation)
+    settings, before = plain(settings), {} if text is None else _recorded(path, text)
+    free = {*_PLACES, *evaluation, *options.free(config)}
+    differing = "" if text is None else _differences(before, settings, skip=free)
     if differing and holds_a_run:
         message = (
             f"{folder} holds a run with other options: {differing}; give another --workdir, or the "
             "same options to continue that run. Nothing was changed."
         )
         raise ValueError(message)
-    if text is None or _differences(path, text, options, skip=()):
-        # Other measurements, or a run that failed before it recorded anything.
-        write_json(path, options)
+    places = {*_PLACES, *options.places(config)}
+    reshaped = before.keys() != settings.keys()
+    if text is None or reshaped or _differences(before, settings, skip=places):
+        # Other measurements, a run that failed before it recorded anything, or one of a version
+        # that recorded the same options without their parts.
+        write_json(path, settings)
     return folder
 
 
@@ -169,22 +175,29 @@ def read_metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str
         raise ValueError(message) from error
 
 
-def _differences(
-    path: epath.Path, text: bytes, config: dict[str, Any], *, skip: Sequence[str]
-) -> str:
-    """Returns how the recorded config differs from this one, places aside; "" if it does not."""
+def _recorded(path: epath.Path, text: bytes) -> dict[str, Any]:
+    """Returns the recorded config, or says that it is damaged."""
     try:
-        before = dict(json.loads(text))
+        return dict(json.loads(text))
     except (ValueError, TypeError) as error:
         message = f"{path} is damaged ({error}): restore it, or give another --workdir."
         raise ValueError(message) from error
-    names = [name for name in {**before, **config} if name not in (*_PLACES, *skip)]
-    absent = "absent"
+
+
+def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collection[str]) -> str:
+    """Returns how the recorded config differs from this one; "" if it does not.
+
+    Args:
+      before: the recorded config, with its parts.
+      config: this one.
+      skip: names of options that may differ.
+    """
+    before, config, absent = options.flat(before), options.flat(config), "absent"
     found = [
         f"{name} ({json.dumps(before.get(name, absent))} there, "
         f"{json.dumps(config.get(name, absent))} now)"
-        for name in names
-        if before.get(name, absent) != config.get(name, absent)
+        for name in {**before, **config}
+        if name not in skip and before.get(name, absent) != config.get(name, absent)
     ]
     more = f" and {len(found) - 4} more" if len(found) > 4 else ""
     return ", ".join(found[:4]) + more

@@ -34,7 +34,7 @@ import numpy as np
 
 from experiments.images import data, likelihood, training
 from experiments.images import pictures as images_pictures
-from experiments.run import cli, loop
+from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
 from experiments.uncertainty._posterior import compared, exact, measures, pictures, rivals, tables
@@ -209,7 +209,7 @@ def evaluate(
 
 def _check(config: Config) -> None:
     """Raises ValueError for options that would only fail after the training."""
-    cli.check_times(config.times)
+    options.check_times(config.times)
     bounds = {
         "num_steps": (1, math.inf),
         "num_uncertainty": (2, math.inf),
@@ -227,7 +227,7 @@ def _check(config: Config) -> None:
         "weight_decay": (0, 1e12),
         "tolerance": (1e-12, 0.5),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
     for name, reason in (
         ("num_likelihood", "one image has no standard error"),
         ("num_rivals", "one image has no correlation"),

@@ -33,7 +33,7 @@ import numpy as np
 
 import fmjax
 from experiments.images import data, training
-from experiments.run import batches, cli, loop
+from experiments.run import batches, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
 from experiments.uncertainty._onestep import pictures, tables
@@ -218,7 +218,7 @@ def evaluate(
 
 def _check(config: Config) -> None:
     """Raises ValueError for options that would only fail after the training."""
-    cli.check_times(config.times)
+    options.check_times(config.times)
     bounds = {
         "num_steps": (1, math.inf),
         "num_uncertainty": (2, math.inf),
@@ -233,7 +233,7 @@ def _check(config: Config) -> None:
         "time_std": (1e-3, 10),
         "power": (0, 2),
     }
-    cli.check_bounds(config, bounds)
+    options.check_bounds(config, bounds)
 
 
 def main(config: Config) -> None:

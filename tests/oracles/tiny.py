@@ -1,6 +1,7 @@
 """The experiments for a few steps: their smallest configurations, and what a run leaves."""
 
 import contextlib
+import dataclasses
 import json
 
 import jax
@@ -13,6 +14,31 @@ from experiments.uncertainty import maps, meanflow
 # The experiments on images of one paper, which have much in common and are tested together.
 EXPERIMENTS = {"meanflow": meanflow, "maps": maps}
 
+
+def config(config_type, **flat):
+    """Returns a config with some options given by their names, whatever their part."""
+    return replace(config_type(), **flat)
+
+
+def replace(options, **flat):
+    """Returns options with some of them, given by their names, replaced, whatever their part."""
+    changed = _replaced(options, flat)
+    assert not flat, f"no options {flat}"
+    return changed
+
+
+def _replaced(options, flat):
+    """Takes out of `flat` what is an option here or in a part of it."""
+    own = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            own[field.name] = _replaced(value, flat)
+        elif field.name in flat:
+            own[field.name] = flat.pop(field.name)
+    return dataclasses.replace(options, **own)
+
+
 _COMMON = {
     "channels": (8,),
     "batch_size": 8,
@@ -23,7 +49,8 @@ _COMMON = {
     "num_samples": 4,
     "eval_batch_size": 4,
 }
-UNCERTAINTY = maps.Config(
+UNCERTAINTY = config(
+    maps.Config,
     **_COMMON,
     num_likelihood=2,
     likelihood_probes=1,
@@ -34,7 +61,7 @@ UNCERTAINTY = maps.Config(
     sde_seeds=2,
     sde_steps=2,
 )
-MEANFLOW = meanflow.Config(**_COMMON, num_maps=3, renoisings=2)
+MEANFLOW = config(meanflow.Config, **_COMMON, num_maps=3, renoisings=2)
 MEASURED = ("milliseconds", "time_ratio")  # differ from run to run
 
 

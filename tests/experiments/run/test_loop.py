@@ -19,6 +19,7 @@ import pytest
 from experiments.run import batches as run_batches
 from experiments.run import devices, loop
 from experiments.run import folder as record
+from experiments.run.options import Place
 from fmjax import train
 
 BATCH = 16
@@ -32,8 +33,8 @@ class Config:
     learning_rate: float = 0.1
     widths: tuple[int, ...] = (3, 4)
     name: str | None = None
-    workdir: str = "runs/a"
-    data_dir: str | None = None
+    workdir: Place = "runs/a"
+    data_dir: Place = None
 
 
 def loss(params, key, batch):

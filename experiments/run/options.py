@@ -1,0 +1,116 @@
+"""Options in parts: nested frozen dataclasses whose fields keep their flags.
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        source: Source = Source()              # a part: --dataset, --data-dir, ...
+        measures: Free[Measures] = Measures()  # no training depends on any option of this part
+        workdir: Place = None                  # nor on this one, a folder
+
+A helper takes the part that it needs. A part says in its own `check` what its options must be, and
+names of options are unique over all parts, for they are the flags of the command line.
+"""
+
+import dataclasses
+import math
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import numpy as np
+
+T = TypeVar("T")
+_FREE, _PLACE = "no training depends on it", "where something lies"
+Free = Annotated[T, _FREE]
+"""Marks an option or a part on which no training depends: it may change in a run folder."""
+Place = Annotated[str | None, _PLACE]
+"""A folder of the run or of its data: recorded once, and no part of what the run is."""
+
+
+def flat(options: Any) -> dict[str, Any]:
+    """Lists all options by their names, without their parts.
+
+    Args:
+      options: a dataclass of options, or the same as nested dicts.
+
+    Returns:
+      From the name of each option to its value, in their order.
+    """
+    found = {}
+    for name, value in (options if isinstance(options, dict) else vars(options)).items():
+        part = isinstance(value, dict) or dataclasses.is_dataclass(value)
+        found |= flat(value) if part else {name: value}
+    return found
+
+
+def places(options: Any) -> set[str]:
+    """Names the options that are a `Place`.
+
+    Args:
+      options: a dataclass of options, with or without parts.
+    """
+    return _marked(options, {_PLACE})
+
+
+def free(options: Any) -> set[str]:
+    """Names the options on which no training depends, the places among them.
+
+    Args:
+      options: a dataclass of options, with or without parts.
+    """
+    return _marked(options, {_FREE, _PLACE})
+
+
+def _marked(options: Any, marks: set[str]) -> set[str]:
+    hints, found = get_type_hints(type(options), include_extras=True), set()
+    for field in dataclasses.fields(options):
+        value, own = getattr(options, field.name), getattr(hints[field.name], "__metadata__", ())
+        if marks.isdisjoint(own):
+            found |= _marked(value, marks) if dataclasses.is_dataclass(value) else set()
+        else:
+            found |= set(flat({field.name: value}))
+    return found
+
+
+def fixed(options: Any) -> dict[str, Any]:
+    """Lists the options on which a training depends, by their names."""
+    without = free(options)
+    return {name: value for name, value in flat(options).items() if name not in without}
+
+
+def check(config: Any) -> None:
+    """Calls the `check` of every part of the options.
+
+    Args:
+      config: a dataclass; those of its fields that are dataclasses have a method `check()`.
+
+    Raises:
+      ValueError: for the first option that would only fail after the training.
+    """
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if dataclasses.is_dataclass(part):
+            part.check()
+
+
+def check_bounds(options: Any, bounds: dict[str, tuple[float, float]]) -> None:
+    """Raises ValueError for the first option outside its bounds.
+
+    Args:
+      options: a part of the options.
+      bounds: from the name of each number to its least and greatest value.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            message = f"{name} must be {limit}, got {value}."
+            raise ValueError(message)
+
+
+def check_times(times: tuple[float, ...]) -> None:
+    """Raises ValueError unless the times of the measurements are distinct and inside (0, 1)."""
+    used = np.float32(times)  # as they are used
+    if not len(used) or not ((used > 0) & (used < 1)).all() or len(set(used)) < len(used):
+        message = (
+            f"times must be distinct numbers between 0 and 1, got {times}: at 0 the posterior is "
+            "the law of the data, at 1 it is a point."
+        )
+        raise ValueError(message)
