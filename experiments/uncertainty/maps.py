@@ -37,6 +37,7 @@ from experiments.images import pictures as images_pictures
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
+from experiments.uncertainty import _calibration
 from experiments.uncertainty._posterior import compared, exact, measures, pictures, rivals, tables
 from fmjax.types import Array, Key, PyTree
 
@@ -185,9 +186,9 @@ def evaluate(
     for part, k in (("held_out", keys[2]), ("train", keys[3])):  # part 2
         pixels = getattr(images, part)[: config.num_uncertainty]
         arrays[part] = calibrate(k, pixels, images.levels, label=part.replace("_", "-"))
-    results["uncertainty"] = tables.calibrations(arrays["held_out"])
-    results["uncertainty_train"] = tables.calibrations(arrays["train"])
-    results["pooled"] = tables.pooled(arrays["held_out"])
+    results["uncertainty"] = _calibration.rows(arrays["held_out"])
+    results["uncertainty_train"] = _calibration.rows(arrays["train"])
+    results["pooled"] = _calibration.pooled(arrays["held_out"])
     results["exact"], arrays["exact"] = exact.compare(path, images, arrays, size=size)  # part 4
     if config.num_likelihood:
         results["likelihood"] = likelihood.bits_per_dim(
@@ -268,7 +269,7 @@ def main(config: Config) -> None:
         figures = {
             "samples": images_pictures.samples(arrays["samples"], dataset=name),
             "uncertainty": pictures.uncertainty(arrays["held_out"], dataset=name),
-            "calibration": pictures.calibration(arrays["held_out"], results["uncertainty"]),
+            "calibration": _calibration.picture(arrays["held_out"], results["uncertainty"]),
             **compared.all_of(arrays, results, dataset=name),
         }
         run_pictures.save(folder / "figures", figures)

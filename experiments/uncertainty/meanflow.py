@@ -36,9 +36,9 @@ from experiments.images import data, training
 from experiments.run import batches, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
+from experiments.uncertainty import _calibration
 from experiments.uncertainty._onestep import pictures, tables
 from experiments.uncertainty._posterior import measures
-from experiments.uncertainty._posterior.tables import calibrations
 from fmjax.types import Array, AverageVelocity, Key, PyTree
 
 path = training.path
@@ -207,7 +207,7 @@ def evaluate(
         arrays[name] = measures.calibrate(
             *model, path, key_states, pixels, images.levels, **options
         )
-        results[name] = calibrations(arrays[name])
+        results[name] = _calibration.rows(arrays[name])
     results["agreement"] = [
         tables.agreement(t, arrays["MeanFlow"][t], arrays["flow"][t]) for t in arrays["flow"]
     ]

@@ -9,8 +9,10 @@ which accelerators do not give by default.
 * fidelity and diversity, each by itself: `prdc`, precision, recall, density and coverage
 * copies of the training set: `nearest_neighbor`; `distance_ratio` and `memorization_ratio`
 * two sequences of numbers: `pearson`, `spearman`
+* stated uncertainties against errors: `calibration`
 """
 
+from fmjax.metrics.calibration import Calibration, calibration
 from fmjax.metrics.correlation import pearson, spearman
 from fmjax.metrics.distributions import (
     frechet,
@@ -24,6 +26,8 @@ from fmjax.metrics.neighbors import distance_ratio, memorization_ratio, nearest_
 
 __all__ = [
     "PRDC",
+    "Calibration",
+    "calibration",
     "distance_ratio",
     "frechet",
     "gaussian_kernel",

@@ -359,6 +359,7 @@ BATCH = {
     "metrics.prdc": lambda k, x, y: metrics.prdc(x, y, neighbors=2),
     "metrics.pearson": lambda k, x, y: metrics.pearson(x[:, 0], y[:, 0]),
     "metrics.spearman": lambda k, x, y: metrics.spearman(x[:, 0], y[:, 0]),
+    "metrics.calibration": lambda k, x, y: metrics.calibration(x[:, 0], y[:, 0], variance=x),
 }
 
 # These return paths, densities, functions or networks; their own tests take what they return

@@ -17,8 +17,8 @@ GROUND = {
     "images": {"run"},
     **{folder: {"run", "images"} for folder in (*PAPERS, "benchmarks")},
 }
-# The workshops that stand on another one of their paper.
-WORKSHOPS = {"_copies": {"_cosine"}, "_onestep": {"_posterior"}}
+# The workshop that stands on another one of their paper.
+WORKSHOPS = {"_copies": {"_cosine"}}
 # A module of the ground floor whose second user is planned; the entry goes when that one is there.
 AWAITED = {"images/likelihood.py": "fdm/cifar10.py"}
 OUTSIDE = {"orbax": {"run/loop.py"}, "tensorflow_datasets": {"images/prepared.py"}}

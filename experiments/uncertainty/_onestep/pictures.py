@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.images import pictures as images_pictures
-from experiments.uncertainty._posterior import pictures, tables
+from experiments.uncertainty import _calibration
 
 
 def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
@@ -26,7 +26,7 @@ def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> 
         "samples": samples(arrays["samples"], results["samples"], dataset=dataset),
         "maps": one_step_maps(arrays["one_step"], times, dataset=dataset),
         "agreement": agreement(arrays, results, dataset=dataset),
-        "calibration": pictures.calibration(arrays["MeanFlow"], results["MeanFlow"]),
+        "calibration": _calibration.picture(arrays["MeanFlow"], results["MeanFlow"]),
     }
 
 
@@ -66,7 +66,7 @@ def one_step_maps(made: dict[str, np.ndarray], times: tuple[float, ...], *, data
       times: of the noising.
       dataset: the name for the title.
     """
-    order = np.argsort(tables.totals(made["sensitivity"]))
+    order = np.argsort(_calibration.totals(made["sensitivity"]))
     chosen = order[np.linspace(0, len(order) - 1, min(8, len(order))).round().astype(int)]
     inner = [i for i, t in enumerate(times) if 0.25 < t < 0.75] or range(len(times))
     rows = [(f"posterior std.\nnoised to t = {times[i]:g}", made["renoised"][:, i]) for i in inner]
@@ -110,7 +110,7 @@ def agreement(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) 
       dataset: the name for the title.
     """
     times = sorted(arrays["flow"])
-    which = pictures.typical(arrays["flow"])
+    which = _calibration.typical(arrays["flow"])
     names = {"flow": "plain flow\nstd. dev.", "MeanFlow": "MeanFlow, h = 0\nstd. dev."}
     figure = Figure(figsize=(2.5 * len(times) + 1.2, 9.2), layout="constrained")
     axes = figure.subplots(3, len(times), squeeze=False)

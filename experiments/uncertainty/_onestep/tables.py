@@ -26,7 +26,7 @@ import fmjax
 from experiments.images import data
 from experiments.images.features import principal_components
 from experiments.run import batches
-from experiments.uncertainty._posterior import tables
+from experiments.uncertainty import _calibration
 from fmjax.types import Array, PyTree
 
 
@@ -90,7 +90,7 @@ def agreement(
       ours: `uncertainty` `[n]`, `variance` and `mean` `[n, *dims]`.
       theirs: the same of the other model.
     """
-    correlations = tables.map_correlations(ours["variance"], theirs["variance"])
+    correlations = _calibration.map_correlations(ours["variance"], theirs["variance"])
     return {
         "t": t,
         "num_images": len(ours["uncertainty"]),
@@ -113,12 +113,12 @@ def one_step(made: dict[str, np.ndarray], times: tuple[float, ...]) -> dict[str,
       The prior's total, quantiles of the sensitivity's, and for each time the mean total of the
       noised samples and the correlations of the sensitivity with it, over samples and pixels.
     """
-    sensitivity = tables.totals(made["sensitivity"])
+    sensitivity = _calibration.totals(made["sensitivity"])
     rows = []
     for index, t in enumerate(times):
         maps = made["renoised"][:, index]
-        uncertainty = tables.totals(maps)
-        pixels = tables.map_correlations(maps, made["sensitivity"])
+        uncertainty = _calibration.totals(maps)
+        pixels = _calibration.map_correlations(maps, made["sensitivity"])
         rows.append(
             {
                 "t": t,
@@ -153,7 +153,7 @@ def report(results: dict[str, Any], folder: os.PathLike) -> str:
     lines.append(f" {label:22s}  {floor['frechet']:8.3f}")
     for name in ("MeanFlow", "flow"):
         what = "its h = 0 slice" if name == "MeanFlow" else "plain"
-        lines += [f"{name} ({what}), held-out images", tables.table(results[name])]
+        lines += [f"{name} ({what}), held-out images", _calibration.table(results[name])]
     lines.append("the two at the same states: t, ratio of E[U], correlation of U, of maps")
     lines += [
         f" {row['t']:.2f}   {row['u_ratio']:.3f}   {row['u_correlation']:.2f}"

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.images import pictures as images_pictures
-from experiments.uncertainty._posterior import measures, pictures, tables
+from experiments.uncertainty import _calibration
+from experiments.uncertainty._posterior import measures
 
 
 def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
@@ -76,7 +77,7 @@ def generation(
 def _middle(by_time: dict[float, dict[str, np.ndarray]]) -> int:
     """Returns the example whose total variance at the middle time is the median."""
     variance = list(by_time.values())[len(by_time) // 2]["variance"]
-    return int(np.argsort(tables.totals(variance))[len(variance) // 2])
+    return int(np.argsort(_calibration.totals(variance))[len(variance) // 2])
 
 
 def exact(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> Figure:
@@ -112,7 +113,7 @@ def exact(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> F
             markersize=9,
             label="E[error] of the exact law's mean",
         )
-        u = [tables.totals(truth[t]["variance"]).mean() for t in times]
+        u = [_calibration.totals(truth[t]["variance"]).mean() for t in times]
         ax.plot(times, u, "--", color="tab:orange", linewidth=2, label=f"E[U], exact for {law}")
         ax.set(xlabel="t (noise at 0, data at 1)", yscale="log")
         width = results["exact"]["widths"][part]
@@ -129,7 +130,7 @@ def exact(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> F
 def _exact_maps(figure: Any, arrays: dict[str, Any]) -> None:
     """Draws the maps of one held-out state at each time, learned above exact, on one scale."""
     learned, truth = arrays["held_out"], arrays["exact"]["held_out"]
-    times, which = sorted(learned), pictures.typical(learned)
+    times, which = sorted(learned), _calibration.typical(learned)
     axes = figure.subplots(2, len(times), squeeze=False)
     for column, t in enumerate(times):
         pair = [images_pictures.over_channels(a[t]["variance"][which]) for a in (learned, truth)]

@@ -29,7 +29,7 @@ import numpy as np
 import fmjax
 from experiments.images import data
 from experiments.run import batches
-from experiments.uncertainty._posterior import tables
+from experiments.uncertainty import _calibration
 from fmjax.paths import Path
 from fmjax.types import Array
 
@@ -142,15 +142,15 @@ def _of_states(
 
 def _row(t: float, learned: dict, mean: np.ndarray, variance: np.ndarray) -> dict[str, float]:
     """Returns the line of the table for one time; `exact_error` is that of the exact mean."""
-    u, exact = tables.totals(learned["variance"]), tables.totals(variance)
-    maps = tables.map_correlations(learned["variance"], variance)
+    u, exact = _calibration.totals(learned["variance"]), _calibration.totals(variance)
+    maps = _calibration.map_correlations(learned["variance"], variance)
     told = maps[np.isfinite(maps)]  # an exact map that is constant correlates with nothing
     return {
         "t": t,
         "num_images": len(u),
         "mean_u": float(u.mean()),
         "mean_exact_u": float(exact.mean()),
-        "exact_error": float(tables.totals((learned["image"] - mean) ** 2).mean()),
+        "exact_error": float(_calibration.totals((learned["image"] - mean) ** 2).mean()),
         "median_relative_error": float(np.median(np.abs(u - exact) / exact)),
         "pearson_u": float(fmjax.metrics.pearson(u, exact)),
         "map_correlation": float(told.mean()) if len(told) else math.nan,

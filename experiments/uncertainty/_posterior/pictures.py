@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.images import pictures as images_pictures
+from experiments.uncertainty import _calibration
 
 
 def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) -> Figure:
@@ -21,7 +22,7 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
       by_time: from each time to the stacked output of `maps.measure`.
       dataset: the name for the title.
     """
-    times, which = list(by_time), typical(by_time)
+    times, which = list(by_time), _calibration.typical(by_time)
     rows = (
         "held-out\nimage",
         "noised\nimage",
@@ -51,40 +52,5 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     figure.suptitle(
         f"Uncertainty of a held-out image ({dataset}) from the velocity's Jacobian\n"
         f"noise at t = 0, data at t = 1; maps in {unit}, from 0 to 1"
-    )
-    return figure
-
-
-def typical(by_time: dict[float, dict[str, np.ndarray]]) -> int:
-    """Returns the image whose uncertainty at the middle time is the median of all."""
-    middle = list(by_time)[len(by_time) // 2]
-    return int(np.argsort(by_time[middle]["uncertainty"])[len(by_time[middle]["uncertainty"]) // 2])
-
-
-def calibration(
-    by_time: dict[float, dict[str, np.ndarray]], rows: list[dict[str, float]]
-) -> Figure:
-    """Returns U against the squared error of every image, one panel for each time.
-
-    Args:
-      by_time: from each time to the stacked output of `maps.measure`.
-      rows: the table's row for each time, in the same order.
-    """
-    figure = Figure(figsize=(max(3.3 * len(rows), 9.0), 4.8), layout="constrained")
-    axes = figure.subplots(1, len(rows), squeeze=False)[0]
-    for ax, (t, result), row in zip(axes, by_time.items(), rows, strict=True):
-        u, error = result["uncertainty"], result["error"]
-        ax.scatter(u, error, s=9, alpha=0.5, color="tab:purple", edgecolors="none")
-        ax.set(xlabel="U = tr Cov", ylim=(0.0, 1.05 * error.max()))
-        ax.axline((u.mean(), u.mean()), slope=1.0, color="black", linewidth=1, label="error = U")
-        ax.plot(u.mean(), error.mean(), "o", color="tab:orange", markersize=9, label="means")
-        ax.set_title(
-            f"t = {t:g}\nmean error / mean U = {row['ratio']:.2f}\n"
-            f"Pearson {row['pearson']:.2f} (best {row['best_pearson']:.2f})"
-        )
-    axes[0].set_ylabel("squared error of the mean")
-    axes[0].legend(loc="lower right", fontsize=10)
-    figure.suptitle(
-        "Uncertainty against error, each held-out image a point (units of x in [-1, 1])"
     )
     return figure

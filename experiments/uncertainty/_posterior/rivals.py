@@ -31,7 +31,7 @@ import numpy as np
 
 import fmjax
 from experiments.run import batches, clock
-from experiments.uncertainty._posterior import tables
+from experiments.uncertainty import _calibration
 from fmjax.paths import Path
 from fmjax.types import Array, Key, PyTree, Velocity
 
@@ -182,7 +182,7 @@ def compare(
 
 
 def _agreement(t: float, values: np.ndarray, error: np.ndarray) -> dict[str, float]:
-    score = tables.totals(values)
+    score = _calibration.totals(values)
     return {
         "t": t,
         "num_images": len(score),

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.images import pictures as images_pictures
 from experiments.run import pictures as run_pictures
+from experiments.uncertainty import _calibration
 from experiments.uncertainty._onestep import pictures as onestep
 from experiments.uncertainty._onestep import tables as quality
 from experiments.uncertainty._posterior import compared, measures, pictures, tables
@@ -41,7 +42,7 @@ def _posterior(shape, times):
     }
     both = [(name, t) for name in METHODS for t in times]
     results = {
-        "uncertainty": tables.calibrations(arrays["held_out"]),
+        "uncertainty": _calibration.rows(arrays["held_out"]),
         "edges": [measures.edge_statistic(t, m["mean"], m["variance"]) for t, m in by_time.items()],
         "exact": {
             "widths": {"train": 0.034, "held_out": 0.2},
@@ -75,8 +76,8 @@ def _onestep(shape, times):
             {"model": model, "steps": steps, "num_samples": 5, "frechet": 1.0}
             for model, steps in distances
         ],
-        "MeanFlow": tables.calibrations(arrays["MeanFlow"]),
-        "flow": tables.calibrations(arrays["flow"]),
+        "MeanFlow": _calibration.rows(arrays["MeanFlow"]),
+        "flow": _calibration.rows(arrays["flow"]),
         "agreement": [
             quality.agreement(t, arrays["MeanFlow"][t], arrays["flow"][t]) for t in times
         ],
@@ -94,7 +95,7 @@ def test_figures_of_the_posterior(tmp_path, shape, count):
                 arrays["train"][TIMES[count][0]]["image"], dataset="noise"
             ),
             "uncertainty": pictures.uncertainty(arrays["held_out"], dataset="noise"),
-            "calibration": pictures.calibration(arrays["held_out"], results["uncertainty"]),
+            "calibration": _calibration.picture(arrays["held_out"], results["uncertainty"]),
             **compared.all_of(arrays, results, dataset="noise"),
         }
         run_pictures.save(tmp_path / "figures", figures)
@@ -156,7 +157,7 @@ def test_shades_and_deviations_are_in_grey_levels():
 
 def test_the_typical_image_is_that_of_the_median_uncertainty():
     by_time = {t: {"uncertainty": np.array(u)} for t, u in ((0.1, [1, 2, 3]), (0.5, [9, 1, 4]))}
-    assert pictures.typical(by_time | {0.9: by_time[0.1]}) == 2
+    assert _calibration.typical(by_time | {0.9: by_time[0.1]}) == 2
 
 
 def test_the_style_ends_with_its_context():
@@ -171,7 +172,7 @@ def test_the_style_ends_with_its_context():
 
 def test_the_report_of_uncertainty_images_names_what_it_should():
     arrays, results = _posterior((4, 4, 1), TIMES[2])
-    results["uncertainty_train"] = tables.calibrations(arrays["train"])
+    results["uncertainty_train"] = _calibration.rows(arrays["train"])
     for part in ("train", "held_out"):
         for row, gap in zip(results["exact"][part], (0.123, 4.56), strict=True):
             row["median_relative_error"] = gap
