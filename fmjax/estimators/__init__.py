@@ -53,7 +53,7 @@ References:
   [kraemer2024gradients]
 """
 
-from fmjax.estimators._common import Estimate
+from fmjax._jacobian import Estimate
 from fmjax.estimators.leave_one_out import xdiag, xnysdiag, xnystrace, xtrace
 from fmjax.estimators.probes import as_divergence, bekas, hutchinson
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from matfree import stochtrace
 
-from fmjax.estimators import _common
-from fmjax.estimators._common import Estimate, Field
+from fmjax import _jacobian
+from fmjax._jacobian import Estimate, Field
 from fmjax.types import Array, Key
 
 __all__ = ["xdiag", "xnysdiag", "xnystrace", "xtrace"]
@@ -31,8 +31,8 @@ class _Algorithm(NamedTuple):
     exact: Callable[[Array], Array]
 
 
-def _jacobian(tangent_map: Field, x: Array) -> Field:  # noqa: ARG001
-    """Returns the Jacobian itself."""
+def _unchanged(tangent_map: Field, x: Array) -> Field:  # noqa: ARG001
+    """Returns the products with the Jacobian itself."""
     return tangent_map
 
 
@@ -49,19 +49,19 @@ def _triangle(probes: Array) -> Array:
 # The rescaling of the trace's residual wants probes that no rotation changes; signs leave the
 # diagonal of a residual without noise, as (2) says.
 _SPHERE, _SIGNS = stochtrace.sampler_sphere, stochtrace.sampler_signs
-_XTRACE = _Algorithm(stochtrace.leave_one_out_xtrace(), _SPHERE, _jacobian, jnp.sum)
-_XDIAG = _Algorithm(stochtrace.leave_one_out_xdiag(), _SIGNS, _jacobian, _diagonal)
+_XTRACE = _Algorithm(stochtrace.leave_one_out_xtrace(), _SPHERE, _unchanged, jnp.sum)
+_XDIAG = _Algorithm(stochtrace.leave_one_out_xdiag(), _SIGNS, _unchanged, _diagonal)
 _XNYSTRACE = _Algorithm(
-    stochtrace.leave_one_out_xnystrace(qr_r=_triangle), _SPHERE, _common.symmetric, jnp.sum
+    stochtrace.leave_one_out_xnystrace(qr_r=_triangle), _SPHERE, _jacobian.symmetric, jnp.sum
 )
-_XNYSDIAG = _Algorithm(stochtrace.leave_one_out_xnysdiag(), _SIGNS, _common.symmetric, _diagonal)
+_XNYSDIAG = _Algorithm(stochtrace.leave_one_out_xnysdiag(), _SIGNS, _jacobian.symmetric, _diagonal)
 
 
 def _leave_one_out(
     algorithm: _Algorithm, key: Key, f: Field, x: Array, num_probes: int
 ) -> tuple[Array, Estimate]:
     """Computes the value and the mean of the terms (3), or the exact number if d is small."""
-    x, value, tangent_map = _common.linearized(f, x, num_probes)
+    x, value, tangent_map = _jacobian.linearized(f, x, num_probes)
     if x.size <= 2 * num_probes:
         units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
         entries = jax.vmap(lambda unit: jnp.vdot(unit, tangent_map(unit)))(units)
@@ -71,7 +71,7 @@ def _leave_one_out(
     matvec, scale = _unit_scale(algorithm.operator(tangent_map, x), probes[0])
     with jax.numpy_rank_promotion("allow"):  # matfree promotes; its caller may forbid it
         terms = algorithm.terms(matvec, probes)
-    return value, _common.summary(scale * terms)
+    return value, _jacobian.summary(scale * terms)
 
 
 def _unit_scale(matvec: Field, probe: Array) -> tuple[Field, Array]:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from matfree import stochtrace
 
-from fmjax.estimators import _common
-from fmjax.estimators._common import Estimate, Field
+from fmjax import _jacobian
+from fmjax._jacobian import Estimate, Field
 from fmjax.types import Array, Divergence, Key
 
 __all__ = ["as_divergence", "bekas", "hutchinson"]
@@ -24,11 +24,11 @@ def _monte_carlo(
     form: Callable[..., Array], key: Key, f: Field, x: Array, num_probes: int, probe: Callable
 ) -> tuple[Array, Estimate]:
     """Averages one form per probe, eq. (1); also returns the value."""
-    x, value, tangent_map = _common.linearized(f, x, num_probes)
+    x, value, tangent_map = _jacobian.linearized(f, x, num_probes)
     # The probes of fmjax.divergence.hutchinson: equal keys give equal estimates.
     draw = lambda key: probe(key, x.shape, x.dtype)  # noqa: E731
     probes = jax.vmap(draw)(jax.random.split(key, num_probes))
-    return value, _common.summary(jax.vmap(lambda z: form(tangent_map, z))(probes))
+    return value, _jacobian.summary(jax.vmap(lambda z: form(tangent_map, z))(probes))
 
 
 def hutchinson(

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks
-from fmjax.estimators import Estimate, _common
+from fmjax import _checks, _jacobian
+from fmjax.estimators import Estimate
 from fmjax.onestep.states import flow_map
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Key
@@ -205,7 +205,7 @@ def sensitivity_estimate(
     _, tangent_map = jax.linearize(to_data, x)
     probes = jax.random.rademacher(key, (num_probes, *x.shape), x.dtype)
     squares = jnp.square(sigma * jax.vmap(tangent_map)(probes))
-    return _common.summary(squares)
+    return _jacobian.summary(squares)
 
 
 def _map(

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import _checks, predictions
-from fmjax.estimators import _common
+from fmjax import _checks, _jacobian, predictions
 from fmjax.paths import Path
 from fmjax.predictions import Prediction
 from fmjax.types import Array, Velocity
@@ -60,7 +59,7 @@ def field(
 def symmetric(function: Linear, x: Array) -> Linear:
     """Returns products with the symmetric part of a field's Jacobian, from one linearisation."""
     _, tangent_map = jax.linearize(function, x)
-    return _common.symmetric(tangent_map, x)
+    return _jacobian.symmetric(tangent_map, x)
 
 
 def dense(function: Linear, x: Array) -> Array:

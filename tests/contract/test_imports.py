@@ -16,6 +16,7 @@ ROOT = pathlib.Path(fmjax.__file__).parent
 FLOORS = [
     {"types", "_compat"},
     {"_checks"},
+    {"_jacobian"},
     set("paths divergence estimators couplings times metrics toy train models _krylov".split()),
     {"predictions", "samplers", "_bank", "collapse"},
     {"likelihood"},
@@ -69,6 +70,41 @@ def test_modules_import_lower_floors_only(path):
             assert module in ALLOWED[top], f"{module} imports {top}"
         else:
             assert top in {"jax", "numpy"} | sys.stdlib_module_names, f"{module} imports {top}"
+
+
+def _names(path):
+    """Yields the dotted names that a file imports, and those that it reads from a module."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    bound = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    yield from bound.values()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{bound.get(node.value.id, node.value.id)}.{node.attr}"
+
+
+@pytest.mark.parametrize("path", _files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_private_to_a_package_or_a_module_is_used_there_only(path):
+    mine = _module(path)
+    for name in _names(path):
+        top, *rest = name.split(".")
+        if top == "fmjax" and rest[0] != mine:
+            # `fmjax._bank` is the library's own; `fmjax.posterior._operator` is posterior's.
+            private = [part for part in rest[1:] if part.startswith("_")]
+            assert not private, f"{mine} uses {name}: move it to a module `fmjax/_*.py`"
+
+
+def test_the_experiments_use_the_public_names_of_the_library():
+    files = sorted((ROOT.parent / "experiments").rglob("*.py"))
+    names = {name for path in files for name in _names(path) if name.startswith("fmjax.")}
+    private = {name for name in names if "._" in name and "__" not in name}
+    assert {".".join(name.split(".")[:2]) for name in private} <= {"fmjax._compat"}
 
 
 SHIMS = {"jax.enable_x64": "fmjax/_compat.py", "nnx.List": "fmjax/models/layers.py"}

@@ -1,4 +1,7 @@
-"""Shared parts of the estimators: the linearization, and the mean with its standard error."""
+"""Products with a Jacobian, and means over random probes with their standard error.
+
+The estimators, posterior covariances and the sensitivities of one-step models share these parts.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ Field = Callable[[Array], Array]
 
 
 class Estimate(NamedTuple):
-    """A random estimate and its standard error, eq. (4), of equal shapes."""
+    """A random estimate and its standard error, eq. (4) of `fmjax.estimators`, of equal shapes."""
 
     mean: Array
     standard_error: Array
@@ -38,7 +41,7 @@ def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field
 
 
 def summary(terms: Array) -> Estimate:
-    """Computes the mean over the first axis and its standard error, eq. (4) of the package."""
+    """Computes the mean over the first axis and its standard error, eq. (4) of the estimators."""
     variance = jnp.var(terms, axis=0, ddof=1) / len(terms)
     zero = variance == 0  # where the root has no derivative; a NaN is not zero and stays
     return Estimate(terms.mean(0), jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance))))
