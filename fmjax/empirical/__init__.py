@@ -16,25 +16,24 @@ with `D = alpha_dot sigma - alpha sigma_dot`. This is the field that conditional
 regresses on, so it is the ground truth for a network trained on the bank: for its velocity,
 its divergence and its posterior covariance. All of it is singular where sigma = 0.
 
-* the law: `weights`, `mean`, `velocity`, `log_density`; `law`, all of it and more in one pass
+* the law: `weights`, `mean`, `velocity`, `log_density`; `law` computes all of them in one pass
 * its change in space and time: `covariance`, `matvec`, `jacobian`, `divergence`, `lipschitz`,
   `time_derivative`, `acceleration`
 * how many points matter: `effective_number`, `entropy`, and `truncated` to the likeliest, with a
   bound
 * targets of training, at a known pair: `anchored_velocity`, `refined_velocity`
-* data sets made ready: `prepare` (also bytes), `take` (a batch), `reweighted` (a class), `mirrored`
+* preparing data sets: `prepare` (also bytes), `take` (a batch), `reweighted` (a class), `mirrored`
   (flips), `padded` and `partition` (devices)
 
-A data set of 50,000 images is no obstacle: under `vmap` a velocity or a divergence is two matrix
-products, `chunk_size` streams the bank (the result is the same, the memory that of one chunk), and
-`axis_name` spreads it over devices.
+Data sets of 50,000 images are practical. Under `vmap` a velocity or a divergence is two matrix
+products. `chunk_size` streams the bank: the result is the same, and the memory is one chunk.
+`axis_name` spreads the bank over devices.
 
-Products run at the highest matrix precision, since this is the reference for everything else. A
-NaN in the data makes everything NaN without a word; `prepare` looks for it.
-Still, the logits (1) come from inner products: in float32 they cannot tell points of the bank
-whose relative distance is below about 1e-3 from each other as t -> 1. Where the pair (x0, x1)
-that made x_t is known, as in training, the forms for targets have no such cancellation, and
-`truncated` has none among the points that it keeps.
+Products run at the highest matrix precision, since this is the reference for everything else. A NaN
+in the data makes every result NaN; `prepare` refuses such data. The logits (1) come from inner
+products. As t -> 1 in float32 these cannot separate points of the bank whose relative distance is
+below about 1e-3. In training the pair (x0, x1) that made x_t is known, and the forms for targets
+use it to avoid this cancellation. `truncated` avoids it among the points that it keeps.
 
 References:
   Bertrand, Gagneux, Massias and Emonet (2025), On the Closed-Form of Flow Matching:

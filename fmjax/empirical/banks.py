@@ -1,15 +1,15 @@
 """Preparing a bank: data stored as bytes, weights, classes and mirror images.
 
 Every function of `fmjax.empirical` takes the data set as a plain floating array `[n, *dims]` or as
-a `Bank`. A bank is worth making where it serves many calls, since its norms are then computed once,
-and it can be what an array cannot:
+a `Bank`. Make a bank if it serves many calls: its norms are computed once. A bank can also be what
+an array cannot:
 
 * bytes, `prepare(images, scale=1 / 127.5, shift=-1)`: a quarter of the memory, scaled by chunks;
   `take` returns some of the points in the units of the states
 * weighted: `reweighted`, by any weights, or by a mask, `labels == label` for one class; under
   `vmap` every example may have its own
-* closed under a symmetry: `mirrored`, whose atoms are the images and their mirror images, the law
-  that a network trained with random flips has seen
+* closed under a symmetry: `mirrored` adds the mirror image of every point. A network trained with
+  random flips has seen this law
 * spread over the devices of a mesh, by `padded` and `partition` (`fmjax.empirical.devices`)
 
 A smoothed bank, points blurred by Gaussian noise, is a bank on another path: `paths.smoothed`.
@@ -37,23 +37,24 @@ def prepare(
     shift: Array | float = 0.0,
     chunk_size: int = 1024,
 ) -> Bank:
-    """Returns a data set made ready, so that nothing of it is computed twice.
+    """Prepares a data set for many calls, so that its norms are computed once.
 
     Args:
-      points: `[n, *dims]`, floating, or integers such as the bytes of images. They are stored as
-        they are, also in half precision, and computed with in float32 at least, a chunk at a time.
-        (On CPUs XLA widens whole arrays of bfloat16; float16 and bytes save memory there too.)
-      scale: `[]`, by which the points are multiplied to be in the units of the states.
-      shift: `[]`, what is added then; for bytes in [-1, 1], scale 1 / 127.5 and shift -1.
-      chunk_size: points that are scaled at a time, here only.
+      points: `[n, *dims]`, floating, or integers such as the bytes of images. They are stored in
+        this dtype, half precision included. Computations convert a chunk at a time to float32 or
+        wider. (On CPUs XLA widens whole arrays of bfloat16; float16 and bytes save memory there
+        too.)
+      scale: `[]`, the factor that brings the points to the units of the states.
+      shift: `[]`, added after scaling. For bytes in [-1, 1] take scale 1 / 127.5 and shift -1.
+      chunk_size: number of points scaled at a time while preparing.
 
     Returns:
       The bank.
 
     Raises:
-      ValueError: if there are no points, if integers are to be taken as they are, if scale or
-        shift is no single number, if `chunk_size` is not positive, or, outside of `jit`, if a point
-        is not finite.
+      ValueError: if there are no points, if integers come with neither scale nor shift, if scale or
+        shift is not a single number, if `chunk_size` is not positive, or, outside of `jit`, if a
+        point is not finite.
 
     Example:
       >>> import fmjax
@@ -95,13 +96,12 @@ def _check_floating(points: Array) -> None:
 
 
 def take(bank: Array | Bank, index: Array) -> Array:
-    """Returns some of the points in the units of the states, such as the batch of a training step.
+    """Selects points of the bank in the units of the states, such as the batch of a training step.
 
     Args:
-      bank: `[n, *dims]`, or a `Bank`, of whose points only these are scaled; what they weigh does
-        not matter.
-      index: `[*shape]`, integers from 0 to n - 1. Under `jit`, where they cannot be looked at, one
-        beyond the end is the last, as everywhere in jax.
+      bank: `[n, *dims]`, or a `Bank`. Only the selected points are scaled; weights do not matter.
+      index: `[*shape]`, integers from 0 to n - 1. Under `jit` indices are not checked: one past the
+        end is clamped to the last point, as in jax.
 
     Returns:
       `[*shape, *dims]`, floating.
@@ -143,21 +143,21 @@ def _is_zero(value: Array | float) -> bool:
 
 
 def reweighted(bank: Array | Bank, weights: Array) -> Bank:
-    """Returns the bank with other weights, the law of the data given a class among them.
+    """Gives the points of a bank new weights, for example to condition on a class.
 
     Args:
       bank: `[n, *dims]`, or a `Bank`, whose own weights are replaced.
       weights: `[n]`, not negative, of any positive sum; or a mask, such as `labels == label`.
 
     Returns:
-      The bank; its points are shared, not copied. Derivatives in a weight are right where it is
-      positive; in a weight of 0 they are 0. Under `jit`, where weights cannot be looked at,
-      everything is NaN if none is positive or if one is negative. Reweight before `padded` and
-      `partition`: padding has no weight, and of one device's part all weights may be zero.
+      The bank; its points are shared, not copied. Derivatives with respect to a weight are right
+      where it is positive, and 0 for a weight of 0. Under `jit` weights are not checked: every
+      result is NaN if none is positive or if one is negative. Reweight before `padded` and
+      `partition`: padding has no weight, and all weights in one device's part may be zero.
 
     Raises:
       ValueError: if the weights are not `[n]`, or, outside of `jit`, if one is negative or not
-        finite, or none is positive; of a plain array as `prepare`.
+        finite, or none is positive. For a plain array also as `prepare`.
 
     Example:
       >>> import fmjax
@@ -187,14 +187,14 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
 
 
 def mirrored(bank: Array | Bank, *, axis: int = -2) -> Bank:
-    """Returns the bank of all points and their mirror images, twice as many.
+    """Adds the mirror image of every point to a bank, which doubles its size.
 
     A network that is trained on randomly flipped images has seen this law.
 
     Args:
       bank: `[n, *dims]`, or a `Bank`.
-      axis: of the points that is reversed, counted with their first axis n: -2 is the width of
-        images `[n, height, width, channels]`.
+      axis: the axis that is reversed, counted with the first axis
+        n: -2 is the width of images `[n, height, width, channels]`.
 
     Returns:
       The bank of 2 n points.

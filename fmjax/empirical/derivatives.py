@@ -17,7 +17,7 @@ __all__ = ["covariance", "divergence", "jacobian", "lipschitz", "matvec"]
 
 
 def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
-    """Returns the covariance of the data given the state, eq. (3).
+    """Computes the covariance of the data given the state, eq. (3).
 
     Args:
       path: the path.
@@ -53,7 +53,7 @@ def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
 
 
 def jacobian(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
-    """Returns the Jacobian of the exact velocity in closed form, eq. (5).
+    """Computes the Jacobian of the exact velocity in closed form, eq. (5).
 
     Args:
       path: the path.
@@ -91,7 +91,7 @@ def divergence(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Returns the divergence of the exact velocity in closed form, eq. (6).
+    """Computes the divergence of the exact velocity in closed form, eq. (6).
 
     Args:
       path: the path.
@@ -102,8 +102,8 @@ def divergence(
       axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
 
     Returns:
-      `[]`, exact: no Jacobian is made and no probe is drawn. In float32 it errs by about
-      eps |b|^2 alpha / sigma^3 where several near points share the weight; `truncated` does not.
+      `[]`, exact: no Jacobian is formed and no probe is drawn. In float32 the error is about
+      `eps |b|^2 alpha / sigma^3` where several near points share the weight; `truncated` avoids it.
 
     Raises:
       ValueError: as `empirical.velocity`.
@@ -131,10 +131,10 @@ def matvec(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Returns the product of the posterior covariance (3) with a vector, without the matrix.
+    """Multiplies a vector by the posterior covariance (3) without forming the matrix.
 
-    The Jacobian times the vector is `sigma_dot / sigma` times the vector and `D alpha / sigma^3`
-    times this.
+    The Jacobian (5) times the vector is `sigma_dot / sigma` times the vector plus
+    `D alpha / sigma^3` times this product.
 
     Args:
       path: the path.
@@ -199,24 +199,26 @@ def lipschitz(
     num_matvecs: int = 32,
     chunk_size: int | None = None,
 ) -> Array:
-    """Returns the local Lipschitz constant of the exact velocity, the spectral norm of (5).
+    """Estimates the local Lipschitz constant of the exact velocity, the spectral norm of (5).
 
-    The Jacobian is symmetric, with the eigenvalues `sigma_dot / sigma + D alpha / sigma^3 mu_k`,
-    mu_k those of the covariance (3): between `sigma_dot / sigma`, reached where the data have no
-    spread, and an early peak where two groups of the data part.
+    The Jacobian is symmetric. Its eigenvalues are `sigma_dot / sigma + D alpha / sigma^3 mu_k`,
+    with mu_k the eigenvalues of the covariance (3). The least possible one, `sigma_dot / sigma`,
+    belongs to a direction without spread. The constant peaks early, where two groups of the data
+    separate.
 
     Args:
-      key: of the start of the Krylov space in which the extreme mu_k are sought.
+      key: for the first vector of the Krylov space in which the extreme mu_k are sought.
       path: the path.
       bank: `[n, *dims]`, the data set, or a `Bank`.
       x: `[*dims]`, the state; d is its size.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      num_matvecs: dimension of the Krylov space, positive; exact from d on. Twice as many products
-        are taken, each of two products with the bank.
+      num_matvecs: dimension of the Krylov space, positive; exact from d on. It takes twice as many
+        products with the covariance, each of two products with the bank.
       chunk_size: points of the bank in memory at a time; None takes the bank whole.
 
     Returns:
-      `[]`, per unit of time, from inside the spectrum: the truth is at least as large.
+      `[]`, per unit of time. The estimate lies inside the spectrum, so the truth is at least as
+      large.
 
     Raises:
       ValueError: if `num_matvecs` is not positive; otherwise as `matvec`.

@@ -26,14 +26,14 @@ __all__ = ["padded", "partition"]
 
 
 def padded(bank: Array | Bank, multiple: int) -> Bank:
-    """Returns the bank with points of no weight added, until their number divides.
+    """Adds points of weight zero until the number of points is a multiple of a given one.
 
     Args:
       bank: `[n, *dims]`, or a `Bank`.
-      multiple: such as the number of devices, positive.
+      multiple: positive, such as the number of devices.
 
     Returns:
-      The bank, the same where it divides already; the law is unchanged.
+      The bank, unchanged if its size is a multiple already. Its law is unchanged.
 
     Raises:
       ValueError: if `multiple` is not positive.
@@ -62,14 +62,14 @@ def padded(bank: Array | Bank, multiple: int) -> Bank:
 
 
 def partition(bank: Array | Bank, axis_name: str) -> Bank:
-    """Returns the partition of a bank over an axis of a mesh, for `shard_map` and `device_put`.
+    """Describes how a bank is split over an axis of a mesh, for `shard_map` and `device_put`.
 
     Args:
       bank: `[n, *dims]`, or a `Bank`; n must divide by the size of the axis (`padded`).
       axis_name: the axis of the mesh over which the points are spread.
 
     Returns:
-      A `Bank` of partition specs, in the place of the arrays of `Bank`.
+      A `Bank` whose fields are partition specs in place of arrays.
 
     Example:
       >>> import fmjax

@@ -1,4 +1,4 @@
-"""What one pass over a finite data set says at one state: eq. (1), (2), (4), (6) and (7)."""
+"""The exact law at one state by one pass over the data set: eq. (1), (2), (4), (6) and (7)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Law", "anchored_velocity", "law", "log_density", "mean", "velocity",
 
 
 class Law(NamedTuple):
-    """Everything that one pass over a bank says at one state.
+    """The quantities that one pass over a bank gives at one state.
 
     Attributes:
       mean: `[*dims]`, eq. (2).
@@ -44,10 +44,10 @@ def law(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Law:
-    """Returns mean, velocity, divergence, density and more from one pass over the bank.
+    """Computes mean, velocity, divergence, density and more in one pass over the bank.
 
-    Two calls that stream the bank read it twice, also under `jit`; what is not used of the result
-    of one is not computed there.
+    Calls of `velocity` and `divergence` read a streamed bank twice, also under `jit`; this reads it
+    once. Under `jit` the fields that are not used are not computed.
 
     Args:
       path: the path.
@@ -58,7 +58,7 @@ def law(
       axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
 
     Returns:
-      All of them by name.
+      The `Law`: every quantity by name.
 
     Raises:
       ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
@@ -110,7 +110,7 @@ def _log_total(bank: Bank, axis_name: str | None) -> Array:
 def weights(
     path: Path, bank: Array | Bank, x: Array, t: Array, *, chunk_size: int | None = None
 ) -> Array:
-    """Returns the posterior probability of every point of the bank, eq. (1).
+    """Computes the posterior probability of every point of the bank, eq. (1).
 
     Args:
       path: the path.
@@ -152,7 +152,7 @@ def mean(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Returns the mean of the data given the state, the optimal denoiser, eq. (2).
+    """Computes the mean of the data given the state, the optimal denoiser, eq. (2).
 
     Args:
       path: the path.
@@ -192,7 +192,7 @@ def velocity(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Returns the exact marginal velocity of the bank, eq. (4).
+    """Computes the exact marginal velocity of the bank, eq. (4).
 
     Args:
       path: the path.
@@ -203,7 +203,7 @@ def velocity(
       axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
 
     Returns:
-      `[*dims]`, the minimiser of the conditional flow matching loss on the bank.
+      `[*dims]`, the minimizer of the conditional flow matching loss on the bank.
 
     Raises:
       ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
@@ -224,15 +224,15 @@ def velocity(
 
 
 def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Array:
-    """Returns the exact velocity at the state made from a known pair, accurate as t -> 1.
+    """Computes the exact velocity at the state of a known pair, accurate as t -> 1.
 
-    With `x = alpha x1 + sigma x0` and x1 in the bank, the logits relative to that of x1 are
+    With `x = alpha x1 + sigma x0` and x1 in the bank, the logits relative to the logit of x1 are
 
         -rho^2 |x1 - b_j|^2 / 2 - rho <x0, x1 - b_j>,    rho = alpha / sigma,
 
-    in which nothing large cancels as t -> 1: in float32 the error stays below 1e-5 |x1 - x0| at
-    every t up to 0.99999, and below 1e-6 of the velocity itself for images; the form (4) has lost
-    half its digits there.
+    No large terms cancel here as t -> 1. In float32 the error stays below 1e-5 |x1 - x0| at every t
+    up to 0.99999, and below 1e-6 of the velocity itself for images. The form (4) has lost half its
+    digits there.
 
     Args:
       path: the path.
@@ -276,7 +276,7 @@ def log_density(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Returns the log-density of the state at time t, eq. (7).
+    """Computes the log-density of the state at time t, eq. (7).
 
     Args:
       path: the path.

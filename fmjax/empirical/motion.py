@@ -21,7 +21,7 @@ __all__ = ["acceleration", "time_derivative"]
 def time_derivative(
     path: Path, bank: Array | Bank, x: Array, t: Array, *, chunk_size: int | None = None
 ) -> Array:
-    """Returns the partial derivative of the exact velocity in time, at a fixed state.
+    """Computes the partial derivative of the exact velocity in time, at a fixed state.
 
     Args:
       path: the path, twice differentiable.
@@ -52,10 +52,10 @@ def time_derivative(
 def acceleration(
     path: Path, bank: Array | Bank, x: Array, t: Array, *, chunk_size: int | None = None
 ) -> Array:
-    """Returns the acceleration along the exact flow, `d u(x_t, t) / dt`; zero where it is straight.
+    """Computes the acceleration along the exact flow, `d u(x_t, t) / dt`; 0 where it is straight.
 
-    On the linear path it is the change of the posterior mean along the trajectory over 1 - t: a
-    trajectory is straight while its state tells nothing new about where it goes.
+    On the linear path it is the rate at which the posterior mean changes along the trajectory,
+    divided by 1 - t. A trajectory is straight while the posterior mean stays the same.
 
     Args:
       path: the path, twice differentiable.

@@ -1,20 +1,20 @@
-"""How many points of the data set matter at a state, and what the likeliest of them give.
+"""How many points of the data set matter at a state, and the field of the likeliest points.
 
-Early on all points of the bank have weight, late a single one: its weights collapse. How far they
-have is told by their entropy H and by the effective number of points `1 / sum_i w_i^2`, both from
-n down to one. Then few points are enough:
+Early in the path all points of the bank carry weight; late, a single one does. Two numbers measure
+how far the weights have collapsed: their entropy H, from log n down to 0, and the effective number
+of points `1 / sum_i w_i^2`, from n down to 1. Then few points are enough:
 
-* `truncated` keeps the k likeliest and says how far it can be from the exact field: with eps the
-  weight of the others, R the largest norm among them and S = R + |m_k|,
+* `truncated` keeps the k likeliest points and bounds the distance to the exact field. With eps the
+  weight of the other points, R their largest norm and S = R + |m_k|,
 
       |m - m_k| <= eps S,                  |u - u_k| <= (D / sigma) eps S                    (8)
       |tr C - tr C_k| <= eps (S^2 + tr C_k)                                                  (9)
 
-  for E|b - m_k|^2 over all points is both tr C + |m - m_k|^2 and (1 - eps) tr C_k plus eps times
-  its mean over the others, which is at most S^2.
+  because E|b - m_k|^2 over all points equals tr C + |m - m_k|^2. It also equals (1 - eps) tr C_k
+  plus eps times the mean over the other points, which is at most S^2.
 
-* `refined_velocity` takes all, but of the k likeliest the differences in place of inner products:
-  what the inner products of float32 cannot tell apart as t -> 1 are exactly those.
+* `refined_velocity` uses all points, but takes differences instead of inner products for the k
+  likeliest: those are the points that float32 inner products cannot separate as t -> 1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def effective_number(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Returns the effective number of points of the bank at a state, `1 / sum_i w_i^2`.
+    """Computes the effective number of points of the bank at a state, `1 / sum_i w_i^2`.
 
     Args:
       path: the path.
@@ -83,9 +83,9 @@ def entropy(
     chunk_size: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Returns the entropy of the posterior over the points of the bank, `-sum_i w_i log w_i`.
+    """Computes the entropy of the posterior over the points of the bank, `-sum_i w_i log w_i`.
 
-    Its mean over states, taken from log n, is the information that x_t holds about x1.
+    Log n minus its mean over states is the information that x_t holds about x1.
 
     Args:
       path: the path.
@@ -116,7 +116,7 @@ def entropy(
 
 
 class Truncated(NamedTuple):
-    """The exact law cut down to the k likeliest points, and what that can cost.
+    """The exact law of the k likeliest points, with bounds on the error.
 
     Attributes:
       velocity: `[*dims]`, u_k, the exact velocity of the k points.
@@ -124,7 +124,7 @@ class Truncated(NamedTuple):
       divergence: `[]`, of u_k.
       left_out: `[]`, eps, the weight of all other points, in [0, 1].
       bound: `[]`, of the distance between u_k and the velocity of the whole bank, eq. (8).
-      divergence_bound: `[]`, of that between their divergences, by eq. (9).
+      divergence_bound: `[]`, of the distance between their divergences, by eq. (9).
     """
 
     velocity: Array
@@ -144,18 +144,18 @@ def truncated(
     k: int,
     chunk_size: int | None = None,
 ) -> Truncated:
-    """Returns the velocity from the k likeliest points alone, with bounds of what is left out.
+    """Computes the velocity from the k likeliest points alone, with bounds on the error.
 
-    One product with the bank in place of two. The k points are weighed by their differences from
-    the state, and their covariance is made of differences too, so in float32 this is the more
-    accurate form where they carry the weight: near the data, and first of all in few dimensions.
+    It takes one product with the bank instead of two. Weights and covariance of the k points are
+    computed from differences. In float32 this is therefore the more accurate form where these
+    points carry the weight: near the data, and in few dimensions most of all.
 
     Args:
       path: the path.
       bank: `[n, *dims]`, the data set, or a `Bank`.
       x: `[*dims]`, the state.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      k: points that are kept, 1 ... n.
+      k: number of points kept, 1 ... n.
       chunk_size: points of the bank in memory at a time; None takes the bank whole.
 
     Returns:
@@ -229,12 +229,12 @@ def refined_velocity(
     k: int = 8,
     chunk_size: int | None = None,
 ) -> Array:
-    """Returns the exact velocity at the state made from a known pair, of a large bank.
+    """Computes the exact velocity of a large bank at the state of a known pair.
 
-    What `anchored_velocity` returns, by two products with the bank and the differences of the k
-    likeliest points from x1, in place of the differences of all: under `vmap` the memory is batch
-    times n and not batch times n times d. In float32 it is as accurate where at most k points
-    share the weight as t -> 1, as they do among images.
+    The result is the same as from `anchored_velocity`. It takes two products with the bank and the
+    differences from x1 of the k likeliest points only. Under `vmap` the memory is batch times n,
+    not batch times n times d. In float32 it is as accurate if at most k points share the weight as
+    t -> 1, which holds for images.
 
     Args:
       path: the path.
@@ -243,7 +243,7 @@ def refined_velocity(
       x0: `[*dims]`, noise.
       x1: `[*dims]`, data, one of the points of the bank.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      k: points whose differences are taken; all of a smaller bank.
+      k: number of points whose differences are taken; all if the bank is smaller.
       chunk_size: points of the bank in memory at a time; None takes the bank whole.
 
     Returns:

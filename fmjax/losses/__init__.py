@@ -1,16 +1,17 @@
 """Training losses: one scalar per example.
 
-Noise, times and couplings are drawn before and passed in, and whatever is random takes a key, so a
-loss is tested by its value; the caller takes the mean over the batch. Only `probe_every` sees one.
+Draw noise, times and couplings first and pass them in. A loss that is random takes a key, so each
+loss can be tested by its value; the caller averages over the batch. Only `probe_every` takes a
+whole batch.
 
-* flow matching: `cfm`, on drawn pairs; `adaptive`, a weight for any loss
+* flow matching: `cfm` on drawn pairs; `adaptive` weights any loss by its value
 * flow and divergence matching: `fdm` on drawn pairs, `dm` on the exact field of a data set or of
   a minibatch; what is matched is a function, `match_trace`, `match_product` or `match_jacobian`,
   to a target, `of_pair`, `of_bank` or `of_large_bank`, by its `residual`;
   `cdm` and `cdm_absolute`, the divergence loss alone, to train on and to report; `probe_every`
   for a divergence on a share of the batch
-* empirical flow matching: `efm`, on the closed form of a draw from the data set, `draw_bank`, or of
-  all of it
+* empirical flow matching: `efm`, on the closed form of the data set or of a draw from it
+  (`draw_bank`)
 * average velocities: `meanflow`, `improved_meanflow`, `guidance`
 """
 

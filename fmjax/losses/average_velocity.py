@@ -1,18 +1,19 @@
 """MeanFlow: learning the average velocity, which samples in one step.
 
 Flow matching (`cfm`) learns the marginal velocity v, the conditional mean of `d x_t / dt` given
-x_t. MeanFlow learns its average along the flow that is at x at time t,
+x_t. MeanFlow learns the average of v along the flow through x at time t,
 
     u(x, r, t) = 1 / (r - t) int_t^r v(x_s, s) ds,    u(x, t, t) = v(x, t)            (1)
 
-which samples in one step, `x_r = x + (r - t) u`. Here t is where x lives and r, nearer to the
-data, is where u leads: r >= t. (The paper counts time from the data, so there r <= t.)
+which samples in one step, `x_r = x + (r - t) u`. Here t is the time of x, and r >= t, nearer to the
+data, is the time to which u leads. (The paper counts time from the data, so there r <= t.)
 Differentiating `(r - t) u` along the flow gives, for either order of r and t,
 
     u = v - (t - r) du/dt,    du/dt = (grad_x u) v + d_t u                            (2)
 
 and `du/dt` is one `jax.jvp` with the tangent (v, 0, 1). The two losses put the velocity of the
-drawn pair, v_c = d x_t / dt, into (2) at different places; sg is `stop_gradient`:
+drawn pair, v_c = d x_t / dt, into (2) at different places. With sg for `stop_gradient` the errors
+are
 
     meanflow           u - sg[v_c - (t - r) du/dt],  du/dt along v_c                  (3)
     improved_meanflow  u + (t - r) sg[du/dt] - v_c,  du/dt along the network's v      (4)
@@ -22,12 +23,12 @@ mean zero given x_t, and by (2) they differ by the Jacobian of the flow map from
 
     error of (3) = (I + (r - t) grad_x u) (error of (4)) = -J (v_c - v)               (5)
 
-so there (4) has the smaller variance in directions in which the flow expands and the larger
-one where it contracts; what it gains in training is a target that stays put.
+So (4) has the smaller variance in directions in which the flow expands, and the larger variance
+where it contracts. Its advantage in training is a target that does not move with the network.
 
-`guidance` replaces v_c by a combination with the network's own velocities. A network trained so
-has it inside: its h = 0 slice is not the marginal velocity of any data, and the identities of
-`fmjax.posterior` do not hold for it.
+`guidance` replaces v_c by a combination with the network's own velocities. A network trained with
+it has guidance built in. Its slice `u(x, t, t)` is then not the marginal velocity of any data, and
+the identities of `fmjax.posterior` do not hold for it.
 
 References:
   Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
@@ -65,21 +66,22 @@ def meanflow(
     *,
     guide: Guide = _unguided,
 ) -> Array:
-    """Returns the MeanFlow loss of one example, the mean square of eq. (3).
+    """Computes the MeanFlow loss of one example, the mean square of eq. (3).
 
-    Draw the times by `times.intervals`, weigh the loss by `adaptive`, and jit the step.
+    Draw the times with `times.intervals`, weight the loss with `adaptive`, and jit the step.
 
     Args:
       average_velocity: the network that is trained, `(x[*dims], r[], t[]) -> [*dims]`.
       path: the path.
       x0: `[*dims]`, noise.
       x1: `[*dims]`, data.
-      r: `[]`, in [t, 1], where u leads; in an array r < t is not seen, and trains the way back.
-      t: `[]`, in [0, 1], where x lives.
-      guide: what replaces the velocity of the pair, in target and tangent; see `guidance`.
+      r: `[]`, in [t, 1], the time to which u leads. If they are arrays, r < t is not noticed and
+        trains the way back.
+      t: `[]`, in [0, 1], the time of x.
+      guide: replaces the velocity of the pair, in target and tangent; see `guidance`.
 
     Returns:
-      `[]`, the squared error per dimension; its gradient is through u alone.
+      `[]`, the squared error per dimension; the gradient passes through u alone.
 
     Raises:
       ValueError: if shapes differ, if a time is batched or a static number outside [0, 1], or
@@ -114,22 +116,23 @@ def improved_meanflow(
     *,
     guide: Guide = _unguided,
 ) -> Array:
-    """Returns the improved MeanFlow loss of one example, the mean square of eq. (4).
+    """Computes the improved MeanFlow loss of one example, the mean square of eq. (4).
 
-    Its target, unless guided, is free of the network. A second head for the velocity is trained on
-    the same one: `meanflow(lambda x, r, t: head(x, t), path, x0, x1, t, t, guide=guide)`.
+    Without a guide the target does not depend on the network. Train a second head for the velocity
+    on the same target: `meanflow(lambda x, r, t: head(x, t), path, x0, x1, t, t, guide=guide)`.
 
     Args:
       average_velocity: the network that is trained, `(x[*dims], r[], t[]) -> [*dims]`.
-      velocity: the network's marginal velocity `(x[*dims], t[]) -> [*dims]`, the tangent of
-        du/dt: `onestep.instantaneous(average_velocity)` or a second head; no gradient enters.
+      velocity: the network's marginal velocity `(x[*dims], t[]) -> [*dims]`, the tangent of du/dt.
+        Pass `onestep.instantaneous(average_velocity)` or a second head; no gradient passes through
+        it.
       path: the path.
       x0: `[*dims]`, noise.
       x1: `[*dims]`, data.
-      r: `[]`, in [t, 1], where u leads; see `meanflow`.
-      t: `[]`, in [0, 1], where x lives.
-      guide: what replaces the velocity of the pair in the target; `velocity` is then the
-        network's own at the same class, which learns the guided field.
+      r: `[]`, in [t, 1], the time to which u leads; see `meanflow`.
+      t: `[]`, in [0, 1], the time of x.
+      guide: replaces the velocity of the pair in the target. Then pass as `velocity` the network's
+        own velocity at the same class, which learns the guided field.
 
     Returns:
       `[]`, the squared error per dimension.
@@ -166,22 +169,22 @@ def guidance(
     low: Array | float = 0.0,
     high: Array | float = 1.0,
 ) -> Guide:
-    """Returns a guide that trains classifier-free guidance into an average velocity.
+    """Makes a guide that trains classifier-free guidance into an average velocity.
 
     The velocity v of a pair of class c becomes, where `low <= t <= high`,
 
         scale v + (1 - scale - mix) u(x, t, t | no class) + mix u(x, t, t | c)
 
-    without gradient through the slices. In the paper's letters scale is omega and mix is kappa;
-    the field that is learned is guided by `omega / (1 - kappa)`. `scale=1, mix=1 - 1 / omega`
-    is the form of improved MeanFlow. Rows whose class was dropped use `scale=1, mix=0`, which is
-    v itself, and with any other what is learned is no posterior's velocity.
+    without gradient through the slices. In the paper's letters scale is omega and mix is kappa; the
+    network learns guidance of strength `omega / (1 - kappa)`. `scale=1, mix=1 - 1 / omega` is the
+    form of improved MeanFlow. For examples whose class was dropped use `scale=1, mix=0`, which is v
+    itself. With any other values the learned field is not the velocity of a posterior.
 
     Args:
       conditional: the network at the class of the example, `(x, r, t) -> [*dims]`; for a second
         head that gives velocities pass `lambda x, r, t: head(x, t)`.
       unconditional: the network at no class, likewise.
-      scale: omega, the weight of v; like the other three it may be traced, per example.
+      scale: omega, the weight of v. Like the other three options it may be traced, per example.
       mix: kappa, the weight of the conditional slice, below 1.
       low: where guidance begins, in [0, 1]; 1 - t_end of a paper whose t = 1 is noise.
       high: where guidance ends, in [low, 1]; 1 - t_start of such a paper.

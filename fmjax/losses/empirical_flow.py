@@ -5,11 +5,11 @@ exact velocity. Of M points b_1 = x1, b_2, ..., b_M of the data set, the closed 
 
     u_M(x_t) = sum_j w_j u(x_t | b_j),    w_j proportional to p(x_t | b_j)                 (1)
 
-is E[u(x_t | x1) | x_t, the unordered points]: whoever sees the points without being told which of
-them made x_t. So its mean given x_t is the exact velocity too, for every M, and its variance is at
-most that of flow matching. M = 1 is `cfm`, all n points the exact field. What matters is that x1 is
-among them and, given them, equally likely to be any: the M points of `draw_bank` serve a whole
-batch.
+is E[u(x_t | x1) | x_t, the unordered points]: the points are given, but not which of them made x_t.
+So its mean given x_t is the exact velocity too, for every M, and its variance is at most the
+variance of the flow matching target. M = 1 is `cfm`; all n points give the exact field. The
+argument needs x1 among the points and, given the points, equally likely to be any of them. So the M
+points of `draw_bank` serve a whole batch.
 
 References:
   Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719.
@@ -40,22 +40,22 @@ def efm(
     *,
     target: Callable[..., Array] = empirical.anchored_velocity,
 ) -> Array:
-    """Returns the empirical flow matching loss of one example.
+    """Computes the empirical flow matching loss of one example.
 
-    The mean over dimensions of `(velocity(x_t, t) - u_M(x_t))^2`, eq. (1). No gradient goes
+    It is the mean over dimensions of `(velocity(x_t, t) - u_M(x_t))^2`, eq. (1). No gradient goes
     through the target.
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
       path: the path.
-      bank: `[M, *dims]`, points of the data set, drawn independently of x0, x1 among them, as by
-        `draw_bank`; or the whole data set, also as a `Bank` where the target takes one.
+      bank: `[M, *dims]`, points of the data set with x1 among them, drawn independently of x0, as
+        by `draw_bank`. Or the whole data set, also as a `Bank` if the target takes one.
       x0: `[*dims]`, noise, N(0, I) and independent of the bank.
       x1: `[*dims]`, data, one of the points of the bank.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
       target: `(path, bank, x0, x1, t) -> [*dims]`. The default takes differences from every point,
-        under `vmap` in memory batch times M times d; for images and large banks take
-        `partial(empirical.refined_velocity, chunk_size=1000)`, in batch times M.
+        so that under `vmap` the memory is batch times M times d. For images and large banks take
+        `partial(empirical.refined_velocity, chunk_size=1000)`, with memory batch times M.
 
     Returns:
       `[]`, the squared error per dimension, in float32 at least.
@@ -85,11 +85,11 @@ def efm(
 
 
 def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:
-    """Returns the indices of a bank for one batch: the batch itself, and others at random.
+    """Draws the indices of a bank for one batch: the batch itself, and others at random.
 
-    Sees a batch. All indices are distinct, so that given the bank every one of its points is
-    equally likely to be a given x1 of the batch, and the target is unbiased for every size.
-    (Points that are drawn apart from the batch, and may repeat it, bias it slightly.)
+    It takes a whole batch. All indices are distinct. Given the bank, each of its points is then
+    equally likely to be a given x1 of the batch, so the target is unbiased for every size. (Points
+    drawn apart from the batch, which may repeat it, bias the target slightly.)
 
     Args:
       key: a typed PRNG key.
@@ -98,7 +98,7 @@ def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:
       size: M, number of points of the bank, from b to n.
 
     Returns:
-      `[M]`, distinct integers in 0 ... n - 1; the first b are those of the batch.
+      `[M]`, distinct integers in 0 ... n - 1; the first b are the indices of the batch.
 
     Raises:
       ValueError: if the batch is not `[b]` integers, if `size` is not from b to n, or, outside of

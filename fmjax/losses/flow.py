@@ -1,4 +1,4 @@
-"""Conditional flow matching, and the weight that a loss gives itself.
+"""Conditional flow matching, and adaptive weights for any loss.
 
 Flow matching regresses a velocity on `d x_t / dt = alpha_dot x1 + sigma_dot x0` of drawn pairs,
 whose conditional mean given x_t is the marginal velocity.
@@ -21,10 +21,10 @@ __all__ = ["adaptive", "cfm"]
 
 
 def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array:
-    """Returns the conditional flow matching loss of one example.
+    """Computes the conditional flow matching loss of one example.
 
-    The mean over dimensions of `(velocity(x_t, t) - d x_t / dt)^2`. Over pairs and times its
-    minimiser is the marginal velocity `E[d x_t / dt | x_t]`.
+    It is the mean over dimensions of `(velocity(x_t, t) - d x_t / dt)^2`. Its minimizer over pairs
+    and times is the marginal velocity `E[d x_t / dt | x_t]`.
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
@@ -62,18 +62,19 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
 
 
 def adaptive(loss: Array, *, power: Array | float = 1.0, eps: Array | float = 1e-3) -> Array:
-    """Returns a loss divided by a power of its own value, `loss / sg[loss + eps]^power`.
+    """Divides a loss by a power of its own value, `loss / sg[loss + eps]^power`.
 
-    Examples with a large error no longer dominate the gradient: power = 1 makes it that of
-    log(loss + eps). Report the plain loss, whose value still says how well the network does.
+    Examples with a large error no longer dominate the gradient: for power = 1 it is the gradient of
+    log(loss + eps). Report the plain loss, since this value no longer shows how well the network
+    does.
 
-    MeanFlow adds its constant c to a sum over the d entries; here the loss is their mean, and
-    `eps = c / d` gives the same gradient up to a factor `d^(1 - power)`: c = 1e-3 on images of
-    32 x 32 x 3 is eps = 3.3e-7.
+    MeanFlow adds its constant c to a sum over the d entries, while losses here are means over the
+    entries. So `eps = c / d` gives the same gradient up to a factor `d^(1 - power)`. For images of
+    32 x 32 x 3, c = 1e-3 becomes eps = 3.3e-7.
 
     Args:
       loss: `[]`, of one example, not negative; under `vmap` before the mean of the batch.
-      power: 0 for the plain loss, 1 for full normalisation.
+      power: 0 for the plain loss, 1 for full normalization.
       eps: positive; it bounds the weight where the loss is 0.
 
     Returns:

@@ -6,18 +6,18 @@ v makes of the same noise is at most
     TV(p_t, p_hat_t) <= 1/2 int_0^t E |r_s| ds <= 1/2 int_0^t E |r_s(. | x1)| ds      (1)
 
 with the residual r of `fmjax.losses.matching`, marginal or conditional (`fmjax.path_error` has the
-theory; on vp and ve the distance at t = 0 is to be added). Flow matching alone makes
-`|u - v|` small and says nothing of its derivative; flow and divergence matching adds it,
+theory; on vp and ve add the distance at t = 0). Flow matching alone makes `|u - v|` small, but not
+its derivatives. Flow and divergence matching adds the divergence,
 
     fdm = cfm + weight * penalty,                                                     (2)
 
-where the penalty is the square of sigma times the conditional residual, per dimension (`cdm`,
-or another matching). No gradient goes through the v beside the
-score, so the gradient of a penalty is not the derivative of its value. The conditional form is an
-upper bound for want of the marginal field. For a
-finite data set that field is known in closed form, so `dm` regresses on it directly; with a
-minibatch in place of the data set its expected gradient is still that of the marginal loss,
-and a minibatch of x1 alone is `fdm` again.
+where the penalty is the square of sigma times the conditional residual, per dimension (`cdm`, or
+another matching). No gradient passes through the v that multiplies the score, so the gradient of a
+penalty is not the derivative of its value. The conditional form is an upper bound; it is used
+because the marginal field is unknown. For a finite data set the marginal field is known in closed
+form, so `dm` regresses on it directly. With a minibatch in place of the data set the expected
+gradient of `dm` is still the gradient of the marginal loss. A minibatch of x1 alone gives `fdm`
+again.
 
 References:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
@@ -54,11 +54,11 @@ def cdm(
     *,
     divergence: Divergence = divergence.exact,
 ) -> Array:
-    """Returns the conditional divergence matching loss of one example, to train on.
+    """Computes the conditional divergence matching loss of one example, to train on.
 
-    The square of `sigma r / d`, with the residual r of the pair. Finite wherever sigma_dot is, so
-    also at t = 1 of linear and cosine; on vp and ve_to_zero stop at 1 - eps. Alone it does not fix
-    a velocity, whose rotations it does not see: use `fdm`.
+    It is the square of `sigma r / d`, with the residual r of the pair. It is finite wherever
+    sigma_dot is, so also at t = 1 of linear and cosine; on vp and ve_to_zero stop at 1 - eps. Alone
+    it does not determine a velocity, since rotations do not change it: use `fdm`.
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
@@ -98,13 +98,13 @@ def cdm_absolute(
     *,
     divergence: Divergence = divergence.exact,
 ) -> Array:
-    """Returns the absolute conditional residual of one example, to report the bound (1) by.
+    """Computes the absolute conditional residual of one example, to report the bound (1).
 
-    Half its mean over pairs and times in [0, t] is, times t, a bound of TV(p_t, p_hat_t), eq. (1).
-    On a path whose sigma vanishes at t = 1 it grows as sigma_dot / sigma even at the exact
-    velocity, so the bound grows as log(1 / sigma(t)): report it up to some t < 1, or on a path with
-    sigma > 0. Not to train on: it regresses on a median, and no gradient goes through the v beside
-    the score.
+    Half its mean over pairs and times in [0, t], times t, bounds TV(p_t, p_hat_t), eq. (1). On a
+    path whose sigma vanishes at t = 1 it grows as sigma_dot / sigma even at the exact velocity. The
+    bound then grows as log(1 / sigma(t)): report it up to some t < 1, or on a path with sigma > 0.
+    Do not train on it: its minimizer is a conditional median, not a mean, and no gradient passes
+    through the v that multiplies the score.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -112,7 +112,7 @@ def cdm_absolute(
       x0: `[*dims]`, noise, N(0, I) and independent of x1.
       x1: `[*dims]`, data.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      divergence: an exact one; the absolute value of an estimate is too large on average.
+      divergence: an exact divergence; the absolute value of an estimate is too large on average.
 
     Returns:
       `[]`, |r|, per unit of time.
@@ -148,7 +148,7 @@ def fdm(
     weight: Array | float,
     matching: Matching = match_trace,
 ) -> Array:
-    """Returns the flow and divergence matching loss of one example, eq. (2).
+    """Computes the flow and divergence matching loss of one example, eq. (2).
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
@@ -193,27 +193,26 @@ def dm(
     matching: Matching = match_trace,
     target: Callable[..., Target] = targets.of_bank,
 ) -> Array:
-    """Returns the marginal flow and divergence matching loss of one example on a data set.
+    """Computes the marginal flow and divergence matching loss of one example on a data set.
 
-    As `fdm`, but velocity, score and divergence of the target are those of the whole bank, in
-    closed form: no noise of the pair is left in the target, and the residual is the marginal one,
-    whose mean absolute value is the paper's intractable loss, in place of its upper bound. For a
-    large data set pass a minibatch of it as the bank, or all of it with another `target`.
+    It is `fdm` with velocity, score and divergence of the whole bank as the target, in closed form.
+    The target then has no noise from the pair, and the residual is the marginal residual. Its mean
+    absolute value is the paper's intractable loss, in place of the upper bound. For a large data
+    set pass a minibatch as the bank, or the whole data set with another `target`.
 
     Args:
       velocity: the field that is trained, `(x[*dims], t[]) -> [*dims]`.
       path: the path.
-      bank: `[n, *dims]`, the data set, also as a `Bank` where the target takes one; or a minibatch
-        of it drawn independently of x0, with which the expected gradient is that of the data set.
-        It must contain x1.
+      bank: `[n, *dims]`, the data set, also as a `Bank` if the target takes one. Or a minibatch
+        drawn independently of x0, which leaves the expected gradient unchanged. It must contain x1.
       x0: `[*dims]`, noise, N(0, I) and independent of the bank.
       x1: `[*dims]`, data, one of the points of the bank.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      weight: of the penalty, not negative; the number 0 costs no derivative.
+      weight: weight of the penalty, not negative; the number 0 costs no derivative.
       matching: as for `fdm`.
       target: `(path, bank, x0, x1, t) -> Target`. The default takes the differences of all points,
-        under `vmap` in memory batch times n times d; for a whole data set take
-        `partial(of_large_bank, chunk_size=1000)`, in batch times n.
+        so that under `vmap` the memory is batch times n times d. For a whole data set take
+        `partial(of_large_bank, chunk_size=1000)`, with memory batch times n.
 
     Returns:
       `[]`, the squared error per dimension plus the weighted penalty.

@@ -1,4 +1,4 @@
-"""What the divergence of a velocity is matched to, and how.
+"""Matching the divergence of a velocity to a target: the residual and its penalties.
 
 Let p_t be the law of `x_t = alpha x1 + sigma x0` with marginal velocity u and score
 `s = grad log p_t`, and v a learned velocity. The density that v transports differs from p_t by
@@ -6,29 +6,30 @@ an error whose source is the residual
 
     r = div(u - v) + (u - v) . s = -[d_t log p_t + div v + v . s]                 (1)
 
-(`fmjax.path_error`). It contains the field of all data; given one x1, of whose path everything is
-known, the conditional residual with `u = alpha_dot x1 + sigma_dot x0` and `s = -x0 / sigma` is
+(`fmjax.path_error`). It contains the marginal field, which is unknown. Given one x1 all is known:
+with `u = alpha_dot x1 + sigma_dot x0` and `s = -x0 / sigma` the conditional residual is
 
     sigma r = sigma_dot (d - |x0|^2) - (alpha_dot x1 - v) . x0 - sigma div v      (2)
 
-in which nothing is divided by sigma: it is finite wherever sigma_dot is, so also at t = 1 of
-linear and cosine, but not at t = 1 of vp and ve_to_zero. A `Target` (`fmjax.losses.target`) holds
-what (1) needs, of one pair or of a whole data set:
+without a division by sigma. It is finite wherever sigma_dot is, so also at t = 1 of linear and
+cosine, but not at t = 1 of vp and ve_to_zero. A `Target` (`fmjax.losses.target`) holds what (1)
+needs, of one pair or of a whole data set:
 
     sigma r = rate + v . n - sigma div v,    n = -sigma s,  rate = sigma (div u + u . s)   (3)
 
-A matching is a function `(field, target) -> (value, penalty)`, the field taken at the time of the
-target; value and derivative come out of one linearisation. Three facts make (3) trainable:
+A matching is a function `(field, target) -> (value, penalty)` of the field at the time of the
+target. Value and derivative come from one linearization. Three facts make (3) trainable:
 
-* The factor sigma: at v = u the conditional r grows as sigma_dot / sigma, so its mean over all
-  times is infinite wherever sigma vanishes, and a bound made of it empty. Where sigma_dot is
-  infinite too, stop at 1 - eps and divide the whole loss by sigma_dot^2.
-* The square: under a pair's noise the minimiser of a mean square is a mean, here the marginal
-  residual; that of a mean absolute value is a median.
-* No gradient through the v beside n: the noise of n given x_t is correlated with that of the
-  rate, and by moving v the network could trade one against the other. With `stop_gradient` the
-  expected gradient over pairs is that of the marginal loss: conditional mean of (3) given x_t is
-  (1) times sigma, as for conditional flow matching. Without, v = u is not stationary.
+* The factor sigma: at v = u the conditional r grows as sigma_dot / sigma. So its mean over all
+  times is infinite if sigma vanishes, and the bound says nothing. Where sigma_dot is infinite too,
+  stop at 1 - eps and divide the whole loss by sigma_dot^2.
+* The square: under a pair's noise the minimizer of a mean square is a mean, here the marginal
+  residual. The minimizer of a mean absolute value is a median.
+* No gradient through the v that multiplies n: given x_t the noise of n is correlated with the noise
+  of the rate, and by moving v the network could trade one against the other. With `stop_gradient`
+  the expected gradient over pairs equals the gradient of the marginal loss, as for conditional flow
+  matching: the conditional mean of (3) given x_t is (1) times sigma. Without it v = u is not
+  stationary.
 
 References:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
@@ -57,16 +58,16 @@ def match_trace(
     *,
     divergence: Divergence = divergence.exact,
 ) -> tuple[Array, Array]:
-    """Returns the value of the field and the square of its residual per dimension, eq. (3).
+    """Computes the value of the field and the square of its residual per dimension, eq. (3).
 
     With an exact divergence the penalty is `(sigma r / d)^2`. An estimate with K probes adds
-    `sigma^2 / d^2` times its variance, and training then shrinks what that variance is made of: the
-    symmetric part of the Jacobian, off its diagonal for Rademacher probes. `match_product` adds
-    nothing.
+    `sigma^2 / d^2` times its variance. Training then also shrinks the source of this variance, the
+    symmetric part of the Jacobian (for Rademacher probes off its diagonal). `match_product` has no
+    such bias.
 
     Args:
       field: the velocity at the time of the target, `[*dims] -> [*dims]`.
-      target: of a pair or of a data set.
+      target: the target of a pair or of a data set.
       divergence: `(f, x) -> (f(x), div f(x))`. For two or three dimensions and a gradient through
         it `divergence.unrolled`; for images `partial(divergence.hutchinson, key)`.
 
@@ -100,15 +101,15 @@ def match_product(
     *,
     probe: Callable[..., Array] = jax.random.rademacher,
 ) -> tuple[Array, Array]:
-    """Returns the value of the field and an unbiased estimate of its squared residual.
+    """Computes the value of the field and an unbiased estimate of its squared residual.
 
-    The product of the residuals of two independent probes: its mean is the exact square, where
-    the square of one probe is too large by the variance of the probe. It may be negative.
+    The estimate is the product of the residuals of two independent probes. Its mean is the exact
+    square, while the square of one residual is too large by the variance. It may be negative.
 
     Args:
       key: a typed PRNG key, one per example.
       field: the velocity at the time of the target, `[*dims] -> [*dims]`.
-      target: of a pair or of a data set.
+      target: the target of a pair or of a data set.
       probe: `(key, shape, dtype) -> z` with `E[z z^T] = I`.
 
     Returns:
@@ -147,18 +148,18 @@ def match_jacobian(
     num_probes: int = 1,
     probe: Callable[..., Array] = jax.random.rademacher,
 ) -> tuple[Array, Array]:
-    """Returns the value of the field and the mean square of its residual as a matrix.
+    """Computes the value of the field and the mean square of its residual as a matrix.
 
-    The residual (1) is the trace of `M = grad(u - v) + (u - v) s^T`, which vanishes at v = u as
-    the trace does, and in the conditional mean as well. The penalty estimates
-    `sigma^2 |M|_F^2 / d`, at least the square of `match_trace`: a stronger condition, on all
-    derivatives of the velocity.
+    The residual (1) is the trace of `M = grad(u - v) + (u - v) s^T`. Like the trace, M vanishes at
+    v = u, also in the conditional mean. The penalty estimates `sigma^2 |M|_F^2 / d`, which is at
+    least the square of `match_trace`. It is a stronger condition, on all derivatives of the
+    velocity.
 
     Args:
       key: a typed PRNG key, one per example.
       field: the velocity at the time of the target, `[*dims] -> [*dims]`.
-      target: of a pair or of a data set.
-      num_probes: directions z of `M z`; one is unbiased.
+      target: the target of a pair or of a data set.
+      num_probes: number of random directions z of `M z`; one is enough for an unbiased estimate.
       probe: `(key, shape, dtype) -> z` with `E[z z^T] = I`.
 
     Returns:

@@ -1,7 +1,7 @@
-"""A penalty on a share of a batch: its cost falls, its mean stays, its noise grows.
+"""A penalty on a share of a batch: lower cost, the same mean, more noise.
 
-With n examples of which m carry the penalty, each with its weight times n / m, the expected loss of
-the batch is that with the penalty everywhere, whichever examples were chosen without looking.
+Let m of n examples carry the penalty, each with its weight times n / m. If the choice does not
+depend on the examples, the expected loss equals the loss with the penalty on every example.
 
 Reference:
   Horvitz and Thompson (1952), A Generalization of Sampling Without Replacement From a Finite
@@ -25,19 +25,19 @@ __all__ = ["probe_every"]
 def probe_every(
     every: int, loss: Callable[..., Array], weight: Array | float, *arrays: PyTree
 ) -> Array:
-    """Returns the mean loss of a batch whose divergence is probed on a share of it.
+    """Computes the mean loss of a batch, with the divergence penalty on every k-th example only.
 
-    Every k-th example carries the penalty with its weight scaled by n over their number, the
-    others none: the expected gradient is that of the whole batch, the cost of the divergence
-    falls to a k-th, and its noise grows. Sees a batch.
+    The weight of the penalty is scaled by n over the number of these examples. So the expected
+    gradient does not change, the cost of the divergence falls to a k-th, and its noise grows. It
+    takes a whole batch.
 
     Args:
       every: k, an integer from 1 (all) to the size of the batch.
       loss: `(weight, *example) -> []` of one example, such as `fdm` with its weight first; it
         is called with the number 0.0 for the examples without a penalty.
-      weight: the weight that the whole batch is to have.
-      *arrays: `[n, *dims]` each, or pytrees of such, what the loss takes for one example; keys too.
-        Their order must say nothing about them, as with times from `times.stratified`.
+      weight: the weight of the penalty over the whole batch.
+      *arrays: `[n, *dims]` each, or pytrees of such arrays: what the loss takes for one example,
+        keys too. Their order must be random, as for times from `times.stratified`.
 
     Returns:
       `[]`, the mean over the batch.

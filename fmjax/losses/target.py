@@ -1,15 +1,16 @@
-"""What a velocity and its divergence are regressed on, of one pair or of a whole data set.
+"""Regression targets for a velocity and its divergence, of one pair or of a whole data set.
 
-With u the velocity, `s = grad log p_t` the score and d the dimensions, a target holds u and
+With u the velocity, `s = grad log p_t` the score and d the number of dimensions, a target holds u
+and
 
     n = -sigma s,    rate = sigma (div u + u . s) = -sigma d_t log p_t              (1)
 
-Of one pair everything is known: u = alpha_dot x1 + sigma_dot x0, n = x0 and
+For one pair u = alpha_dot x1 + sigma_dot x0, n = x0 and
 
     rate = sigma_dot (d - |x0|^2) - alpha_dot x1 . x0.                              (2)
 
-Of a data set, with m and C the mean and covariance of x1 given x_t (`fmjax.empirical`) and
-`D = alpha_dot sigma - alpha sigma_dot`, at the state of a pair
+For a data set let m and C be the mean and covariance of x1 given x_t (`fmjax.empirical`) and
+`D = alpha_dot sigma - alpha sigma_dot`. At the state of a pair
 
     u = alpha_dot x1 + sigma_dot x0 + (D / sigma) (m - x1),    n = x0 - (alpha / sigma) (m - x1),
     sigma grad u = sigma_dot I + (D alpha / sigma^2) C.                             (3)
@@ -38,7 +39,7 @@ __all__ = ["Target", "of_bank", "of_large_bank", "of_pair", "residual"]
 
 
 class Target(NamedTuple):
-    """What a velocity and its divergence are regressed on at one state.
+    """The regression target of a velocity and its divergence at one state.
 
     Attributes:
       x: `[*dims]`, the state, in the dtype of the pair. The other fields have float32 at least.
@@ -59,7 +60,7 @@ class Target(NamedTuple):
 
 
 def of_pair(path: Path, x0: Array, x1: Array, t: Array) -> Target:
-    """Returns the target of one pair, eq. (2).
+    """Computes the target of one pair, eq. (2).
 
     Args:
       path: the path.
@@ -93,7 +94,7 @@ def of_pair(path: Path, x0: Array, x1: Array, t: Array) -> Target:
 
 
 def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
-    """Returns the target of a whole data set at the state of one pair, eq. (3).
+    """Computes the target of a whole data set at the state of one pair, eq. (3).
 
     Args:
       path: the path.
@@ -144,11 +145,11 @@ def of_large_bank(
     k: int = 8,
     chunk_size: int | None = None,
 ) -> Target:
-    """Returns the target of a whole data set by matrix products, eq. (3).
+    """Computes the target of a whole data set by matrix products, eq. (3).
 
-    What `of_bank` returns, without a difference for every point and entry: under `vmap` the memory
-    is batch times n and not batch times n times d. As accurate in float32 as
-    `empirical.refined_velocity`, which is its velocity.
+    The result is the same as from `of_bank`, without a difference for every point and entry. Under
+    `vmap` the memory is batch times n, not batch times n times d. Its velocity is
+    `empirical.refined_velocity`, with the same accuracy in float32.
 
     Args:
       path: the path.
@@ -156,12 +157,12 @@ def of_large_bank(
       x0: `[*dims]`, noise, N(0, I) and independent of the bank.
       x1: `[*dims]`, data.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      k: points whose differences from x1 are taken; all of a smaller bank.
+      k: number of points whose differences from x1 are taken; all if the bank is smaller.
       chunk_size: points of the bank in memory at a time; None takes the bank whole.
 
     Returns:
-      The target. Its slope, which only `match_jacobian` asks for, takes two products with the bank
-      and carries it along: such a target should not leave a `vmap`.
+      The target. Only `match_jacobian` uses its slope, which takes two products with the bank and
+      holds the bank: do not return such a target from `vmap`.
 
     Raises:
       ValueError: if k or `chunk_size` is not positive; otherwise as `of_bank`.
@@ -209,22 +210,22 @@ def _sloped(sigma_dot: Array, gain: Array, covariance: Partial, z: Array) -> Arr
 
 
 def _slope(sigma_dot: Array, gain: Array, weights: Array, offsets: Array, z: Array) -> Array:
-    """Returns (sigma_dot I + gain Cov) z, the covariance being that of the weighted offsets."""
+    """Returns (sigma_dot I + gain Cov) z, with the covariance of the weighted offsets."""
     along = jnp.matmul(offsets, z.ravel(), precision=_bank.HIGHEST)
     return sigma_dot * z + gain * _bank.average(weights * along, offsets).reshape(z.shape)
 
 
 def residual(value: Array, div: Array, target: Target) -> Array:
-    """Returns sigma times the residual r of a velocity, without a gradient through its value.
+    """Computes sigma times the residual r of a velocity, without a gradient through its value.
 
     `sigma r = rate + v . n - sigma div v`, eq. (3) of `fmjax.losses.matching`.
 
-    `path_error.residual` is r itself, from a log-density in the place of a target.
+    `path_error.residual` is r itself, from a log-density instead of a target.
 
     Args:
       value: `[*dims]`, the velocity at the state.
       div: `[]`, its divergence.
-      target: of a pair or of a data set.
+      target: the target of a pair or of a data set.
 
     Returns:
       `[]`, per unit of time, times sigma.

@@ -9,9 +9,9 @@ the first two moments of the posterior are closed forms of v and J:
     U = tr Cov        = sigma^2 / (alpha D) (sigma div v - sigma_dot d)                   (3)
 
 On the linear path (2) is `(1 - t)^2 / t (I + (1 - t) J)`. Nothing is retrained: any velocity
-that was trained by conditional flow matching will do, and what comes out is the uncertainty of
-the law that the model has learned. On that law `E |x1 - E[x1 | x_t]|^2 = E[U]` at every t,
-which is the test to run on a trained model.
+trained by conditional flow matching will do. The result is the uncertainty under the law that the
+model has learned. Under that law `E |x1 - E[x1 | x_t]|^2 = E[U]` at every t: check this on a
+trained model (`fmjax.metrics.calibration`).
 
 Why (2): differentiating (1) gives `grad m`, and by Bayes' rule `grad m = alpha / sigma^2 Cov`.
 
@@ -29,28 +29,28 @@ A model that predicts something else, or counts time from the data, becomes a ve
 `onestep.instantaneous`.
 
 What to know before use
-* The noise must be Gaussian and independent of the data. A velocity trained on coupled pairs
-  (minibatch optimal transport, reflow) breaks (2): for N(0, 1) joined to N(0, 4) by the monotone
-  map the true variance is 0 at every state and (2) says 0.667 at t = 1/2. Nothing in the field
-  shows it; the calibration E[error] = E[U] does.
-* A guided velocity (classifier-free guidance of scale w) breaks it too: (2) then returns
-  `w C_conditional + (1 - w) C_unconditional`, which is no covariance and may be negative. Use the
-  conditional velocity alone. A network trained on guided targets has guidance built in.
-* At the noise end alpha -> 0 and (2) is 0 times infinity: a small error of the model's J is
-  multiplied by `sigma^3 / (alpha D)`, 17 at t = 0.05 of the linear path and 919 there of vp. The
-  exact limit is the covariance of the data. `near_noise` returns it below a smallest t, and
+* The noise must be Gaussian and independent of the data. For a velocity trained on coupled pairs
+  (minibatch optimal transport, reflow) (2) is wrong. For N(0, 1) coupled to N(0, 4) by the monotone
+  map the true variance is 0 at every state, and (2) gives 0.667 at t = 1/2. The field itself does
+  not show it; the calibration E[error] = E[U] does.
+* For a guided velocity (classifier-free guidance of scale w) it is wrong too. (2) then gives
+  `w C_conditional + (1 - w) C_unconditional`, which is not a covariance and may be negative. Use
+  the conditional velocity alone. A network trained on guided targets has guidance built in.
+* At the noise end alpha -> 0 and (2) is 0 times infinity. A small error in the model's J is
+  multiplied by `sigma^3 / (alpha D)`. At t = 0.05 this factor is 17 on the linear path and 919 on
+  vp. The exact limit is the covariance of the data. `near_noise` returns it below a smallest t, and
 
       P = alpha grad m = (alpha^2 / sigma^2) Cov = alpha / D (sigma J - sigma_dot I)      (4)
 
   is finite wherever D is (everywhere but at t = 1 of vp) and ranks states and pixels at
   one t as the covariance does.
-* At the data end the covariance vanishes like sigma^2, so that maps beyond t = 0.95 say little.
-* The exact J is symmetric, a network's is not: matrices and products take its symmetric part,
-  which is the nearest symmetric matrix; diagonal and trace do not see the rest.
+* At the data end the covariance vanishes like sigma^2, so maps beyond t = 0.95 say little.
+* The exact J is symmetric; the J of a network is not. Matrices and products take its symmetric
+  part, which is the nearest symmetric matrix. Diagonal and trace do not depend on the rest.
 * A learned covariance may have negative eigenvalues; they are not clipped. For data in [a, b]
   every variance lies in `[0, (b - a)^2 / 4]`                                             (5)
-* A Jacobian that is not finite gives a covariance that is not finite; nothing is masked. A NaN
-  that is only added to the velocity is in the mean and not in the Jacobian: look at both.
+* A Jacobian that is not finite gives a covariance that is not finite; nothing is masked. A NaN that
+  is only added to the velocity appears in the mean but not in the Jacobian: check both.
 * Run in float32 at the highest matrix precision; TF32 noise is multiplied as well.
 
 References:

@@ -6,9 +6,9 @@ x1, so that `Cov[a x1 + b x0 | x_t = x]` is the Jacobian at `z = x` of
     F(z) = (a sigma - b alpha)^2 / alpha  m(x + Gamma (z - x))                            (1)
 
 with `m = E[x1 | x_t] = (sigma v - sigma_dot x) / D`, whose own Jacobian is
-`alpha / sigma^2 Cov[x1 | x_t] Gamma^-1`: Gamma must meet it from the right, where the tangents
-come in. So whatever knows Jacobians (products, diagonals, divergences and their estimators,
-Lanczos) knows the covariance. `a = 1, b = 0` is the data: `F = sigma^2 / alpha m` for white noise.
+`alpha / sigma^2 Cov[x1 | x_t] Gamma^-1`: Gamma multiplies from the right, so it is applied to the
+tangents. So every tool for Jacobians (products, diagonals, divergences and their estimators,
+Lanczos) gives the covariance. `a = 1, b = 0` is the data: `F = sigma^2 / alpha m` for white noise.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def field(
 
 
 def symmetric(function: Linear, x: Array) -> Linear:
-    """Returns products with the symmetric part of a field's Jacobian, from one linearisation."""
+    """Returns products with the symmetric part of a field's Jacobian, from one linearization."""
     _, tangent_map = jax.linearize(function, x)
     return _jacobian.symmetric(tangent_map, x)
 

@@ -1,4 +1,4 @@
-"""Which class, or which pixels? The law of total covariance over the classes of a model.
+"""Uncertainty about the class and within the class: the law of total covariance.
 
 A conditional model has a velocity for every class c. Given the state, with the probabilities
 `p_c = p(c | x_t)`, the conditional means m_c and covariances C_c,
@@ -7,9 +7,9 @@ A conditional model has a velocity for every class c. Given the state, with the 
     Cov[x1 | x_t] = sum_c p_c C_c  +  sum_c p_c (m_c - m)(m_c - m)^T                       (9)
                     within classes    between classes
 
-The first part is what stays uncertain once the class is known, the second is the doubt about the
-class. The probabilities come from a classifier of noisy states, or from the model itself: by
-Bayes' rule p_c is the softmax of `likelihood.log_prob(velocity_c, x, t1=t) + log prior_c`.
+The first part is the uncertainty that remains if the class is known; the second is due to the
+unknown class. The probabilities come from a classifier of noisy states, or from the model itself:
+by Bayes' rule p_c is the softmax of `likelihood.log_prob(velocity_c, x, t1=t) + log prior_c`.
 
 Guided velocities must not be used here: (2) holds for the conditional velocities alone.
 
@@ -38,7 +38,7 @@ Conditional = Callable[[Array, Array, Array], Array]
 
 
 class Parts(NamedTuple):
-    """The posterior of a conditional model in two parts that add up.
+    """The posterior of a conditional model, its covariance as a sum of two parts.
 
     Attributes:
       mean: `[*dims]`, over all classes.
@@ -59,7 +59,7 @@ class Parts(NamedTuple):
 def total_covariance(
     velocity: Conditional, path: Path, x: Array, t: Array, classes: Array, probabilities: Array
 ) -> Parts:
-    """Returns the covariance within and between classes, eq. (9), as matrices.
+    """Computes the covariance within and between classes, eq. (9), as matrices.
 
     Args:
       velocity: the conditional field, `(x[*dims], t[], c) -> [*dims]`, not guided.
@@ -67,7 +67,7 @@ def total_covariance(
       x: `[*dims]`, the state; d is its size, at most 4,096.
       t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
       classes: `[k, ...]`, the third argument of the velocity for each class.
-      probabilities: `[k]`, of the classes given the state; they sum to one.
+      probabilities: `[k]`, probabilities of the classes given the state; they sum to one.
 
     Returns:
       Mean `[*dims]`, and two parts `[d, d]`.
@@ -98,7 +98,7 @@ def total_covariance(
 def total_diagonal(
     velocity: Conditional, path: Path, x: Array, t: Array, classes: Array, probabilities: Array
 ) -> Parts:
-    """Returns the variance of every entry within and between classes, the diagonals of (9).
+    """Computes the variance of every entry within and between classes, the diagonals of (9).
 
     Args:
       velocity: the conditional field, `(x[*dims], t[], c) -> [*dims]`, not guided.
@@ -106,7 +106,7 @@ def total_diagonal(
       x: `[*dims]`, the state.
       t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
       classes: `[k, ...]`, the third argument of the velocity for each class.
-      probabilities: `[k]`, of the classes given the state; they sum to one.
+      probabilities: `[k]`, probabilities of the classes given the state; they sum to one.
 
     Returns:
       Three arrays `[*dims]`; the sums over entries are the parts of U.

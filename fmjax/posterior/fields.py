@@ -1,12 +1,12 @@
-"""Before a posterior is trusted: the units of a field, and how far it is from a gradient.
+"""Checks before a posterior is trusted: the units of a field, and how far it is from a gradient.
 
-A network mostly sees scaled data, `y = (x1 - shift) / scale`. In the units of the data its state
-is `alpha x1 + sigma scale x0`, so that the same field is one whose noise has the covariance
-`diag(scale)^2`, and every function of `fmjax.posterior` takes it from there.
+Networks are usually trained on scaled data, `y = (x1 - shift) / scale`. In the units of the data
+the state is `alpha x1 + sigma scale x0`, so the noise has the covariance `diag(scale)^2`. Every
+function of `fmjax.posterior` takes this field with this noise.
 
-The exact velocity is the gradient of a scalar, `v = a(t) x + b(t) grad log p_t`, so its
-Jacobian is symmetric. A network's is not, and the antisymmetric part, which the covariance does
-not use, measures how wrong its Jacobian is:
+The exact velocity is the gradient of a scalar, `v = a(t) x + b(t) grad log p_t`, so its Jacobian is
+symmetric. The Jacobian of a network is not. The covariance does not use the antisymmetric part,
+which measures how wrong the Jacobian is:
 
     asymmetry = |J - J^T|_F / |J + J^T|_F                                                 (10)
 
@@ -35,23 +35,23 @@ def in_data_units(
     shift: Array | float = 0.0,
     noise: Linear = white,
 ) -> tuple[Velocity, Linear]:
-    """Returns a network's velocity in the units of the data, and the noise that goes with it.
+    """Converts a network's velocity to the units of the data, with the covariance of its noise.
 
-    For a network that was trained on `y = (x1 - shift) / scale`. Bind both results:
+    The network was trained on `y = (x1 - shift) / scale`. Use both results:
 
         field, noise = in_data_units(velocity, path, scale=127.5, shift=127.5)
         posterior.diagonal(field, path, x, t, noise=noise)      # variances of pixels 0 ... 255
 
     where the state is in data units too, `x = alpha(t) x1 + sigma(t) scale x0`; a state y of the
-    network is `x = scale y + alpha(t) shift`. The noise of this field is not white, so sample
-    with the network itself (`memoryless_sde` and `near_noise` want white noise), rescale its
-    samples, and give `likelihood.log_prob` the density of the scaled noise as `log_prob0`.
+    network is `x = scale y + alpha(t) shift`. The noise of this field is not white, and
+    `memoryless_sde` and `near_noise` need white noise. So sample with the network itself and
+    rescale its samples. Give `likelihood.log_prob` the density of the scaled noise as `log_prob0`.
 
     Args:
       velocity: the field of the network, `(y[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on.
       scale: `[]` or an array that broadcasts against `[*dims]`, one per channel; not zero.
-      shift: the same, what was subtracted before scaling.
+      shift: likewise, subtracted before scaling.
       noise: the covariance of the network's own noise, `w[*dims] -> [*dims]`.
 
     Returns:
@@ -88,21 +88,21 @@ def in_data_units(
 
 
 def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: int = 16) -> Array:
-    """Returns how far the velocity is from a gradient field at one state, eq. (10).
+    """Measures how far the velocity is from a gradient field at one state, eq. (10).
 
-    Zero for an exact velocity with white noise (and only then: not for a field in data units
-    whose scale differs between entries); a small trained network has about 0.1.
+    It is zero for an exact velocity with white noise, but not for a field in data units whose scale
+    differs between entries. A small trained network has about 0.1.
 
     Args:
-      key: of the random probes.
+      key: for the random probes.
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       x: `[*dims]`, the state; d is its size.
       t: `[]`, in [0, 1].
-      num_probes: from d on, all unit vectors are taken and the result is exact; below, both
-        norms are estimated by `E|M z|^2 = |M|_F^2` from as many signs.
+      num_probes: number of random sign vectors, from which both norms are estimated by
+        `E|M z|^2 = |M|_F^2`. From d on all unit vectors are taken, and the result is exact.
 
     Returns:
-      `[]`, not negative; above one, the antisymmetric part is the larger.
+      `[]`, not negative. Above one the antisymmetric part is larger than the symmetric part.
 
     Raises:
       ValueError: if `num_probes` is not positive, if `t` is batched or a static number outside

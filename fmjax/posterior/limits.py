@@ -1,12 +1,12 @@
 """The posterior at and near the noise end, where the formula is 0 times infinity.
 
-As alpha -> 0 the state says less and less about the data and the posterior tends to the law of
-the data, whatever the state:
+As alpha -> 0 the state says less and less about the data, and the posterior tends to the law of the
+data at every state:
 
     Cov[x1 | x_t = x] -> Cov[x1],      Cov[x0 | x_t = x] -> 0                            (7)
 
-The formula reaches this limit as a factor that grows times a matrix that vanishes, so a learned
-field's error in J is multiplied by `sigma^3 / (alpha D)`, on the linear path `(1 - t)^3 / t`:
+The formula is a growing factor times a matrix that vanishes. So the error of a learned J is
+multiplied by `sigma^3 / (alpha D)`, on the linear path `(1 - t)^3 / t`:
 
 | path   | factor at t = 0.05 | t at which it is 17 |
 |--------|--------------------|---------------------|
@@ -20,7 +20,8 @@ Three ways to stay finite:
 * `gain`, the covariance in units of `sigma^2 / alpha^2`, is finite at both ends;
 * `prior_variance` and `prior_covariance` are the posterior of Gaussian data with the moments of
   the data set, right in the limit and close to it for any data;
-* `near_noise` takes these below a smallest t, `SMALLEST_T` unless told, and the network above.
+* `near_noise` takes these limits below a smallest t, by default `SMALLEST_T`, and the network above
+  it.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ another path take the last column of the table."""
 
 
 def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
-    """Returns `alpha grad m`, the covariance in units of `sigma^2 / alpha^2`, eq. (4).
+    """Computes `alpha grad m`, the covariance in units of `sigma^2 / alpha^2`, eq. (4).
 
-    The share of a change of the state that the denoiser keeps, `t (I + (1 - t) J)` on the
-    linear path: zero at the noise end, a projector onto the data's tangent space at the data
-    end. It is also the covariance of the noise given the state, at every t, so that its diagonal
-    and trace without a matrix are those of `diagonal` and `trace` with `of=predictions.x0`.
+    It is the share of a change of the state that the denoiser keeps, `t (I + (1 - t) J)` on the
+    linear path. It is zero at the noise end and a projector onto the data's tangent space at the
+    data end. At every t it also equals the covariance of the noise given the state. For its
+    diagonal or trace alone call `diagonal` or `trace` with `of=predictions.x0`.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -59,7 +60,7 @@ def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
       t: `[]`, in [0, 1].
 
     Returns:
-      `[d, d]`, symmetrised.
+      `[d, d]`, symmetrized.
 
     Raises:
       ValueError: if d is above 4,096; if `t` is batched or a static number outside [0, 1]; or
@@ -91,9 +92,9 @@ def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
 
 
 def prior_variance(variance: Array, path: Path, t: Array) -> Array:
-    """Returns the posterior variance of independent Gaussian entries, the limit at the noise end.
+    """Computes the posterior variance of independent Gaussian entries, the limit at the noise end.
 
-    `variance sigma^2 / (alpha^2 variance + sigma^2)`: the variance of the data at alpha = 0,
+    It is `variance sigma^2 / (alpha^2 variance + sigma^2)`: the variance of the data at alpha = 0,
     zero at sigma = 0.
 
     Args:
@@ -123,7 +124,7 @@ def prior_variance(variance: Array, path: Path, t: Array) -> Array:
 
 
 def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
-    """Returns the posterior covariance of Gaussian data, the limit at the noise end.
+    """Computes the posterior covariance of Gaussian data, the limit at the noise end.
 
     Args:
       covariance: `[d, d]`, the covariance of the data set, positive semi-definite.
@@ -166,11 +167,11 @@ def near_noise(
     *,
     smallest_t: float = SMALLEST_T,
 ) -> Callable[..., Any]:
-    """Returns a quantity of the posterior that is its prior limit below a smallest t.
+    """Replaces a quantity of the posterior by its prior limit below a smallest t.
 
-    Finite at every t, traced or static, and so is its gradient: below `smallest_t` the formula
-    is evaluated at `smallest_t` and dropped. The limit is that of the data under white noise, so
-    the options `of` and `noise` are refused.
+    The result and its gradient are finite at every t, traced or static: below `smallest_t` the
+    formula is evaluated at `smallest_t` and discarded. The limit holds for the data under white
+    noise, so the options `of` and `noise` are refused.
 
     Args:
       quantity: `(velocity, path, x, t, **options) -> arrays`, such as `posterior.diagonal`.
@@ -220,7 +221,7 @@ def near_noise(
 
 
 def _refuse(options: dict[str, Any]) -> None:
-    """Raises ValueError for options under which the limit would be another one."""
+    """Raises ValueError for options under which the limit would be different."""
     wrong = sorted({"of", "noise"} & set(options))
     if wrong:
         message = (
@@ -232,7 +233,7 @@ def _refuse(options: dict[str, Any]) -> None:
 
 
 def _check_limit(limit: tuple[int, ...], quantity: tuple[int, ...]) -> None:
-    """Raises ValueError if the prior limit is not shaped like what it stands for."""
+    """Raises ValueError if the prior limit is not shaped like the quantity."""
     if limit != quantity:
         message = (
             f"the limit has shape {limit}, the quantity {quantity}: for the diagonal take "

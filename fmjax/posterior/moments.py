@@ -1,10 +1,10 @@
 """Mean and covariance of the data given a noisy state, whole or in parts.
 
-The formulas (1) to (3) are those of `fmjax.posterior`. Options that all of them share:
+Formulas (1) to (3) stand in `fmjax.posterior`. All functions share two options:
 
-* `of` names what the covariance is of, as a row of `fmjax.predictions`: the data by default,
-  `predictions.x0` for the noise (finite at t = 0 too), `predictions.velocity` for dx_t/dt. Given
-  the state all of them are affine in x1, so one factor carries one covariance to the other:
+* `of` names the quantity whose covariance is computed, as a row of `fmjax.predictions`: the data by
+  default, `predictions.x0` for the noise (finite at t = 0 too), `predictions.velocity` for dx_t/dt.
+  Given the state each is affine in x1, so their covariances differ by a factor:
 
       Cov[a x1 + b x0 | x_t] = ((a sigma - b alpha) / sigma)^2 Cov[x1 | x_t]               (6)
 
@@ -31,13 +31,13 @@ __all__ = ["covariance", "diagonal", "estimate", "matvec", "mean", "trace"]
 
 
 def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
-    """Returns the mean of the data given the state, eq. (1).
+    """Computes the mean of the data given the state, eq. (1).
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state.
-      t: `[]`, in [0, 1]; every t at which D is finite and positive, so all but t = 1 of vp.
+      t: `[]`, in [0, 1]. D must be finite and positive, which excludes only t = 1 on vp.
 
     Returns:
       `[*dims]`, the denoised state.
@@ -73,9 +73,9 @@ def matvec(
     of: Prediction = predictions.x1,
     noise: Linear = white,
 ) -> Array:
-    """Returns the posterior covariance (2) times a vector, without making the matrix.
+    """Multiplies a vector by the posterior covariance (2) without forming the matrix.
 
-    The Jacobian is symmetrised, so this is one tangent and one cotangent.
+    The Jacobian is symmetrized, so a product takes one tangent and one cotangent.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -117,7 +117,7 @@ def covariance(
     of: Prediction = predictions.x1,
     noise: Linear = white,
 ) -> Array:
-    """Returns the covariance of the data given the state, eq. (2).
+    """Computes the covariance of the data given the state, eq. (2).
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -128,7 +128,7 @@ def covariance(
       noise: the covariance of the noise, `w[*dims] -> [*dims]`.
 
     Returns:
-      `[d, d]`, symmetrised; in the squared unit of the data that the model was trained on.
+      `[d, d]`, symmetrized; in the squared unit of the data that the model was trained on.
 
     Raises:
       ValueError: if d is above 4,096; if `t` is batched, or a static number outside (0, 1]; or
@@ -159,10 +159,11 @@ def diagonal(
     noise: Linear = white,
     chunk_size: int = 16,
 ) -> Array:
-    """Returns the variance of every entry of the data given the state, exactly.
+    """Computes the exact variance of every entry of the data given the state.
 
-    The diagonal of (2) by one tangent per entry, in memory set by `chunk_size`; its square root
-    is a per-pixel map in the unit of the data. Beyond about 1,000 entries take `estimate`.
+    It takes the diagonal of (2) by one tangent per entry, with memory set by `chunk_size`. Its
+    square root is a per-pixel map in the unit of the data. Beyond about 1,000 entries take
+    `estimate`.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -206,7 +207,7 @@ def trace(
     noise: Linear = white,
     divergence: Divergence = divergence.exact,
 ) -> Array:
-    """Returns the scalar uncertainty U, the trace of the posterior covariance, eq. (3).
+    """Computes the scalar uncertainty U, the trace of the posterior covariance, eq. (3).
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -215,11 +216,11 @@ def trace(
       t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
       of: what the covariance is of, eq. (6).
       noise: the covariance of the noise, `w[*dims] -> [*dims]`.
-      divergence: any estimator of `fmjax.divergence`, applied to the field whose Jacobian is
-        the covariance; an unbiased one makes U unbiased.
+      divergence: any function of `fmjax.divergence`, applied to the field whose Jacobian is the
+        covariance. An unbiased divergence makes U unbiased.
 
     Returns:
-      `[]`, for the data the expected squared error of `mean`, summed over entries.
+      `[]`; for the data it is the expected squared error of `mean`, summed over entries.
 
     Raises:
       ValueError: if `t` is batched, or a static number outside (0, 1], or if the velocity is
@@ -250,18 +251,18 @@ def estimate(
     of: Prediction = predictions.x1,
     noise: Linear = white,
 ) -> Estimate:
-    """Returns an estimate of the covariance's trace or diagonal, with its standard error.
+    """Estimates the trace or the diagonal of the covariance, with its standard error.
 
-    For data of many dimensions. The estimator sees the field whose Jacobian is the covariance,
-    so those that want a positive semi-definite Jacobian may be used wherever the model's
-    covariance is one.
+    Use it for data of many dimensions. The estimator is applied to the field whose Jacobian is the
+    covariance. So `xnystrace` and `xnysdiag` are allowed if the model's covariance is positive
+    semi-definite.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state.
       t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
-      estimator: of `fmjax.estimators` with its key and options bound by `partial`.
+      estimator: a function of `fmjax.estimators` with its key and options bound by `partial`.
       of: what the covariance is of, eq. (6).
       noise: the covariance of the noise, `w[*dims] -> [*dims]`.
 

@@ -1,16 +1,16 @@
 """The directions in which the data are uncertain: principal components of the posterior.
 
-The posterior covariance of an image is a matrix of hundreds of thousands of entries, of which
-a few eigenvectors tell most: whether a stroke is there, how far it reaches. Lanczos' method finds
-the largest of them from products alone, each one tangent and one cotangent of the velocity: m
-products make an m-dimensional Krylov space, m more the restriction of the covariance to it,
-whose eigenpairs are returned. With `C v_i = lambda_i v_i`,
+The posterior covariance of an image has hundreds of thousands of entries. A few eigenvectors
+describe most of it: whether a stroke is there, how far it reaches. Lanczos' method finds the
+largest eigenpairs from products alone, each one tangent and one cotangent of the velocity. It takes
+m products to make an m-dimensional Krylov space, and m more to restrict the covariance to it. The
+eigenpairs of the restriction are returned. With `C v_i = lambda_i v_i`,
 
     m +- c sqrt(lambda_i) v_i                                                              (8)
 
-walks along one direction, and `m + sum_i z_i sqrt(lambda_i) v_i` with z ~ N(0, I) is a sample
-of the Gaussian with these moments (not of the posterior itself, which need not be Gaussian: its
-samples come from `samplers.memoryless_sde`).
+moves along one direction, and `m + sum_i z_i sqrt(lambda_i) v_i` with z ~ N(0, I) is a sample of
+the Gaussian with these moments. The posterior itself need not be Gaussian:
+`samplers.memoryless_sde` draws from it.
 
 References:
   Manor and Michaeli (2024), On the Posterior Distribution in Denoising, arXiv 2309.13598.
@@ -61,20 +61,22 @@ def principal_components(
     of: Prediction = predictions.x1,
     noise: Linear = white,
 ) -> Components:
-    """Returns the largest principal components of the posterior covariance, without a matrix.
+    """Finds the largest principal components of the posterior covariance, without a matrix.
 
-    The variances can be differentiated, in forward and in reverse mode, where they are distinct
-    and the residuals small; a repeated eigenvalue has no derivative, whatever comes out.
+    The variances can be differentiated, in forward and reverse mode, if they are distinct and the
+    residuals are small. A repeated eigenvalue has no derivative; the number returned for it means
+    nothing.
 
     Args:
-      key: of the start of the Krylov space; the result depends on it only within `residuals`.
+      key: for the first vector of the Krylov space; the result depends on it only within
+        `residuals`.
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state; d is its size.
       t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
       num_components: k, at most d.
-      num_matvecs: dimension of the Krylov space, at least k; d serves where it is larger.
-        Twice as many products are taken.
+      num_matvecs: dimension of the Krylov space, at least k, cut to d. It takes twice as many
+        products.
       of: what the covariance is of, eq. (6).
       noise: the covariance of the noise, `w[*dims] -> [*dims]`.
 
@@ -115,15 +117,15 @@ def principal_components(
 
 
 def traverse(mean: Array, components: Components, amount: Array) -> Array:
-    """Returns the mean moved along every component, `m + c sqrt(lambda_i) v_i`, eq. (8).
+    """Moves the mean along every component, `m + c sqrt(lambda_i) v_i`, eq. (8).
 
     Args:
       mean: `[*dims]`, the posterior mean.
       components: k principal components of the same posterior.
-      amount: `[]`, c, in standard deviations; negative for the other way.
+      amount: `[]`, c, in standard deviations; negative for the opposite direction.
 
     Returns:
-      `[k, *dims]`; a component of negative variance leaves the mean where it is.
+      `[k, *dims]`; along a component of negative variance the mean does not move.
 
     Raises:
       ValueError: if the directions are not shaped like the mean, or `amount` is no scalar.
@@ -150,12 +152,13 @@ def traverse(mean: Array, components: Components, amount: Array) -> Array:
 
 
 def sample(key: Key, mean: Array, components: Components) -> Array:
-    """Returns a sample of the Gaussian with this mean and these components.
+    """Draws a sample of the Gaussian with this mean and these components.
 
     Args:
       key: PRNG key.
       mean: `[*dims]`, the posterior mean.
-      components: k principal components of the same posterior; what they leave out is not drawn.
+      components: k principal components of the same posterior; the sample has no spread in other
+        directions.
 
     Returns:
       `[*dims]`, `m + sum_i z_i sqrt(lambda_i) v_i` with z_i ~ N(0, 1).
@@ -202,24 +205,25 @@ def extremes(
     of: Prediction = predictions.x1,
     noise: Linear = white,
 ) -> tuple[Array, Array]:
-    """Returns the least and the greatest eigenvalue of the covariance: how negative it gets.
+    """Estimates the least and the greatest eigenvalue of the covariance.
 
-    The exact covariance has none below zero. A learned one has, most near the noise end; as
-    long as `-least / greatest` is small its trace, its map and its largest components mean
-    something.
+    The exact covariance has no negative eigenvalue. A learned covariance has some, mostly near the
+    noise end. If `-least / greatest` is small, its trace, its map and its largest components are
+    meaningful.
 
     Args:
-      key: of the start of the Krylov space.
+      key: for the first vector of the Krylov space.
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state; d is its size.
       t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
-      num_matvecs: dimension of the Krylov space; d serves where it is larger.
+      num_matvecs: dimension of the Krylov space, positive, cut to d.
       of: what the covariance is of, eq. (6).
       noise: the covariance of the noise, `w[*dims] -> [*dims]`.
 
     Returns:
-      Two scalars `(least, greatest)`, from inside the spectrum: the truth is at least as far out.
+      Two scalars `(least, greatest)`. Both lie inside the spectrum, so the true extremes are at
+      least as far out.
 
     Raises:
       ValueError: if `num_matvecs` is not positive, if `t` is batched or a static number outside
