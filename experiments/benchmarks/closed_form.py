@@ -12,7 +12,7 @@ The numbers in the bank do not change the time. Programs run in turn, and a rati
 turns of the ratio in the same turn, so that a slow spell of the machine hits both.
 
 Run:    python -m experiments.benchmarks.closed_form
-        python -m experiments.benchmarks.closed_form --num-points 60000 --size 28 --colours 1
+        python -m experiments.benchmarks.closed_form --num-points 60000 --size 28 --colors 1
 Time:   1 minute on two CPU cores, 3 GB of memory.
 Expect: of velocity, divergence and covariance products at least 85 % of the speed of the bare
         products and less than 64 MB of temporary memory; on an accelerator a step at most 5 %
@@ -50,7 +50,7 @@ class Config:
     """Points of the bank."""
     size: int = 32
     """Height and width of its images; for the step of the U-Net a multiple of 4."""
-    colours: int = 3
+    colors: int = 3
     """Channels of its images."""
     batch_size: int = 128
     """States at a time."""
@@ -65,8 +65,8 @@ class Config:
 
 
 def make_bank(config: Config) -> Array:
-    """Returns bytes `[n, size, size, colours]`."""
-    shape = (config.num_points, config.size, config.size, config.colours)
+    """Returns bytes `[n, size, size, colors]`."""
+    shape = (config.num_points, config.size, config.size, config.colors)
     rng = np.random.default_rng(config.seed)
     return jnp.asarray(rng.integers(0, 256, shape, dtype=np.uint8))
 
@@ -134,7 +134,7 @@ def _ratio(times: list[float], others: list[float]) -> float:
 
 def table(config: Config, cases: dict[str, clock.Case], taken: dict[str, list[float]]) -> str:
     """Returns the first table in Markdown."""
-    size = config.size**2 * config.colours
+    size = config.size**2 * config.colors
     lines = [
         f"| {config.batch_size} states, {config.num_points:,} x {size:,} | seconds | GFLOP/s | "
         "speed of its products | speed over NumPy's | temporary memory, MB |",
@@ -157,7 +157,7 @@ def table(config: Config, cases: dict[str, clock.Case], taken: dict[str, list[fl
 
 def make_network(config: Config) -> nnx.Module:
     """Returns the U-Net of the training step."""
-    shape = (config.size, config.size, config.colours)
+    shape = (config.size, config.size, config.colors)
     return fmjax.models.UNet(shape, channels=config.channels, rngs=nnx.Rngs(config.seed))
 
 
@@ -203,7 +203,7 @@ def step_table(config: Config, taken: dict[str, list[float]]) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints both tables in Markdown."""
-    bounds = {name: (1, 1e9) for name in ("num_points", "colours", "chunk_size", "turns")}
+    bounds = {name: (1, 1e9) for name in ("num_points", "colors", "chunk_size", "turns")}
     bounds |= {"size": (4, 1e9), "batch_size": (1, config.num_points), "seed": (0, 2**32 - 1)}
     options.check_bounds(config, bounds)
     if config.channels:

@@ -1,4 +1,4 @@
-"""Is the target of flow matching noisy? The exact velocity against that of single pairs.
+"""Is the target of flow matching noisy? The exact velocity against the velocity of single pairs.
 
 Paper: On the Closed-Form of Flow Matching, arXiv 2506.03719, section 3.1 and figure 1. No network
 and no training: the exact velocity u of a finite data set is known in closed form, so
@@ -138,7 +138,7 @@ def report(found: dict[str, list[dict[str, Any]]], folder: os.PathLike) -> str:
 
 
 def _label(name: str) -> str:
-    """Returns the name of a data set, or that of a file without its folder."""
+    """Returns the name of a data set, or the name of a file without its folder."""
     return os.path.splitext(os.path.basename(name))[0]
 
 

@@ -1,4 +1,4 @@
-"""Flow matching with exact targets on images: does their randomness help to generalise?
+"""Flow matching with exact targets on images: does their randomness help to generalize?
 
 Paper: On the Closed-Form of Flow Matching, arXiv 2506.03719, section 4.2, figure 4 and tables 1, 2.
 The target of flow matching is random; empirical flow matching (EFM) replaces it by the mean over a
@@ -8,7 +8,7 @@ during the training the Frechet distance of generated images from held-out ("tes
 training images is measured, in the embedding of a classifier that is trained first, on the labels.
 At the end also: how near the nearest training image is, and how many images repeat one.
 
-Pixels stay at the centres of their bins, without dequantisation: the targets are exact for the
+Pixels stay at the centers of their bins, without dequantization: the targets are exact for the
 law of the n images. M counts the batch, which is in its own bank.
 
 Run:    python -m experiments.closed_form.efm_images                    (digits, no network)
@@ -105,7 +105,7 @@ target = functools.partial(fmjax.empirical.refined_velocity, chunk_size=4096)
 
 
 def bank_of(images: data.Images) -> Bank:
-    """Returns the training images as bytes, with what brings them to the centres of the bins."""
+    """Returns the training images as bytes, with what brings them to the centers of the bins."""
     width = data.bin_width(images.levels)
     return fmjax.empirical.prepare(jnp.asarray(images.train), scale=width, shift=0.5 * width - 1.0)
 
@@ -231,7 +231,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
 
     Args:
       config: the options.
-      features: in which images are compared, in the place of those of a classifier.
+      features: in which images are compared, in place of the features of a classifier.
     """
     _check(config)
     devices.check_batch(config.batch_size)

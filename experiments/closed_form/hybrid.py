@@ -1,7 +1,7 @@
 """When a sample is decided: the exact field of the training images up to tau, a learned one after.
 
 Paper: On the Closed-Form of Flow Matching, arXiv 2506.03719, section 3.3 and figure 3. A network is
-trained by flow matching on all training images, neither flipped nor dequantised. From the same
+trained by flow matching on all training images, neither flipped nor dequantized. From the same
 noises, samples follow the exact field of these images on [0, tau] and the network on [tau, 1]:
 tau = 0 is the network alone, tau = 1 makes copies of training images. Measured over tau is the
 distance of the samples to the nearest training image: where it stays as it is at tau = 0, it did
@@ -41,7 +41,7 @@ path = measures.path
 
 
 def pixels(x: np.ndarray) -> np.ndarray:
-    """Returns images as they are: their distance is that of their pixels, each in [-1, 1]."""
+    """Returns images as they are, so that distances are between pixels, each in [-1, 1]."""
     return x
 
 
@@ -109,7 +109,7 @@ def generate(
       exact: the field on [0, tau].
       learned: the field on [tau, 1].
       x0: `[*dims]`, the noise.
-      tau: an array in (0, 1), or the number 0.0 or 1.0, where only one of them is followed.
+      tau: an array in (0, 1), or the number 0.0 or 1.0, where only one velocity is followed.
       num_steps: steps on either side.
     """
     solve = functools.partial(fmjax.samplers.fixed, num_steps=num_steps, solver=diffrax.Euler())
@@ -173,7 +173,7 @@ def evaluate(
       network: `apply` and its parameters.
       images: the data set.
       config: the options.
-      key: of the noises.
+      key: for the noise.
       embeddings: from the name of a space to the embedding into it; the first is reported.
     """
     points = measures.points(images, len(images.train))
@@ -210,8 +210,8 @@ def table(results: dict[str, Any]) -> str:
             f"distance to the nearest training image in {name}; of held-out images "
             f"{space['held_out']:.3f}, of training images to each other {space['within']:.3f}"
         )
-        lines.append("  tau   distance           memorised   nearest as for tau = 1")
-        columns = (space[k] for k in ("distance", "standard_error", "memorised", "decided"))
+        lines.append("  tau   distance           memorized   nearest as for tau = 1")
+        columns = (space[k] for k in ("distance", "standard_error", "memorized", "decided"))
         for tau, mean, error, share, decided in zip(results["taus"], *columns, strict=True):
             lines.append(f" {tau:4.2f}   {mean:.3f} ± {error:.3f}   {share:9.1%}   {decided:9.1%}")
     lines.append(f"collapse of the posterior predicted at t = {results['collapse_time']:.3f}")
@@ -245,7 +245,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
 
     Args:
       config: the options.
-      features: in which images are compared beside pixels, in the place of those of a classifier.
+      features: in which images are compared beside pixels, instead of a classifier's.
     """
     _check(config)
     devices.check_batch(config.batch_size)

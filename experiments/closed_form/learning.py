@@ -2,15 +2,15 @@
 
 Paper: On the Closed-Form of Flow Matching, arXiv 2506.03719, section 3.2 and figure 2. The same
 network is trained for as many steps on the first n images, for several n, neither flipped nor
-dequantised. The field that minimises its loss is known; followed exactly it only copies the n
+dequantized. The field that minimizes its loss is known; followed exactly it only copies the n
 images. Measured of each network:
 
 1. its distance from that field over t, on the states it was trained on and (not in the paper)
    along its own trajectories, where the images come from;
-2. the Frechet distance of its samples to the held-out images, beside that of copies of the n
-   images, and to the n images, in the features of a classifier that is trained first;
+2. the Frechet distance of its samples to the held-out images, beside the distance of copies of
+   the n images, and to the n images, in the features of a classifier that is trained first;
 3. how far its samples are from the nearest of the n images, beside held-out images and the n
-   images themselves, and which share of them is memorised.
+   images themselves, and which share of them is memorized.
 
 Run:    python -m experiments.closed_form.learning                     (digits, no network)
         python -m experiments.closed_form.learning --dataset mnist --data-dir DIR
@@ -21,9 +21,10 @@ Run:    python -m experiments.closed_form.learning                     (digits, 
             --learning-rate 2e-4 --ema-decay 0.9999 --save-every 5000 --num-samples 10000
             --eval-batch-size 500
 Time:   5 minutes for the digits on two CPU cores.
-Expect: few images are copied and many are not. Of few, the error on the path is largest near the
-        collapse and again towards t = 1; of many it grows all the way, and along the network's own
-        trajectories far more. The paper: one that still copies has a low distance (2) already.
+Expect: few images are copied and many are not. With few images the error on the path is largest
+        near the collapse and again towards t = 1; with many it grows throughout, and far more along
+        the network's own trajectories. The paper: a network that still copies already
+        has a low distance (2).
 """
 
 import dataclasses
@@ -131,7 +132,7 @@ def run_network(
       params: the parameters.
       points: `[n, h, w, c]`, what the network was trained on.
       config: the options.
-      key: of the noise.
+      key: for the noise.
     """
     x0 = jax.random.normal(key, (config.num_samples, *points.shape[1:]))
     x1 = points[np.arange(config.num_samples) % len(points)]
@@ -173,7 +174,7 @@ def evaluate(
       images: the data set.
       count: n, how many of its training images the network has seen.
       config: the options.
-      key: of the noise.
+      key: for the noise.
       embed: from images to the features of the Frechet distance.
     """
     points = measures.points(images, count)
@@ -190,7 +191,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "error: E|v - u|^2 / d, mean over the times up to 0.9; distance: to the nearest of the n",
         "     n    error of the field       Frechet distance to the         distance to the nearest"
-        "            memorised",
+        "            memorized",
         "          on path   along flow   held-out (copies)      n images   samples   held-out"
         "   each other  samples  held-out",
     ]
@@ -202,7 +203,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"  {row['frechet_held_out']:9.3f} ({row['frechet_held_out_of_copies']:7.3f})"
             f"  {row['frechet_train']:10.3f}  {row['distance']:8.3f}"
             f"  {row['distance_of_held_out']:9.3f}  {row['distance_within']:11.3f}"
-            f"  {row['memorised']:7.1%}  {row['memorised_of_held_out']:8.1%}"
+            f"  {row['memorized']:7.1%}  {row['memorized_of_held_out']:8.1%}"
         )
     return "\n".join(lines)
 
@@ -246,7 +247,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
 
     Args:
       config: the options.
-      features: in which Frechet distances are taken, in the place of those of a classifier.
+      features: in which Frechet distances are taken, in place of the features of a classifier.
     """
     _check(config)
     devices.check_batch(config.batch_size)

@@ -2,7 +2,7 @@
 
 Paper: Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869, section 5.1.1. The
 same perceptron is trained with every weight of the divergence penalty (0 is plain flow matching)
-from the same initialisation, on the same stream of data, and judged after its last step, not at
+from the same initialization, on the same stream of data, and judged after its last step, not at
 its best: by the mean log-likelihood of fresh data with the exact divergence and an adaptive
 solver, and by the total variation between its density and the exact one along the path.
 

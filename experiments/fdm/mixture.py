@@ -95,7 +95,7 @@ def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
 
 
 def make_loss(apply: Callable[..., Array], weight: float) -> Callable[[PyTree, Key, PyTree], Array]:
-    """Returns the mean over the networks of what each of them minimises, eq. (17)."""
+    """Returns the mean over the networks of what each of them minimizes, eq. (17)."""
     matching = partial(fmjax.losses.match_trace, divergence=fmjax.divergence.unrolled)
 
     def one(params: PyTree, key: Key, x1: Array) -> Array:
@@ -259,7 +259,7 @@ def main(config: Config) -> None:
     """Trains or continues all networks, evaluates, and leaves everything under the run folder."""
     _check(config)
     folder = loop.open_run(config.workdir or "runs/fdm/mixture", config, evaluation=EVALUATION)
-    # The first in the folder itself, where a run that was interrupted is recognised.
+    # The first in the folder itself, where a run that was interrupted is recognized.
     weights, places = {"FM": 0.0, "FDM": config.weight}, {"FM": folder, "FDM": folder / "FDM"}
     network = networks(config)
     errors, measure = make_errors(network[0], config), make_measure(network[0], config)

@@ -1,6 +1,6 @@
-"""An embedding of images of one's own: the features of a classifier of the same data set.
+"""A home-made image embedding: the features of a classifier of the same data set.
 
-The Frechet distance that is called FID compares Gaussians fitted to features. Those of the
+The Frechet distance that is called FID compares Gaussians fitted to features. The features of the
 customary networks say little about digits; instead a small convolutional network is trained on the
 labels of the training images, and an image is embedded as the 128 activations before its logits, as
 in appendix C of arXiv 2506.03719. Then
@@ -93,7 +93,7 @@ class Classifier(nnx.Module):
         return features, self.classify(self.dropout(features))
 
 
-OPTIONS = ("embedding_dir", "embedding_steps")  # of an experiment, which its training needs not
+OPTIONS = ("embedding_dir", "embedding_steps")  # options that the training does not depend on
 
 
 def fit(
@@ -107,8 +107,8 @@ def fit(
     Args:
       images: the data set.
       truth: the labels of its images.
-      folder: of the classifier alone; several runs may share it.
-      recipe: of the training; None is the usual one.
+      folder: the folder of the classifier alone; several runs may share it.
+      recipe: how to train it; None is the usual recipe.
 
     Raises:
       ValueError: if there are fewer than two classes, or the folder holds the classifier of another
@@ -253,7 +253,7 @@ def _features(apply: Callable[..., tuple[Array, Array]], part: int) -> Callable[
 def _accuracy(
     apply: Callable[..., tuple[Array, Array]], images: data.Images, truth: labels.Labels
 ) -> Callable[[PyTree, Key | None], dict[str, float]]:
-    """Returns a function to the share of the held-out images that are recognised."""
+    """Returns a function to the share of the held-out images that are recognized."""
     logits = _features(apply, 1)
     x = jnp.asarray(data.centres(images.held_out, images.levels))
 

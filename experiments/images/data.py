@@ -8,7 +8,7 @@
 | path/to/images.npz                   | your own array                           | 256    |
 
 A pixel is an integer in 0 ... levels - 1. A density needs real numbers, so uniform noise fills
-the bin of each pixel (uniform dequantisation):
+the bin of each pixel (uniform dequantization):
 
     x = 2 (pixel + u) / levels - 1,   u ~ U[0, 1),   x in [-1, 1]                      (1)
 
@@ -63,7 +63,7 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
       data_dir: folder with data sets prepared by tensorflow-datasets; its default folder if
         None, where a missing data set is downloaded. No other data set reads it.
       held_out: share of the images to hold out, in (0, 1), where no split is given.
-      seed: of the permutation before that split, not negative.
+      seed: for the permutation before that split, not negative.
 
     Returns:
       The two parts and the number of levels.
@@ -97,7 +97,7 @@ def dequantize(key: Key, images: Array, levels: int) -> Array:
 
 
 def centres(images: np.ndarray, levels: int) -> np.ndarray:
-    """Returns pixels as x in [-1, 1] at the centres of their bins, float32."""
+    """Returns pixels as x in [-1, 1] at the centers of their bins, float32."""
     return (2.0 / levels) * images.astype(np.float32) + np.float32(1.0 / levels - 1.0)
 
 

@@ -21,9 +21,9 @@ class Embedding(NamedTuple):
 
     Attributes:
       embed: `[n, h, w, c]` in [-1, 1] `-> [n, size]`, floating, of a few images at a time.
-      fingerprint: of a classifier, changes with any parameter; of features of your own, a name that
+      fingerprint: of a classifier, it changes with any parameter; for your own features a name that
         no others share.
-      accuracy: of the classifier on the held-out images, in [0, 1]; None if it is none.
+      accuracy: share of held-out images that a classifier gets right, in [0, 1]; else None.
     """
 
     embed: Callable[[Array], Array]
@@ -102,7 +102,7 @@ def pin(folder: os.PathLike, embedding: Embedding) -> None:
     """Records in a run folder which embedding its distances are measured in.
 
     Args:
-      folder: of the run, from `loop.open_run`.
+      folder: the run folder, from `loop.open_run`.
       embedding: the one at hand.
 
     Raises:

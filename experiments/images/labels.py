@@ -36,11 +36,11 @@ def load(
     """Returns the labels of images that `data.load` has returned for the same arguments.
 
     Args:
-      name: of the data set, or a path that ends in .npz.
+      name: the name of the data set, or a path that ends in .npz.
       images: what `data.load` has returned.
       data_dir: folder with data sets prepared by tensorflow-datasets.
       held_out: share of the images that is held out where no split is given.
-      seed: of the permutation before that split.
+      seed: for the permutation before that split.
 
     Returns:
       The labels of both parts.

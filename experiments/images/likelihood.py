@@ -20,7 +20,7 @@ def log_likelihood(velocity: Velocity, probes: int, tolerance: float, key: Key, 
       velocity: the field, `(x, t) -> dx`.
       probes: Hutchinson probes of the divergence; 0 is the exact divergence.
       tolerance: relative and absolute tolerance of a step.
-      key: of the probes.
+      key: for the probes.
       x1: `[h, w, c]`.
     """
     divergence = fmjax.divergence.chunked
@@ -41,16 +41,16 @@ def bits_per_dim(
     tolerance: float,
     size: int,
 ) -> dict[str, Any]:
-    """Returns the mean negative log-likelihood of held-out images, pixels dequantised.
+    """Returns the mean negative log-likelihood of held-out images, pixels dequantized.
 
     Args:
       apply: `(params, x, t) -> dx` of one example.
       params: the parameters.
       images: the data set.
-      key: of the dequantisation and of the probes.
+      key: for the dequantization and the probes.
       count: images that are measured.
       probes: Hutchinson probes of the divergence; 0 is the exact divergence.
-      tolerance: of the adaptive solver.
+      tolerance: relative and absolute tolerance of the adaptive solver.
       size: images at a time.
 
     Returns:
@@ -68,5 +68,5 @@ def bits_per_dim(
         "bits_per_dim": float(bits.mean()),
         "standard_error": float(bits.std(ddof=1) / len(bits) ** 0.5),
         "how": f"{len(bits)} images, {divergence} divergence, pixels of {images.levels} levels "
-        "dequantised by uniform noise",
+        "dequantized by uniform noise",
     }

@@ -1,6 +1,6 @@
-"""Images in figures: grey levels, scales, sheets of samples.
+"""Images in figures: gray levels, scales, sheets of samples.
 
-Images come as x in [-1, 1] and are shown as grey levels from 0 (black) to 1 (white), so a
+Images come as x in [-1, 1] and are shown as gray levels from 0 (black) to 1 (white), so a
 standard deviation or an error in x is halved before it is drawn.
 """
 
@@ -19,23 +19,23 @@ def grey(x: np.ndarray) -> np.ndarray:
 
 
 def over_channels(squares: np.ndarray) -> np.ndarray:
-    """Returns `[h, w]`, the root of the mean of squares over channels, in grey levels."""
+    """Returns `[h, w]`, the root of the mean of squares over channels, in gray levels."""
     return np.sqrt(np.maximum(squares, 0.0).mean(axis=-1)) / 2.0
 
 
 def scale(figure: Any, drawn: Any, axes: Any, top: float, **options: Any) -> Any:
-    """Adds a colour bar that names its ends, 0 and the top, and returns it.
+    """Adds a color bar that names its ends, 0 and the top, and returns it.
 
     Args:
       figure: the figure, or a part of it.
-      drawn: the image whose colours are shown.
+      drawn: the image whose colors are shown.
       axes: one or several, beside which it goes.
-      top: the value of the brightest colour.
+      top: the value of the brightest color.
       **options: of `figure.colorbar`, such as its location.
     """
     bar = figure.colorbar(drawn, ax=axes, **options)
     bar.set_ticks([0.0, top], labels=["0", f"{top:.2f}" if top >= 0.095 else f"{top:.2g}"])
-    if bar.orientation == "horizontal":  # within its own width, clear of its neighbours
+    if bar.orientation == "horizontal":  # within its own width, clear of its neighbors
         for label, side in zip(bar.ax.get_xticklabels(), ("left", "right"), strict=True):
             label.set_horizontalalignment(side)
     return bar

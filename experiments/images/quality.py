@@ -38,7 +38,7 @@ class Reference(NamedTuple):
     """What generated images are held against.
 
     Attributes:
-      embed: of an `Embedding`.
+      embed: the function of an `Embedding`.
       levels: values that a pixel can take.
       images: `[n, h, w, c]`, the training images, in [-1, 1].
       train: `[n, d]`, their features.
@@ -82,7 +82,7 @@ def sample(
       params: the parameters.
       noise: `[n, h, w, c]`.
       levels: values that a pixel can take.
-      num_steps: of the solver, two evaluations each.
+      num_steps: steps of the solver, two evaluations each.
       size: images at a time.
 
     Raises:
@@ -111,7 +111,7 @@ def copies(reference: Reference, pixels: np.ndarray) -> dict[str, float]:
     """Returns how near images, uint8 `[n, h, w, c]`, are to the training images."""
     found = copied(data.centres(pixels, reference.levels), reference.images)
     return {
-        "memorized": found["memorised"],
+        "memorized": found["memorized"],
         "nearest_distance": float(found["distance"].mean()),
     }
 
@@ -157,13 +157,13 @@ def copied(x: np.ndarray, train: np.ndarray) -> dict[str, Any]:
       train: `[n, *dims]`, n >= 2.
 
     Returns:
-      The `distance` to the nearest, `[m]`, its index, `nearest`, `[m]`, and the share `memorised`,
+      The `distance` to the nearest, `[m]`, its index, `nearest`, `[m]`, and the share `memorized`,
       nearer to it than to a third of the distance to the next.
     """
     nearest, distance = _nearest(x, train)
-    memorised = float(_memorized(x, train))
+    memorized = float(_memorized(x, train))
     return {
         "distance": np.asarray(distance),
         "nearest": np.asarray(nearest),
-        "memorised": memorised,
+        "memorized": memorized,
     }

@@ -1,6 +1,6 @@
-"""Training on images: the data and keys of a run, the loss of a batch, the optimiser, a network.
+"""Training on images: the data and keys of a run, the loss of a batch, the optimizer, a network.
 
-What the image experiments share: pixels are dequantised with uniform noise (or taken at the
+What the image experiments share: pixels are dequantized with uniform noise (or taken at the
 centres of their bins, `at_centres`, where the data are to be a finite set of points), the noise of
 the path is drawn independently of them (the posterior identities need it), times are stratified
 over the batch, and the network is a U-Net with an exponential moving average of its parameters.
@@ -56,7 +56,7 @@ def pairs(
     """Returns the pairs of a batch of pixels, a key for the times, and one for each dropout.
 
     Args:
-      key: of the step.
+      key: for the step.
       pixels: uint8 `[n, h, w, c]`.
       levels: values that a pixel can take.
       place: from a key, pixels and levels to x.
@@ -102,7 +102,7 @@ def held_out_loss(
     Args:
       apply: `(params, x, t) -> dx` of one example.
       images: the data set; its first 512 held-out images are used.
-      key: of the noise.
+      key: for the noise.
       place: from a key, pixels and levels to x.
     """
     key_bins, key_noise, key_time = jax.random.split(key, 3)
@@ -188,11 +188,11 @@ def fit(
         what `adamw` reads.
       images: the data set.
       workdir: folder of the checkpoints and of metrics.jsonl.
-      key: of the noise of the held-out loss.
+      key: for the noise of the held-out loss.
       make_loss: `(apply, levels) -> loss`, as `flow_loss`; with the same function, options and
         sizes again nothing is compiled anew.
-      seed: of the network, of the order of the images and of all noise.
-      velocity: from `apply` to that of the velocity whose held-out loss is measured.
+      seed: for the network, the order of the images and all noise.
+      velocity: turns `apply` into the velocity whose held-out loss is measured.
       num_times: times that the network takes.
       place: from a key, pixels and levels to x, for the held-out loss; bind it to `make_loss` too.
 
@@ -232,6 +232,6 @@ def check_images(images: data.Images) -> None:
     if min(images.train.shape[1:3]) < 2:
         message = (
             f"images must be at least 2 pixels high and wide, got {images.train.shape[1:3]}: edges "
-            "are differences of neighbouring pixels."
+            "are differences of neighboring pixels."
         )
         raise ValueError(message)

@@ -100,7 +100,7 @@ def batches(images: np.ndarray, batch_size: int, *, seed: int) -> Batches:
     Args:
       images: `[n, *dims]`.
       batch_size: number of images over all processes.
-      seed: of the permutations, not negative.
+      seed: for the permutations, not negative.
 
     Returns:
       `start_step -> iterator` of `{"x": [batch_size / processes, *dims]}`.

@@ -1,4 +1,4 @@
-"""The folder in which a run leaves its record, and how a run that continues stays honest.
+"""The folder of a run, and the check that a resumed run has the options it began with.
 
     config.json      the options of the run; another config is refused
     metrics.jsonl    one JSON object per line: step, loss, grad_norm, steps_per_second (without
@@ -85,7 +85,7 @@ def open_folder(
 
 
 def _holds_a_run(folder: epath.Path) -> bool:
-    """Returns whether anything was recorded or saved in the folder or in that of a network."""
+    """Returns whether anything was recorded or saved in the folder or a network's folder."""
     names = ("checkpoints/*", "metrics.jsonl", "results.json", "evaluation.json")
     places = ("", "*/", "*/*/")  # as seed_0/weight_0.1
     patterns = (f"{place}{name}" for place in places for name in names)

@@ -89,8 +89,8 @@ def fit(
       evaluate: `(ema_params, key) -> floats`, for the metrics; `lambda *_: {}` for none.
       workdir: the run folder.
       num_steps: at which to end; a run that has ended is only restored.
-      seed: of all noise drawn in training and evaluation.
-      ema_decay: of the moving average of the parameters, per step.
+      seed: for all noise drawn in training and evaluation.
+      ema_decay: decay of the moving average of the parameters, per step.
       log_every: steps between two looks at the loss.
       eval_every: steps between two evaluations; there is always one at the end.
       save_every: steps between two checkpoints; there is always one at the end.
@@ -148,7 +148,7 @@ def _compiled(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
 ) -> Callable[..., Any]:
-    """Returns the step; trainings with the very same loss and optimiser compile it once."""
+    """Returns the step; trainings with the very same loss and optimizer compile it once."""
     return jax.jit(train.make_step(loss, optimizer, ema_decay=ema_decay), donate_argnums=0)
 
 

@@ -33,11 +33,11 @@ def save(folder: os.PathLike, pictures: dict[str, Figure]) -> None:
 
 def band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, place: int) -> None:
     """Draws the mean of `[seeds, k]` over `x` `[k]`, and the range of the seeds as a band."""
-    colour = f"C{place}"
-    ax.plot(x, values.mean(axis=0), "o-", markersize=3, color=colour, label=label)
+    color = f"C{place}"
+    ax.plot(x, values.mean(axis=0), "o-", markersize=3, color=color, label=label)
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
-        ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def log_x(ax: Axes, x: np.ndarray, label: str) -> None:

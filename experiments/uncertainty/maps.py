@@ -12,7 +12,7 @@ on images by conditional flow matching; then, from its Jacobian alone:
 4. the learned posterior against the exact one of the training data.
 
 Beside it: samples, and the held-out negative log-likelihood in bits per dimension by the exact
-divergence, of pixels dequantised with uniform noise.
+divergence, of pixels dequantized with uniform noise.
 
 Run:    python -m experiments.uncertainty.maps                       (digits, no network)
         python -m experiments.uncertainty.maps --num-rivals 128      (and the rivals)
@@ -126,7 +126,7 @@ EVALUATION = (
 def train(
     config: Config, images: data.Images, folder: os.PathLike, key: Key
 ) -> tuple[Callable[..., Array], list[PyTree]]:
-    """Returns the network, and its parameters followed by those of the rest of the ensemble."""
+    """Returns the network, and its parameters, then the parameters of the rest of the ensemble."""
     apply, params = training.flow(config, images, folder, key, seed=config.seed)
     networks = [params]
     for member in range(1, config.ensemble if config.num_rivals else 1):

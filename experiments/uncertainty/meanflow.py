@@ -6,7 +6,7 @@ the same images for the same number of steps; then
 
 1. samples in 1, 2, 4 and 50 steps of either, and their Frechet distance from the images;
 2. the posterior of the h = 0 slice u(x, t, t) on noised held-out images: U against the error,
-   and its maps against those of the plain flow at the same states;
+   and its maps against the maps of the plain flow at the same states;
 3. maps of one-step samples: the posterior after noising the sample again, the sensitivity of
    the one-step map to its noise, and the prior, which is all that the noise itself knows.
 
@@ -77,7 +77,7 @@ class Config:
     fraction_equal: float = 0.5
     """Share of the pairs (r, t) with r = t, in [0, 1], on which the velocity itself is learned."""
     time_mean: float = -0.4
-    """Mean of the logit of both times; below 0 favours the noise end. The paper's is 0.4 here,
+    """Mean of the logit of both times; below 0 favors the noise end. The paper's is 0.4 here,
     -0.4 in its own time, which runs the other way."""
     time_std: float = 1.6
     """Standard deviation of the logit of both times; with the paper's 1.0 an interval from 0 to 1

@@ -7,9 +7,12 @@ import pathlib
 import pydoc
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import fmjax
+from tests.measured import page as measured
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODULES = [
@@ -97,12 +100,76 @@ def test_the_code_in_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        names = {}
+        exec(compile(block, "README.md", "exec"), names)
+        for name, leaf in ((n, leaf) for n in names for leaf in jax.tree.leaves(names[n])):
+            if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
+                assert jnp.isfinite(leaf).all(), name
 
 
-def test_links_between_the_pages_resolve():
-    pages = [ROOT / "README.md", ROOT / "experiments" / "README.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def test_the_readme_shows_code_and_a_picture_before_line_40():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert "```python" in lines[:40]
+    assert any(line.startswith("![") for line in lines[:40])
+    assert any("jax.jit(jax.vmap(partial(fmjax.samplers" in line for line in lines)
+
+
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "experiments").rglob("README.md"),
+]
+
+
+def _anchors(page):
+    """Returns the anchors that GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_of_the_pages_resolve(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"links to {target}"
+        assert not anchor or anchor in _anchors(file), f"links to {target}"
+
+
+def test_every_figure_is_shown_on_a_page():
+    shown = {
+        target for page in PAGES for target in re.findall(r"([\w.-]+\.png)\)", page.read_text())
+    }
+    assert shown == {path.name for path in (ROOT / "docs" / "figures").iterdir()}
+
+
+def test_the_tests_and_groups_that_the_page_of_the_papers_names_exist():
+    rows = [line for line in (ROOT / "docs" / "papers.md").read_text().splitlines() if "`" in line]
+    groups = {group.__name__ for group in measured.GROUPS}
+    named = {name for row in rows if row.startswith("|") for name in _tests_of(row)}
+    assert len(named) > 50
+    for name in named:
+        if name.endswith(".py"):
+            folder = "experiments" if "/" in name else "fmjax"
+            assert (ROOT / "tests" / folder / name).exists(), name
+        else:
+            assert name in groups, name
+
+
+def _tests_of(row):
+    """Returns the names in the last cell of a row: files of tests and groups of measured rows."""
+    return re.findall(r"`([\w./]+)`", row.strip("| ").rsplit(" | ", 1)[-1])
+
+
+def test_the_functions_that_the_page_of_the_papers_names_exist():
+    page = (ROOT / "docs" / "papers.md").read_text()
+    for name in re.findall(r"`((?:[a-z_]+\.)+[a-zA-Z_]\w*)[`(]", page):
+        module, *rest = name.split(".")
+        if module in {"experiments", "tests"} or name.endswith((".py", ".md")):
+            continue
+        value = fmjax if module == "fmjax" else getattr(fmjax, module)
+        for part in rest:
+            assert hasattr(value, part), name
+            value = getattr(value, part)

@@ -1,13 +1,12 @@
 """Every identity of the library, measured against a second route: one row per number.
 
-`python -m tests.measured.identities` prints the table and writes it into docs/papers.md;
+`python -m tests.measured` writes the rows of all files of this folder into docs/measured.md;
 `tests/measured/test_identities.py` asserts that every row stays below its bar.
 
 Exact identities are largest errors, absolute in float64 and relative in float32. Random
 estimates are distances from the truth in standard errors, whose bar is five.
 """
 
-import pathlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -542,38 +541,3 @@ GROUPS = (
     likelihood_gradients,
     round_trip,
 )
-
-
-def groups() -> tuple[Callable[[], Iterator[Row]], ...]:
-    """Returns the groups of this module and of those that continue it."""
-    # They import Row from here.
-    from tests.measured import closed_form, fdm, meanflow
-    from tests.measured import posterior as measured_posterior
-
-    further = (measured_posterior, meanflow, fdm, closed_form)
-    return (*GROUPS, *(group for module in further for group in module.GROUPS))
-
-
-def table() -> str:
-    """Returns all rows as a Markdown table."""
-    lines = ["| what | function | source | measured | bar |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {r.what} | `{r.function}` | {r.equation} | {r.value:.1e} | {r.bar:.1e} |"
-        for group in groups()
-        for r in group()
-    ]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Prints the table and writes it into docs/papers.md between its two marks."""
-    text = table()
-    print(text)
-    page = pathlib.Path(__file__).parents[2] / "docs" / "papers.md"
-    before, rest = page.read_text().split("<!-- measured: begin -->")
-    after = rest.split("<!-- measured: end -->")[1]
-    page.write_text(f"{before}<!-- measured: begin -->\n{text}\n<!-- measured: end -->{after}")
-
-
-if __name__ == "__main__":
-    main()

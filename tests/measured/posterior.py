@@ -131,8 +131,8 @@ def _compiled(values: Callable, which: int) -> Callable:
 def _cells() -> Iterator[tuple[Callable, int, np.ndarray, str, str]]:
     """Yields what is measured: a function above, a kind, a gamma, a label and a function's name."""
     for kind, name in enumerate(KINDS):
-        for gamma, colour in ((np.eye(3), "white"), (GAMMA, "coloured")):
-            label = f"posterior of the kind {name}, {colour} noise"
+        for gamma, color in ((np.eye(3), "white"), (GAMMA, "colored")):
+            label = f"posterior of the kind {name}, {color} noise"
             yield _of_a_kind, kind, gamma, label, "posterior.covariance, matvec, diagonal, trace"
         reverse = "predictions.as_velocity, reverse_time"
         yield _of_a_model, kind, np.eye(3), f"posterior by a model of {name}", reverse

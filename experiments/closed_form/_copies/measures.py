@@ -1,8 +1,8 @@
 """A network and the exact field of the n images that it was trained on; what it copies of them.
 
 Shared by the experiments on the closed form of flow matching. The data are the first n training
-images at the centres of their pixels' bins, neither flipped nor dequantised: a finite set of
-points, so the field that minimises the loss of training is known (`fmjax.empirical`), and it makes
+images at the centers of their pixels' bins, neither flipped nor dequantized: a finite set of
+points, so the field that minimizes the loss of training is known (`fmjax.empirical`), and it makes
 nothing but copies of these points. How far samples are from that is told by their distance to the
 nearest of the n, beside the same distance of
 
@@ -52,8 +52,8 @@ def train(
       config: has `seed` and what `training.fit` reads.
       images: the data set.
       count: n, how many of its training images are used.
-      folder: of the checkpoints and of metrics.jsonl.
-      key: of the noise of the held-out loss.
+      folder: where the checkpoints and metrics.jsonl are.
+      key: for the noise of the held-out loss.
     """
     few = images.train[:count]
     copies = math.ceil(config.batch_size / len(few))
@@ -85,8 +85,8 @@ def distances(
       embed: into that space.
 
     Returns:
-      For every tau the distance `[n]` to the nearest training image, the share `memorised`, and
-      the share `decided` whose nearest image is that of tau = 1; and the mean distance of
+      For every tau the distance `[n]` to the nearest training image, the share `memorized`, and
+      the share `decided` whose nearest image is the same as for tau = 1; and the mean distance of
       `held_out` images and `within` the training images.
     """
     train = np.asarray(embed(points))
@@ -95,7 +95,7 @@ def distances(
     last = found[-1]["nearest"]
     return {
         "distance": np.stack([one["distance"] for one in found]),
-        "memorised": [one["memorised"] for one in found],
+        "memorized": [one["memorized"] for one in found],
         "decided": [float((one["nearest"] == last).mean()) for one in found],
         "held_out": float(apart["distance"].mean()),
         "within": quality.within(train),
@@ -145,8 +145,8 @@ def compared(
         "distance_standard_error": float(ours["distance"].std(ddof=1) / len(samples) ** 0.5),
         "distance_of_held_out": float(theirs["distance"].mean()),
         "distance_within": quality.within(points),
-        "memorised": ours["memorised"],
-        "memorised_of_held_out": theirs["memorised"],
+        "memorized": ours["memorized"],
+        "memorized_of_held_out": theirs["memorized"],
         "shown": {
             "samples": data.quantize(samples[:12], images.levels),
             "nearest": ours["nearest"][:12],
@@ -158,7 +158,7 @@ def variances(train: np.ndarray) -> Array:
     """Returns the variances by which `fmjax.collapse` predicts when n such images are told apart.
 
     Args:
-      train: `[m, *dims]`, not all alike; the covariance is that of the first 10,000.
+      train: `[m, *dims]`, not all alike; the covariance is taken over the first 10,000.
     """
     return jnp.asarray(measures.variances(np.asarray(train[:10_000])))
 

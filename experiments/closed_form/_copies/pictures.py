@@ -1,6 +1,6 @@
 """The pictures of the closed form: what networks learn of it, and flows that change over to it.
 
-Colours go with the number of training images, the darkest with the fewest, or with one noise.
+Colors go with the number of training images, the darkest with the fewest, or with one noise.
 """
 
 from typing import Any
@@ -34,10 +34,10 @@ def curves(rows: list[dict[str, Any]], *, dataset: str) -> Figure:
     above = figure.add_subplot(grid[0, 0])
     panels = [above, figure.add_subplot(grid[1, 0], sharex=above)]
     for ax, (name, title) in zip(panels, GAPS.items(), strict=True):
-        for row, colour in zip(rows, _shades(len(rows)), strict=True):
+        for row, color in zip(rows, _shades(len(rows)), strict=True):
             gaps = row["gaps"]
-            ax.plot(gaps["times"], gaps[name], color=colour, linewidth=2, label=f"n = {row['n']}")
-            ax.axvline(row["collapse_time"], color=colour, linestyle=":", linewidth=1.2)
+            ax.plot(gaps["times"], gaps[name], color=color, linewidth=2, label=f"n = {row['n']}")
+            ax.axvline(row["collapse_time"], color=color, linestyle=":", linewidth=1.2)
         ax.set(yscale="log", title=title, ylabel=r"E $|v - u^\ast|^2$ / d")
         ax.grid(alpha=0.3)
     panels[1].set_xlabel("t (noise at 0, data at 1); dotted: predicted collapse")
@@ -60,8 +60,8 @@ def _quality(ax: Any, rows: list[dict[str, Any]]) -> None:
         "frechet_held_out_of_copies": ("--", "black", "copies of the n to held-out images"),
         "frechet_train": ("s-", "tab:orange", "samples to the n images"),
     }
-    for name, (style, colour, label) in lines.items():
-        ax.plot(n, [row[name] for row in rows], style, color=colour, label=label, linewidth=2)
+    for name, (style, color, label) in lines.items():
+        ax.plot(n, [row[name] for row in rows], style, color=color, label=label, linewidth=2)
     ax.set(yscale="log", ylabel=f"Fréchet distance in {rows[0]['space']}")
     ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter("{x:g}")
@@ -73,7 +73,7 @@ def _quality(ax: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def _novelty(ax: Any, rows: list[dict[str, Any]]) -> None:
-    """Draws the distances to the nearest training image over n, and the share memorised."""
+    """Draws the distances to the nearest training image over n, and the share memorized."""
     n = [row["n"] for row in rows]
     error = [row["distance_standard_error"] for row in rows]
     ax.errorbar(n, [row["distance"] for row in rows], error, fmt="o-", color="tab:purple",
@@ -85,12 +85,12 @@ def _novelty(ax: Any, rows: list[dict[str, Any]]) -> None:
         values = [row[name] for row in rows]
         ax.plot(n, values, style, color="black", label=label, linewidth=2)
     for row in rows:
-        share, at = f"{row['memorised']:.0%}", (row["n"], row["distance"])
+        share, at = f"{row['memorized']:.0%}", (row["n"], row["distance"])
         ax.annotate(share, at, xytext=(2, 9), textcoords="offset points", ha="center",
                     fontsize=11, color="tab:purple")  # fmt: skip
     ax.set(ylim=(0.0, None), ylabel="Euclidean distance to the nearest of the n")
     _over_n(ax, n)
-    ax.set_title("novelty; in per cent the share memorised")
+    ax.set_title("novelty; in percent the share memorized")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=11)
 
@@ -128,7 +128,7 @@ def nearest(rows: list[dict[str, Any]], images: data.Images) -> Figure:
     return figure
 
 
-COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:orange")
+COLORS = ("tab:red", "tab:blue", "tab:green", "tab:orange")
 
 
 def hybrid(results: dict[str, Any], arrays: dict[str, Any], *, dataset: str) -> Figure:
@@ -153,9 +153,9 @@ def hybrid(results: dict[str, Any], arrays: dict[str, Any], *, dataset: str) -> 
         (left / size[0], bottom / size[1], wide / size[0], height / size[1]),
         xlim=(-cell / 2, 1.0 + cell / 2),
     )
-    for line, colour in enumerate(COLOURS):
+    for line, color in enumerate(COLORS):
         ax = place(0.2 + (3 - line) * tall, tall)
-        _strip(ax, taus, images[:, line], cell, colour)
+        _strip(ax, taus, images[:, line], cell, color)
     for index, (name, space) in enumerate(spaces.items()):
         ax = place(0.2 + 4 * tall + gap + (len(spaces) - 1 - index) * (panel + gap), panel)
         _over_tau(ax, taus, space, arrays["distances"][name], results["collapse_time"])
@@ -170,8 +170,8 @@ def _over_tau(
     ax: Any, taus: np.ndarray, space: dict[str, Any], four: np.ndarray, collapse: float
 ) -> None:
     """Draws the mean distance over tau and that of four noises."""
-    for distance, colour in zip(np.asarray(four).T, COLOURS, strict=True):
-        ax.plot(taus, distance, color=colour, linewidth=1.6)
+    for distance, color in zip(np.asarray(four).T, COLORS, strict=True):
+        ax.plot(taus, distance, color=color, linewidth=1.6)
     ax.errorbar(taus, space["distance"], space["standard_error"], fmt="--", color="black",
                 linewidth=3, label="mean")  # fmt: skip
     ax.axhline(space["held_out"], color="gray", linestyle="-.", label="held-out images")
@@ -180,11 +180,11 @@ def _over_tau(
     ax.grid(alpha=0.3)
 
 
-def _strip(ax: Any, taus: np.ndarray, images: np.ndarray, cell: float, colour: str) -> None:
-    """Draws the images of one noise in a row, each at its tau, on a ground of its colour."""
+def _strip(ax: Any, taus: np.ndarray, images: np.ndarray, cell: float, color: str) -> None:
+    """Draws the images of one noise in a row, each at its tau, on a background of its color."""
     for tau, image in zip(taus, images, strict=True):
         extent = (tau - 0.46 * cell, tau + 0.46 * cell, 0.04, 0.96)
         ax.imshow(images_pictures.grey(image), extent=extent, aspect="auto", **images_pictures.GREY)
-    ax.set(facecolor=colour, xlim=(-cell / 2, 1.0 + cell / 2), ylim=(0.0, 1.0))
+    ax.set(facecolor=color, xlim=(-cell / 2, 1.0 + cell / 2), ylim=(0.0, 1.0))
     ax.set_xticks([])
     ax.set_yticks([])

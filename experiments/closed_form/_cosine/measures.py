@@ -1,7 +1,7 @@
 """How alike the exact velocity of a data set and the velocity of a single pair are.
 
 At `x_t = t x1 + (1 - t) x0`, with noise x0 and x1 one of n points, flow matching regresses on
-x1 - x0, one of many velocities that meet there, and its minimiser is their mean u, which is known
+x1 - x0, one of many velocities that meet there, and its minimizer is their mean u, which is known
 in closed form. Between the two
 
     cos(u(x_t, t), x1 - x0)                                                       (1)
@@ -72,7 +72,7 @@ def measure(
 
     Args:
       bank: float32 `[n, *dims]`.
-      key: of the pairs, which are the same at all times.
+      key: for the pairs, which are the same at all times.
       times: `[k]`, increasing, in [0, 1).
       num_pairs: pairs of noise and data.
       size: pairs at a time; memory grows with `size * n`.

@@ -8,7 +8,7 @@ from experiments.images import data, prepared
 def photographs(side: int = 256, stride: int = 16) -> np.ndarray:
     """Returns square crops of the two photographs of scikit-learn, float32 in [-1, 1].
 
-    Large images that need no download. Neighbouring crops overlap: they are nearer to each other
+    Large images that need no download. Neighboring crops overlap: they are nearer to each other
     than as many photographs would be, and collapse later.
 
     Args:

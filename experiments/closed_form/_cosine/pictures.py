@@ -34,7 +34,7 @@ def histograms(whole: list[dict[str, Any]]) -> Figure:
     """Returns the shares of pairs in bins of the cosine: a row for each data set (figure 1a).
 
     Args:
-      whole: of each data set what was measured at its own size.
+      whole: for each data set, what was measured at its own size.
     """
     rows = [measures.pictured(entry) for entry in whole]
     figure = Figure(figsize=(15.0, 2.3 * len(whole) + 1.0), layout="constrained")
@@ -56,18 +56,18 @@ def means(whole: list[dict[str, Any]]) -> Figure:
     """Returns the mean cosine and the mean weight of the true point over time.
 
     Args:
-      whole: of each data set what was measured at its own size.
+      whole: for each data set, what was measured at its own size.
     """
     figure = Figure(figsize=(14.0, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
     for index, entry in enumerate(whole):
-        colour, t = f"C{index}", _column(entry, "t")
+        color, t = f"C{index}", _column(entry, "t")
         mean, error = (_column(entry, name) for name in ("mean_cosine", "standard_error"))
-        left.plot(t, mean, color=colour, label=f"{entry['label']}, d = {entry['dimension']}")
-        left.fill_between(t, mean - error, mean + error, color=colour, alpha=0.25, linewidth=0)
-        right.plot(t, _column(entry, "mean_weight"), color=colour)
+        left.plot(t, mean, color=color, label=f"{entry['label']}, d = {entry['dimension']}")
+        left.fill_between(t, mean - error, mean + error, color=color, alpha=0.25, linewidth=0)
+        right.plot(t, _column(entry, "mean_weight"), color=color)
         for ax in (left, right):
-            ax.axvline(entry["predicted"], color=colour, linestyle="--", linewidth=1.2)
+            ax.axvline(entry["predicted"], color=color, linestyle="--", linewidth=1.2)
     right.axhline(0.5, color="0.6", linewidth=1)
     left.plot([], [], "--", color="black", linewidth=1.2, label="collapse, predicted")
     left.set(ylabel="mean cosine", title="exact velocity and $x_1 - x_0$ (band: standard error)")

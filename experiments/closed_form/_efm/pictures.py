@@ -23,7 +23,7 @@ def all_of(
     """Returns every figure of a run on images.
 
     Args:
-      rows: of every network: its method, seed, curve, final numbers and images that are shown.
+      rows: for every network its method, seed, curve, final numbers and images that are shown.
       of_data: the rows of held-out and of training images.
       levels: values that a pixel can take.
       dataset: the name for the titles.
@@ -53,8 +53,8 @@ def curves(
         run_pictures.log_x(ax, epochs, "epoch")
         run_pictures.log_y(ax, "Fréchet distance")
     counts = [row["num_images"] for row in of_data]
-    axes[0].set_title(f"to held-out images\n(dotted: that of {counts[1]} training images)")
-    axes[1].set_title(f"to training images\n(dotted: that of {counts[0]} held-out images)")
+    axes[0].set_title(f"to held-out images\n(dotted: {counts[1]} training images)")
+    axes[1].set_title(f"to training images\n(dotted: {counts[0]} held-out images)")
     axes[0].legend(fontsize=11)
     if "CFM" in methods:
         _gaps(axes[2], epochs, methods)
@@ -64,7 +64,7 @@ def curves(
 
 
 def _gaps(ax: Axes, epochs: np.ndarray, methods: dict[str, list[dict[str, Any]]]) -> None:
-    """Draws how far each method's test distance is from that of CFM with the same seed."""
+    """Draws how far each method's test distance is from CFM's with the same seed."""
     base = {row["seed"]: row for row in methods.get("CFM", [])}
     for place, (method, mine) in enumerate(methods.items()):
         pairs = [(row, base[row["seed"]]) for row in mine if row["seed"] in base]

@@ -23,7 +23,7 @@ def curve(folder: os.PathLike, per_epoch: int) -> list[dict[str, float]]:
 
 
 def gaps(rows: list[dict[str, Any]], others: list[dict[str, Any]], name: str) -> list[float]:
-    """Returns in percent how far rows lie above those of the same seed of another method."""
+    """Returns in percent how far rows lie above the rows of another method with the same seed."""
     other = {row["seed"]: row[name] for row in others}
     return [100 * (row[name] / other[row["seed"]] - 1) for row in rows if row["seed"] in other]
 
@@ -36,11 +36,11 @@ def table(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> str:
     """Returns the final numbers of every method, mean and standard deviation over seeds.
 
     Args:
-      rows: of every network.
+      rows: one for every network.
       of_data: from `of_data`.
     """
     methods = by_method(rows)
-    head = ["test Frechet", "above CFM, %", "train Frechet", "memorised", "nearest training image"]
+    head = ["test Frechet", "above CFM, %", "train Frechet", "memorized", "nearest training image"]
     lines = [f"{'method':16s} seeds" + "".join(f"{text:>24s}" for text in head)]
     for name, mine in (methods | by_method(of_data)).items():
         spread = partial(_spread, mine)

@@ -13,7 +13,7 @@ def all_of(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> dict[st
     """Returns every figure of a run in the plane.
 
     Args:
-      rows: of every network: its method, seed, curve and generated points, and training points.
+      rows: for every network its method, seed, curve and generated points, and training points.
       of_data: for every seed the variance of the target of CFM, and the distance between training
         and test points.
     """

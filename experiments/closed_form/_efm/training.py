@@ -12,7 +12,7 @@ M counts the batch, so that with M = batch the batch itself is the bank. (In the
 bank of "128" comes on top of the batch.) Only an independent coupling has the targets of a bank:
 under another one x0 given x1 is not the noise that the closed form knows.
 
-All methods see the same batches, noise and times at every step, and the data are not dequantised:
+All methods see the same batches, noise and times at every step, and the data are not dequantized:
 the targets are exact for the law of the points themselves, and noise on the pixels would make that
 a law of infinitely many.
 
@@ -33,7 +33,7 @@ from fmjax.empirical import Bank
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
-adam = cache(optax.adam)  # `loop.fit` compiles once for the trainings of one loss and optimiser
+adam = cache(optax.adam)  # `loop.fit` compiles once for the trainings of one loss and optimizer
 
 
 class Method(NamedTuple):

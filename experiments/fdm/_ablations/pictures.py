@@ -46,8 +46,8 @@ def bars(rows: dict[str, dict[str, Any]], title: str) -> Figure:
     axes = figure.subplots(1, len(columns), sharey=True)
     for ax, column in zip(axes, columns, strict=True):
         values = [np.asarray(_numbers(rows[name])[column]) for name in names]
-        colours = ["0.6" if name.startswith("flow") else "C0" for name in names]
-        ax.barh(range(len(names)), [v.mean() for v in values], color=colours)
+        colors = ["0.6" if name.startswith("flow") else "C0" for name in names]
+        ax.barh(range(len(names)), [v.mean() for v in values], color=colors)
         for row, value in enumerate(values):
             ax.plot(value, np.full(len(value), row), "k.", markersize=5)
         ax.axvline(values[0].mean(), color="0.4", linestyle=":")

@@ -25,7 +25,7 @@ def log_likelihoods(params: PyTree, points: Array, *, tolerance: float) -> Array
     """Returns the log-density of many points at t = 1; compiled once for all networks.
 
     Args:
-      params: of the network.
+      params: the parameters of the network.
       points: `[n, 2]`.
       tolerance: relative and absolute, of the adaptive solver.
     """
@@ -37,10 +37,10 @@ def log_likelihoods(params: PyTree, points: Array, *, tolerance: float) -> Array
 def log_likelihoods_by_euler(params: PyTree, points: Array, *, num_steps: int) -> Array:
     """Returns the same by the paper's solver, Euler's method; not the density of any model.
 
-    Its mean over probes is that of the exact divergence, which is taken here.
+    Its mean over probes is the loss with the exact divergence, which is taken here.
 
     Args:
-      params: of the network.
+      params: the parameters of the network.
       points: `[n, 2]`.
       num_steps: equal steps.
     """

@@ -68,7 +68,7 @@ def curves(folder: epath.Path, rows: list[dict[str, Any]]) -> Figure:
         label = name_of(row["weight"]) if row["seed"] == rows[0]["seed"] else None
         for ax, name in zip(axes, names, strict=True):
             values = [line[name] for line in metrics]
-            ax.plot(steps, values, color=_colour(row, rows), alpha=0.8, label=label)
+            ax.plot(steps, values, color=_color(row, rows), alpha=0.8, label=label)
     axes[0].axhline(math.log(law.CEILING), color="black", linestyle=":", label="ceiling")
     axes[0].set(ylabel="mean log-likelihood (nats)", title="fresh data")
     axes[1].set(ylabel=r"E $(v - u)^2$ per dimension", title="error of the velocity", yscale="log")
@@ -87,7 +87,7 @@ def variation(rows: list[dict[str, Any]]) -> Figure:
         times = [float(t) for t in row["total_variation"]]
         label = name_of(row["weight"]) if row["seed"] == rows[0]["seed"] else None
         values = list(row["total_variation"].values())
-        ax.plot(times, values, "o-", color=_colour(row, rows), alpha=0.8, label=label)
+        ax.plot(times, values, "o-", color=_color(row, rows), alpha=0.8, label=label)
     ax.set(xlabel="t (noise at 0, data at 1)", ylabel="total variation from the exact density")
     ax.set_ylim(bottom=0.0)
     ax.legend()
@@ -106,7 +106,7 @@ def sweep(rows: list[dict[str, Any]]) -> Figure:
             [row["log_likelihood"] for row in mine],
             [row["standard_error"] for row in mine],
             fmt="o",
-            color=_colour(mine[0], rows),
+            color=_color(mine[0], rows),
             capsize=3,
         )
     ax.axhline(math.log(law.CEILING), color="black", linestyle=":", label="ceiling")
@@ -117,6 +117,6 @@ def sweep(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _colour(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _color(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     weights = list(dict.fromkeys(other["weight"] for other in rows))
     return f"C{weights.index(row['weight'])}"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from experiments.fdm._mixture import measures
 from experiments.images import pictures as images_pictures
 
-COLOURS = ("tab:blue", "tab:orange")
+COLORS = ("tab:blue", "tab:orange")
 TRUTH = {"color": "black", "linewidth": 1.0}
 
 
@@ -30,11 +30,9 @@ def all_of(arrays: dict[str, Any], *, pictured: tuple[float, ...]) -> dict[str, 
 
 def _band(ax: Axes, x: np.ndarray, values: np.ndarray, **options: Any) -> None:
     """Draws the mean over seeds, and from the least to the greatest of them in a paler tone."""
-    colour = options.get("color")
+    color = options.get("color")
     ax.plot(x, values.mean(axis=0), **options)
-    ax.fill_between(
-        x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.25, linewidth=0
-    )
+    ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.25, linewidth=0)
 
 
 def densities(arrays: dict[str, Any], pictured: tuple[float, ...]) -> Figure:
@@ -53,9 +51,9 @@ def densities(arrays: dict[str, Any], pictured: tuple[float, ...]) -> Figure:
         top.fill_between(measures.GRID, true, color="0.85", linewidth=0, label="true")
         bottom.axhline(0.0, **TRUTH)
         distances = []
-        for colour, (name, made) in zip(COLOURS, methods.items(), strict=True):
-            _band(top, measures.GRID, made["density"][:, i], color=colour, label=name)
-            _band(bottom, measures.GRID, made["density"][:, i] - true, color=colour)
+        for color, (name, made) in zip(COLORS, methods.items(), strict=True):
+            _band(top, measures.GRID, made["density"][:, i], color=color, label=name)
+            _band(bottom, measures.GRID, made["density"][:, i] - true, color=color)
             distances.append(f"{name} {made['total_variation'][:, i].mean():.3f}")
         top.set_title(f"t = {t:g}\ntotal variation: {', '.join(distances)}")
         bottom.set(xlabel="x", xlim=(-5.0, 5.0))
@@ -112,12 +110,12 @@ def training(history: dict[str, list[dict[str, float]]]) -> Figure:
         ("mean absolute residual", "log", measures.ERRORS[4:]),
     )
     for ax, (title, yscale, parts) in zip(figure.subplots(1, 3), panels, strict=True):
-        for colour, (name, lines) in zip(COLOURS, history.items(), strict=True):
+        for color, (name, lines) in zip(COLORS, history.items(), strict=True):
             steps = [line["step"] for line in lines]
             for part, dashes in zip(parts, ("-", "--"), strict=False):
                 label = f"{name}: {part.removeprefix('conditional_')}"
                 values = [line[part] for line in lines]
-                ax.plot(steps, values, dashes, color=colour, marker="o", markersize=3, label=label)
+                ax.plot(steps, values, dashes, color=color, marker="o", markersize=3, label=label)
         ax.set(yscale=yscale, xlabel="step", title=title)
         ax.legend(fontsize=11)
     figure.suptitle(r"Flow: $(v - u)^2$. Divergence: $(\sigma r)^2$. Residual: $|r|$")
@@ -132,8 +130,8 @@ def bounds(arrays: dict[str, Any]) -> Figure:
     """
     figure = Figure(figsize=(13.5, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for colour, (name, made) in zip(COLOURS, arrays["methods"].items(), strict=True):
-        options = {"color": colour}
+    for color, (name, made) in zip(COLORS, arrays["methods"].items(), strict=True):
+        options = {"color": color}
         _band(left, arrays["times"], made["total_variation"], label=f"{name}: TV", **options)
         _band(
             left, arrays["times"], made["bound"], linestyle="--", label=f"{name}: bound", **options

@@ -66,9 +66,9 @@ def draw(
     Args:
       task: what was learned, without context.
       condition: such as `partial(given, event, jitter)`.
-      num_steps: of the sampler.
-      params: of the network.
-      key: of the sampler.
+      num_steps: how many steps the sampler takes.
+      params: the parameters of the network.
+      key: for the sampler.
       x0: `[length, d]`, standard normal.
     """
     velocity = functools.partial(task.field, params)
@@ -82,9 +82,9 @@ def forecast(task: Task, num_steps: int, params: PyTree, key: Key, x0: Array, x1
 
     Args:
       task: what was learned.
-      num_steps: of the sampler.
-      params: of the network.
-      key: of the sampler.
+      num_steps: how many steps the sampler takes.
+      params: the parameters of the network.
+      key: for the sampler.
       x0: `[length, d]`, standard normal.
       x1: `[length, d]`, the true trajectory.
     """
@@ -95,14 +95,14 @@ def forecast(task: Task, num_steps: int, params: PyTree, key: Key, x0: Array, x1
 def nats_per_dim(task: Task, tolerance: float, params: PyTree, key: Key, x1: Array) -> Array:
     """Returns the negative log-density of one trajectory per dimension, in nats.
 
-    One Hutchinson probe, the normaliser of the noise counted once for each dimension. The path's
+    One Hutchinson probe, the normalizer of the noise counted once for each dimension. The path's
     last noise, before which it is singular, counts as part of the data.
 
     Args:
       task: what was learned, without context.
       tolerance: relative and absolute, of a step of the adaptive solver.
-      params: of the network.
-      key: of the probe.
+      params: the parameters of the network.
+      key: for the probe.
       x1: `[length, d]`.
     """
     key_noise, key_probe = jax.random.split(key)
@@ -174,12 +174,12 @@ def distances(samples: np.ndarray, data: np.ndarray, *, num_bins: int) -> dict[s
 def compare(
     samples: dict[str, np.ndarray], data: np.ndarray, *, num_bins: int, happened: str
 ) -> dict[str, dict[str, Any]]:
-    """Returns for every method how the law of its statistic differs from that of the data.
+    """Returns for every method how the law of its statistic differs from the data's.
 
     Args:
       samples: from the method to C of its samples.
       data: C of the held-out trajectories to compare with.
-      num_bins: of the histograms.
+      num_bins: number of bins of the histograms.
       happened: the name under which the share with C > 0 is given.
     """
     return {

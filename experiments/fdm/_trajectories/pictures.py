@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from experiments.fdm._trajectories.systems import System
 
 LABELS = {"data": "data", "fm": "FM", "fdm": "FDM", "other": "another trajectory"}
-COLOURS = {"data": "0.35", "fm": "tab:orange", "fdm": "tab:blue", "other": "0.6"}
+COLORS = {"data": "0.35", "fm": "tab:orange", "fdm": "tab:blue", "other": "0.6"}
 _WIDTHS = {"data": 2.0, "fm": 3.6, "fdm": 1.8, "other": 2.0}  # one under the other, both seen
 _NAMES = {"lorenz": "the Lorenz system", "fitzhugh_nagumo": "two FitzHugh-Nagumo units"}
 _STATES = ("tab:purple", "tab:green", "tab:red", "tab:olive")
@@ -36,7 +36,7 @@ def all_of(
 
 
 def _style(name: str) -> dict[str, Any]:
-    return {"color": COLOURS[name], "label": LABELS[name], "linewidth": _WIDTHS[name]}
+    return {"color": COLORS[name], "label": LABELS[name], "linewidth": _WIDTHS[name]}
 
 
 def _times(system: System, length: int) -> np.ndarray:
@@ -59,8 +59,8 @@ def trajectories(
     for row, name in zip(axes, free, strict=True):
         shown = [*free[name][:_FREE], *given[name][-_GIVEN:]]
         for ax, x in zip(row, shown, strict=False):
-            for values, colour, label in zip(x.T, _STATES, system.states, strict=False):
-                ax.plot(_times(system, len(x)), values, color=colour, label=label, linewidth=1.5)
+            for values, color, label in zip(x.T, _STATES, system.states, strict=False):
+                ax.plot(_times(system, len(x)), values, color=color, label=label, linewidth=1.5)
         row[0].set_ylabel(LABELS[name], fontsize=15)
     low, high = np.quantile(free["data"], [0.0, 1.0])
     axes[0, 0].set_ylim(1.4 * low - 0.4 * high, 1.4 * high - 0.4 * low)

@@ -152,7 +152,7 @@ def make_loss(
 
     Args:
       task: what is learned.
-      weight: of the divergence penalty; 0 is flow matching.
+      weight: the weight of the divergence penalty; 0 is flow matching.
       matching: one of `MATCHINGS`.
       probe_every: k, of every k-th trajectory the divergence is probed.
     """
@@ -185,7 +185,7 @@ def held_out(task: Task, x1: np.ndarray, key: Key) -> Callable[[PyTree, Key], di
     Args:
       task: what is learned.
       x1: `[n, length, d]`.
-      key: of noise, times and probes.
+      key: for noise, times and probes.
     """
     losses = [make_loss(task, weight, "product") for weight in (0.0, 1.0)]
     both = jax.jit(lambda params: [loss(params, key, {"x": jnp.asarray(x1)}) for loss in losses])
@@ -217,7 +217,7 @@ def fit(
       trajectories: the data.
       workdir: folder of the checkpoints and of metrics.jsonl.
       evaluate: as of `held_out`.
-      weight: of the divergence penalty.
+      weight: the weight of the divergence penalty.
       learning_rate: the first one.
       num_steps: training steps.
     """

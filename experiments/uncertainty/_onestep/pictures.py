@@ -1,6 +1,6 @@
 """The pictures of one-step generation: samples by number of steps, and the maps of samples.
 
-Images come as x in [-1, 1] and are shown as grey levels from 0 (black) to 1 (white), so a
+Images come as x in [-1, 1] and are shown as gray levels from 0 (black) to 1 (white), so a
 standard deviation in x is halved before it is drawn.
 """
 
@@ -63,7 +63,7 @@ def one_step_maps(made: dict[str, np.ndarray], times: tuple[float, ...], *, data
 
     Args:
       made: `sample` `[n, h, w, c]`, `renoised` `[n, times, h, w, c]`, `sensitivity` and `prior`.
-      times: of the noising.
+      times: at which images are noised.
       dataset: the name for the title.
     """
     order = np.argsort(_calibration.totals(made["sensitivity"]))
@@ -95,7 +95,7 @@ def one_step_maps(made: dict[str, np.ndarray], times: tuple[float, ...], *, data
     axes[0, 0].set_ylabel("one-step\nsample", rotation=0, ha="right", va="center", fontsize=12)
     images_pictures.bare(axes)
     figure.suptitle(
-        f"How uncertain is a one-step sample? ({dataset}; grey levels)\n"
+        f"How uncertain is a one-step sample? ({dataset}; gray levels)\n"
         "from the least to the most sensitive of the samples"
     )
     return figure
@@ -132,5 +132,5 @@ def agreement(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) 
     axes[2, 0].legend(loc="upper left", fontsize=10)
     for row, label in enumerate((*names.values(), "U, MeanFlow")):
         axes[row, 0].set_ylabel(label)
-    figure.suptitle(f"The same held-out states, two models ({dataset}); maps in grey levels")
+    figure.suptitle(f"The same held-out states, two models ({dataset}); maps in gray levels")
     return figure

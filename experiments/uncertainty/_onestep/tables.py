@@ -1,4 +1,4 @@
-"""Samples of few steps against the images, and maps of one model against those of another.
+"""Samples of few steps against the images, and the maps of one model against the maps of another.
 
 The quality of samples is the Frechet distance of Gaussians fitted to features of samples and of
 the training images,
@@ -107,7 +107,7 @@ def one_step(made: dict[str, np.ndarray], times: tuple[float, ...]) -> dict[str,
     Args:
       made: `sample` `[n, *dims]`, `renoised` `[n, times, *dims]`, `sensitivity` `[n, *dims]` and
         `prior` `[*dims]`.
-      times: of the noising.
+      times: at which images are noised.
 
     Returns:
       The prior's total, quantiles of the sensitivity's, and for each time the mean total of the

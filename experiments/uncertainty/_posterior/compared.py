@@ -1,6 +1,6 @@
 """The pictures of the posterior: along generations, against the exact one, and its rivals.
 
-Images come as x in [-1, 1] and are shown as grey levels from 0 (black) to 1 (white), so a
+Images come as x in [-1, 1] and are shown as gray levels from 0 (black) to 1 (white), so a
 standard deviation in x is halved before it is drawn.
 """
 
@@ -68,8 +68,8 @@ def generation(
     for row, label in enumerate(names):
         axes[row, 0].set_ylabel(label)
     figure.suptitle(
-        f"Uncertainty along a generation ({dataset}); maps in grey levels\n"
-        f"numbers over {rows[0]['num_images']} samples, in brackets those of another sample's map"
+        f"Uncertainty along a generation ({dataset}); maps in gray levels\n"
+        f"numbers over {rows[0]['num_images']} samples, in brackets for another sample's map"
     )
     return figure
 
@@ -206,4 +206,4 @@ def _rival_maps(figure: Any, arrays: dict[str, Any], t: float) -> None:
         images_pictures.scale(figure, drawn, ax, deviation.max(), location="bottom")
         ax.set_title(textwrap.fill(name, 16), fontsize=11)
     images_pictures.bare(axes)
-    axes[0, 0].set_ylabel(f"t = {t:g}\n(grey levels)")
+    axes[0, 0].set_ylabel(f"t = {t:g}\n(gray levels)")

@@ -8,9 +8,9 @@ closed form (`fmjax.empirical`), and given b_i everything is Gaussian:
     E[x1 | x_t]   = (sigma^2 / s^2) E[b | x_t] + (alpha h^2 / s^2) x_t                     (1)
     Cov[x1 | x_t] = (sigma^2 / s^2)^2 Cov[b | x_t] + (h sigma / s)^2 I                     (2)
 
-Two widths are of use. The uniform noise that dequantises a pixel has the standard deviation of
+Two widths are of use. The uniform noise that dequantizes a pixel has the standard deviation of
 its bin over sqrt(12): with this h the law is the one that the network was trained on (but for the
-shape of that noise), and its posterior is what a network that had memorised would return. The h
+shape of that noise), and its posterior is what a network that had memorized would return. The h
 that gives held-out images the largest likelihood makes the best kernel density of the training
 images: a stand-in for the law that they were drawn from.
 
@@ -93,7 +93,7 @@ def compare(
 ) -> tuple[dict[str, Any], dict[str, dict]]:
     """Returns how a learned posterior differs from the exact one of the training data.
 
-    On states of training images the exact law is that of the dequantised training data, on those
+    On states of training images the exact law is that of the dequantized training data, on those
     of held-out images the best kernel density.
 
     Args:
@@ -141,7 +141,7 @@ def _of_states(
 
 
 def _row(t: float, learned: dict, mean: np.ndarray, variance: np.ndarray) -> dict[str, float]:
-    """Returns the line of the table for one time; `exact_error` is that of the exact mean."""
+    """Returns the line of the table for one time; `exact_error` is the error of the exact mean."""
     u, exact = _calibration.totals(learned["variance"]), _calibration.totals(variance)
     maps = _calibration.map_correlations(learned["variance"], variance)
     told = maps[np.isfinite(maps)]  # an exact map that is constant correlates with nothing

@@ -2,7 +2,7 @@
 
 A sample is followed from noise to data; at each of several times come the state, the mean of
 the data given it, and the variance of every pixel. Edges are those of the posterior mean: with
-the central differences of neighbouring pixels,
+the central differences of neighboring pixels,
 
     g = |grad m|,     edge: g >= max(g) / 2                                                (1)
 
@@ -63,7 +63,7 @@ def of_one_step(
     Args:
       average_velocity: `(x, r, t) -> u`.
       path: the path.
-      times: of the noising.
+      times: at which images are noised.
       x0: `[*dims]`, the noise.
       noises: `[k, *dims]`, with which the sample is noised again; their maps are averaged.
 
@@ -154,7 +154,7 @@ def calibrate(
       apply: `(params, x, t) -> dx` of one example.
       params: the parameters.
       path: the path.
-      key: of the dequantisation and of the noise, which is the same at all times.
+      key: for the dequantization and the noise, which is the same at all times.
       pixels: uint8 `[n, h, w, c]`.
       levels: values that a pixel can take.
       times: in (0, 1).
@@ -199,7 +199,7 @@ def edge_statistic(t: float, mean: np.ndarray, variance: np.ndarray) -> dict[str
       Over the `num_images` images with pixels on both sides: the share of edge pixels, the ratio
       of mean variance on and off the edges (of the sums over all images), and the mean over
       images of the correlation of the map with the gradient, each with its standard error and,
-      as `null_ratio` and `null_correlation`, with every map replaced by that of the next image.
+      as `null_ratio` and `null_correlation`, with every map replaced by the map of the next image.
       What too few images do not tell is NaN: all of them without one, a standard error with one.
     """
     g, c = gradient(mean), np.asarray(variance, np.float64).mean(axis=-1)

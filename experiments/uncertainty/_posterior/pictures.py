@@ -1,6 +1,6 @@
 """The pictures of the image experiments, drawn to be shown in a talk.
 
-Images come as x in [-1, 1] and are shown as grey levels from 0 (black) to 1 (white), so a
+Images come as x in [-1, 1] and are shown as gray levels from 0 (black) to 1 (white), so a
 standard deviation or an error in x is halved before it is drawn.
 """
 
@@ -47,8 +47,8 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
     for row, label in enumerate(rows):
         axes[row, 0].set_ylabel(label)
     images_pictures.bare(axes)
-    colours = by_time[times[0]]["image"].shape[-1]
-    unit = "grey levels" if colours == 1 else "colour levels, root mean square over channels"
+    colors = by_time[times[0]]["image"].shape[-1]
+    unit = "gray levels" if colors == 1 else "color levels, root mean square over channels"
     figure.suptitle(
         f"Uncertainty of a held-out image ({dataset}) from the velocity's Jacobian\n"
         f"noise at t = 0, data at t = 1; maps in {unit}, from 0 to 1"

@@ -162,7 +162,7 @@ def compare(
     Args:
       compiled: the methods, from `compile_all`.
       by_time: from each time to `noised` `[n, *dims]` and `error` `[n]`.
-      key: of probes, seeds and dropped features.
+      key: for probes, seeds and dropped features.
       size: states at a time.
 
     Returns:

@@ -8,7 +8,7 @@ import fmjax
 from experiments.benchmarks import closed_form, fdm, uncertainty
 
 CLOSED_FORM = closed_form.Config(
-    num_points=48, size=4, colours=2, batch_size=5, chunk_size=10, channels=(8,), turns=1
+    num_points=48, size=4, colors=2, batch_size=5, chunk_size=10, channels=(8,), turns=1
 )
 
 

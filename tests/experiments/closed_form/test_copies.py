@@ -60,8 +60,8 @@ def test_distances_against_all_of_them():
     ours = quality.copied(x, train)
     np.testing.assert_allclose(ours["distance"], every[:, 0], rtol=1e-5, atol=1e-6)
     assert ours["nearest"][0] == 4
-    assert ours["memorised"] == pytest.approx(np.mean(every[:, 0] < every[:, 1] / 3))
-    assert ours["memorised"] >= 0.1
+    assert ours["memorized"] == pytest.approx(np.mean(every[:, 0] < every[:, 1] / 3))
+    assert ours["memorized"] >= 0.1
     each_other = np.sort(scipy.spatial.distance.cdist(_flat(train), _flat(train)), axis=1)
     assert quality.within(train) == pytest.approx(each_other[:, 1].mean(), rel=1e-5)
     # Of two equal images each is the other's nearest.
@@ -77,7 +77,7 @@ def test_copies_and_new_images_are_told_apart():
     points = data.centres(images.train[:40], images.levels)
     copies = measures.compared(points[np.arange(100) % 40], points, images, embed)
     assert copies["distance"] == 0.0
-    assert copies["memorised"] == 1.0
+    assert copies["memorized"] == 1.0
     # Every image 2.5 times is one of the ways to draw 100 copies of 40, a more even one than most.
     mean, deviation = (copies[f"frechet_held_out_of_copies{end}"] for end in ("", "_deviation"))
     assert abs(copies["frechet_held_out"] - mean) < 3 * deviation < mean
@@ -92,7 +92,7 @@ def test_copies_and_new_images_are_told_apart():
     assert new["num_compared"] == copies["num_compared"] == 100
     assert new["frechet_held_out"] < copies["frechet_held_out"]
     assert new["frechet_train"] > copies["frechet_train"]
-    assert new["memorised"] < 0.05
+    assert new["memorized"] < 0.05
     assert new["distance"] == pytest.approx(new["distance_of_held_out"], rel=0.1)
     assert new["distance_of_held_out"] == copies["distance_of_held_out"] > 1.0
     # The embedding is the caller's: features scaled by 3 are at 9 times the distance.

@@ -181,7 +181,7 @@ def test_photographs_are_crops_in_their_places():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run on moons, digits and a user's own images in colour."""
+    """The folder of a run on moons, digits and a user's own images in color."""
     folder = tmp_path_factory.mktemp("cosine")
     images = np.random.default_rng(0).integers(0, 256, (30, 5, 6, 3), dtype=np.uint8)
     np.savez(folder / "mine.npz", images=images)

@@ -78,7 +78,7 @@ def test_with_tau_1_every_sample_is_a_training_point_and_with_0_none_is(samples)
     assert space["distance"].shape == (4, 5)
     assert space["distance"][-1].max() < 1e-5
     assert space["distance"][0].min() > 0.5
-    assert space["memorised"][-1] == space["decided"][-1] == 1.0
+    assert space["memorized"][-1] == space["decided"][-1] == 1.0
     every = np.linalg.norm((drawn[:, :, None] - POINTS[None, None]).reshape(4, 5, 4, -1), axis=-1)
     np.testing.assert_allclose(space["distance"], every.min(axis=-1), rtol=1e-5, atol=1e-6)
     nearest = every.argmin(axis=-1)

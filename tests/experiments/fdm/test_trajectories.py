@@ -39,7 +39,7 @@ def test_distances_against_loops_and_scipy():
     total = sum(abs(p[k] - counts[k] / 700) for k in range(8)) + outside / 700
     assert abs(ours["total_variation"] - total / 2) < 1e-12
     smooth = (counts + 0.5) / 704.0
-    by_scipy = scipy.stats.entropy(p, smooth) - np.log(smooth.sum())  # which normalises q
+    by_scipy = scipy.stats.entropy(p, smooth) - np.log(smooth.sum())  # which normalizes q
     assert abs(ours["kl"] - by_scipy) < 1e-12
     steps = [abs((data <= z).mean() - (samples <= z).mean()) for z in (*data, *samples)]
     assert abs(ours["kolmogorov_smirnov"] - max(steps)) < 1e-12
@@ -120,7 +120,7 @@ def test_the_setting_leaves_the_velocity_as_it_is(path, x64):
 
 @BOTH
 def test_samples_and_their_likelihood_are_those_of_the_gaussian(path, x64):
-    """The normaliser of the noise once per dimension: the printed one of the paper is too low."""
+    """The normalizer of the noise once per dimension: the printed one of the paper is too low."""
     task, _ = _exact(path)
     num = 400
     x0 = jax.random.normal(jax.random.key(0), (num, *SHAPE))

@@ -477,11 +477,11 @@ def test_a_batch_that_cannot_be_is_refused(images, size):
         batches.batches(images, size, seed=0)
 
 
-# Dequantisation.
+# Dequantization.
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_dequantised_pixels_stay_in_their_bins(key, levels):
+def test_dequantized_pixels_stay_in_their_bins(key, levels):
     pixels = np.random.default_rng(0).integers(0, levels, (500, 6, 5, 1), dtype=np.uint8)
     x = data.dequantize(key, jax.numpy.asarray(pixels), levels)
     assert x.dtype == np.float32

@@ -18,7 +18,7 @@ BATCH = {"x": jnp.asarray(PIXELS)}
 
 
 def _draws(key):
-    """What both losses draw first: the dequantised images and the noise."""
+    """What both losses draw first: the dequantized images and the noise."""
     key_bins, key_noise, key_time, _ = jax.random.split(key, 4)
     x1 = data.dequantize(key_bins, BATCH["x"], 17)
     return np.asarray(x1), np.asarray(jax.random.normal(key_noise, x1.shape)), key_time

@@ -92,7 +92,7 @@ def test_the_best_width_against_scipy():
     assert ours == pytest.approx(widths[best], rel=1e-12)
 
 
-def test_a_network_that_has_memorised_agrees_with_the_training_data():
+def test_a_network_that_has_memorized_agrees_with_the_training_data():
     rng = np.random.default_rng(5)
     pixels = rng.integers(0, 17, (12, 2, 3, 1), dtype=np.uint8)
     images = data.Images(pixels, rng.integers(0, 17, (6, 2, 3, 1), dtype=np.uint8), 17)

@@ -1,4 +1,4 @@
-"""Every figure from made-up arrays: colour, odd sizes, negative variances, any number of times."""
+"""Every figure from made-up arrays: color, odd sizes, negative variances, any number of times."""
 
 import matplotlib as mpl
 import numpy as np
@@ -150,7 +150,7 @@ def test_shades_and_deviations_are_in_grey_levels():
     x = np.array([[[-1.0], [0.0]], [[1.0], [3.0]]])
     np.testing.assert_allclose(images_pictures.grey(x), [[0.0, 0.5], [1.0, 1.0]])
     assert images_pictures.grey(np.zeros((2, 3, 3))).shape == (2, 3, 3)
-    # Two grey levels are four units of x; a negative variance counts as none.
+    # Two gray levels are four units of x; a negative variance counts as none.
     squares = np.array([[[4.0, 4.0, 4.0], [-1.0, 2.0, 4.0]]])
     np.testing.assert_allclose(images_pictures.over_channels(squares), [[1.0, 2**0.5 / 2]])
 

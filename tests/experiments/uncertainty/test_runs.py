@@ -189,7 +189,7 @@ def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypa
         assert len(maps.train(alone, images, runs["maps"], 0)[1]) == 1
 
 
-def test_a_users_own_images_in_colour_and_of_odd_size(tmp_path, capsys):
+def test_a_users_own_images_in_color_and_of_odd_size(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (40, 5, 6, 3), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", images=images)
     options = {
