@@ -21,14 +21,13 @@ __all__ = ["ritz"]
 def ritz(
     key: Key, product: Callable[[Array], Array], x: Array, num_matvecs: int
 ) -> tuple[Array, Array, Array]:
-    """Returns the best eigenpairs in a Krylov space of a symmetric operator, ascending.
+    """Finds the best eigenpairs in a Krylov space of a symmetric operator, ascending.
 
     Args:
-      key: of the start of the space.
+      key: for the first vector of the space.
       product: `w[*dims] -> [*dims]`, linear and symmetric.
       x: `[*dims]`, floating, whose shape and dtype the vectors have.
-      num_matvecs: dimension of the space, positive; d serves where it is larger. Twice as many
-        products are taken.
+      num_matvecs: dimension of the space, positive, cut to d. It takes twice as many products.
 
     Returns:
       Values `[k]`, orthonormal vectors `[k, *dims]` and residuals `[k]`, `|A v - lambda v|`.
@@ -55,7 +54,7 @@ def ritz(
     basis, *_ = decompose(lambda vector: flat(vector) + tilt * vector, start)
     basis = jnp.linalg.qr(basis.T)[0].T
     images = jax.lax.map(flat, basis)
-    values, mix = jnp.linalg.eigh(basis @ images.T)  # eigh symmetrises
+    values, mix = jnp.linalg.eigh(basis @ images.T)  # eigh symmetrizes
     vectors = mix.T @ basis
     residuals = jnp.linalg.norm(mix.T @ images - values[:, None] * vectors, axis=1)
     return unit * values, vectors.reshape(count, *x.shape), unit * residuals
