@@ -40,7 +40,9 @@ from fmjax import (
 )
 
 PATH = paths.cosine()
-SHAPES = [(), (2,), (4, 4, 3)]
+# One shape in every run of the tests; scalars, vectors and images in the slow ones.
+SLOW = [(), (2,), (4, 4, 3)]
+SHAPES = [(2, 3), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
 
 
 def _field(x, t):
@@ -435,27 +437,27 @@ def test_the_table_is_complete():
     assert public == {*PER_EXAMPLE, *BATCH, *MAKERS}
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", PER_EXAMPLE)
-def test_jit_vmap_loop_dtype_and_trace_count(name):
+def test_jit_vmap_loop_dtype_and_trace_count(name, shape):
     case = PER_EXAMPLE[name]
-    for shape in SHAPES:
-        arguments = _arguments(case, shape)
-        traces = []
+    arguments = _arguments(case, shape)
+    traces = []
 
-        def counted(*arguments, traces=traces):
-            traces.append(1)
-            return case.call(*arguments)
+    def counted(*arguments):
+        traces.append(1)
+        return case.call(*arguments)
 
-        batched = jax.jit(jax.vmap(counted, in_axes=_axes(case)))
-        together = batched(*arguments)
-        batched(*arguments)
-        assert len(traces) == 1, "traced again for equal shapes"
-        one = jax.jit(case.call)
-        for i in range(3):
-            alone = one(*_one(case, arguments, i))
-            for a, b in zip(_numbers(alone), _numbers(together), strict=True):
-                assert a.dtype == jnp.float32
-                np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=2e-6)
+    batched = jax.jit(jax.vmap(counted, in_axes=_axes(case)))
+    together = batched(*arguments)
+    batched(*arguments)
+    assert len(traces) == 1, "traced again for equal shapes"
+    one = jax.jit(case.call)
+    for i in range(3):
+        alone = one(*_one(case, arguments, i))
+        for a, b in zip(_numbers(alone), _numbers(together), strict=True):
+            assert a.dtype == jnp.float32
+            np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", PER_EXAMPLE)
@@ -473,13 +475,19 @@ def test_float32_stays_float32_where_float64_is_on(name, x64):
         assert not wide
 
 
-@pytest.mark.parametrize("name", [n for n, case in PER_EXAMPLE.items() if "t" in case.arguments])
+TIMED = [
+    name
+    for name, case in PER_EXAMPLE.items()
+    # A field of x alone, whose time is the caller's, has none to check.
+    if "t" in case.arguments and not name.startswith(("divergence.", "estimators."))
+]
+
+
+@pytest.mark.parametrize("name", TIMED)
 def test_a_batched_time_raises_the_documented_error(name):
     case = PER_EXAMPLE[name]
     arguments = _one(case, _arguments(case, (2,)), 0)
     arguments[case.arguments.index("t")] = jnp.full(3, 0.5)
-    if name.startswith(("divergence.", "estimators.")):
-        pytest.skip("takes a field of x alone; its time is the caller's")
     with pytest.raises(ValueError, match=r"must be a scalar, got shape \(3,\).*jax\.vmap"):
         case.call(*arguments)
 
