@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import empirical, paths
+from tests import slow
 
 PATH = paths.linear()
 OPTIMISED = True
@@ -29,6 +30,7 @@ def _all(bank, x, t, **options):
     return jnp.concatenate(parts)
 
 
+@pytest.mark.slow
 def test_bytes_are_scaled_by_chunks(x64):
     prepared = empirical.prepare(jnp.asarray(BYTES), scale=1 / 127.5, shift=-1.0, chunk_size=4)
     assert prepared.points.dtype == jnp.uint8
@@ -59,6 +61,7 @@ def test_some_points_in_the_units_of_the_states():
     assert empirical.take(points, np.zeros((0,), int)).shape == (0, 2, 3, 1)
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_repeated_points(x64):
     points = jnp.asarray(SCALED[:4])
     counts = np.array([3, 1, 0, 2])
@@ -72,6 +75,7 @@ def test_weights_are_those_of_repeated_points(x64):
             np.testing.assert_allclose(found, wanted, rtol=1e-11, err_msg=f.__name__)
 
 
+@pytest.mark.slow
 def test_a_class_of_its_own_for_every_example(x64):
     labels = jnp.asarray(np.arange(13) % 3)
     points, x = jnp.asarray(SCALED), jnp.asarray(0.5 * SCALED[:3])
@@ -105,6 +109,7 @@ def test_mirrored_images_are_atoms_of_their_own(x64):
     np.testing.assert_allclose(field(x[:, ::-1], 0.3), field(x, 0.3)[:, ::-1], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_points_of_no_weight_change_nothing(x64):
     points, x = jnp.asarray(SCALED), jnp.asarray(0.7 * SCALED[1])
     bank = empirical.padded(points, 8)
@@ -117,6 +122,7 @@ def test_points_of_no_weight_change_nothing(x64):
     assert float(truncated.bound) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrow", ["bank", "x", "vector"])
 def test_arguments_of_two_precisions_are_promoted(narrow, x64):
     wide = {"bank": SCALED, "x": 0.5 * SCALED[3] + 0.2, "vector": SCALED[5]}
@@ -134,7 +140,7 @@ def test_arguments_of_two_precisions_are_promoted(narrow, x64):
     )
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@slow.but_the_first("dtype", ["uint8", "float32"])
 def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
     mesh = jax.make_mesh((8,), ("bank",), axis_types=(jax.sharding.AxisType.Auto,))
     images = np.random.default_rng(1).integers(0, 256, (1003, 64)).astype(np.uint8)
@@ -170,6 +176,7 @@ def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
     assert held == {padded.points.nbytes // 8}
 
 
+@pytest.mark.slow
 def test_gradients_of_a_spread_bank_are_those_of_the_whole(x64):
     mesh = jax.make_mesh((8,), ("bank",), axis_types=(jax.sharding.AxisType.Auto,))
     bank = empirical.padded(empirical.prepare(jnp.asarray(SCALED)), 8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import divergence
+from tests import slow
 
 OPTIMISED = True
 
@@ -67,8 +68,8 @@ def test_diagonal_equals_the_formula(shape, x64):
     np.testing.assert_allclose(entries, _closed(x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("probe", [jax.random.rademacher, jax.random.normal])
-@pytest.mark.parametrize("shape", [(), (2,), (4, 4, 3)])
+@slow.but_the_first("probe", [jax.random.rademacher, jax.random.normal])
+@slow.but_the_first("shape", [(), (2,), (4, 4, 3)])
 def test_hutchinson_is_the_mean_of_its_forms(probe, shape, x64):
     x, key = jax.random.normal(jax.random.key(1), shape), jax.random.key(7)
     value, estimate = divergence.hutchinson(key, _field, x, num_probes=3, probe=probe)

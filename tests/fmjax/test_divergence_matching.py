@@ -79,6 +79,7 @@ def _moments(size, thetas):
     return means.mean(axis=0).swapaxes(0, 1), squares.mean(axis=0).swapaxes(0, 1)
 
 
+@pytest.mark.slow
 def test_expected_gradients_do_not_depend_on_the_minibatch(x64):
     thetas = jnp.array([[0.0, 0.0, 0.0], [0.4, -0.7, 0.3]])
     found = {size: _moments(size, thetas) for size in (1, 2, SIZE)}
@@ -165,6 +166,7 @@ def test_a_vmapped_jitted_gradient_equals_a_loop(name, x64):
     np.testing.assert_allclose(twice - none, 2 * (once - none), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_absolute_loss_bounds_the_marginal_one(x64):
     theta = jnp.array([0.4, -0.7, 0.3])
     noise, mass = (jnp.asarray(part) for part in _grid())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fmjax import empirical, losses, paths, samplers
+from tests import slow
 
 PATH = paths.linear()
 OPTIMISED = True
@@ -20,7 +21,7 @@ def bank():
     return jax.random.gamma(jax.random.key(0), 0.5, (20, 2, 2)) - 0.3
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3, 7, 19, 20, 50])
+@slow.but_the_first("chunk_size", [1, 3, 7, 19, 20, 50])
 def test_streams_of_every_chunk_size_equal_the_whole(bank, chunk_size, x64):
     bank = bank.astype(jnp.float64)
     x = 0.4 * bank[3] + 0.6
@@ -55,6 +56,7 @@ def test_reverse_mode_keeps_only_a_chunk_in_memory_too():
     assert temporary(128) < 4096 * 256 * 4 / 4
 
 
+@pytest.mark.slow
 def test_the_log_density_keeps_its_digits_near_the_data():
     # In the plane at t = 0.9999 the inner products of float32 err by 100 nats.
     points = 3.0 * jax.random.normal(jax.random.key(0), (500, 2))
@@ -106,6 +108,7 @@ def test_the_exact_flow_makes_points_of_the_data_set(bank):
     assert float(gaps.min(axis=1).max()) < 1e-3
 
 
+@pytest.mark.slow
 def test_the_exact_velocity_minimises_the_conditional_loss(bank):
     n = 50_000
     key_pick, key_noise, key_time = jax.random.split(jax.random.key(2), 3)

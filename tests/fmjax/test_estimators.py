@@ -10,6 +10,7 @@ from matfree import stochtrace
 from sklearn.datasets import load_digits
 
 from fmjax import divergence, empirical, estimators, paths, posterior
+from tests import slow
 
 SHAPE, K = (8, 5), 6  # d = 40
 RUNS = 400
@@ -211,7 +212,7 @@ def test_float32_stays_float32_and_shapes_stay(name, x64, key):
     assert narrow[1].mean.shape == narrow[1].standard_error.shape == shape
 
 
-@pytest.mark.parametrize("name", NAMES)
+@slow.but_the_first("name", NAMES)
 def test_gradients_flow_where_the_rank_exceeds_the_probes(name, x64, key):
     def total(scale):
         field = lambda x: scale * _linear(MATRICES["decay"])(x)
@@ -245,7 +246,7 @@ def _digits_posterior():
     return field, x, t, (path, bank)
 
 
-@pytest.mark.parametrize("name", TRACES)
+@slow.but_the_first("name", TRACES)
 def test_as_divergence_feeds_the_posterior(name, x64, key):
     field, x, t, (path, bank) = _digits_posterior()
     estimator = partial(getattr(estimators, name), key, num_probes=K)
@@ -264,6 +265,7 @@ def test_as_divergence_refuses_a_diagonal(key):
         wrong(jnp.sin, jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_on_a_posterior_of_digits_leave_one_out_beats_more_probes():
     field, x, t, (path, bank) = _digits_posterior()
     covariance = np.asarray(empirical.covariance(path, bank, x, t))

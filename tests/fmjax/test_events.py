@@ -268,6 +268,7 @@ def test_the_unit_of_the_event_does_not_matter():
     assert float(ask(1e-3)) == pytest.approx(float(ask(1.0)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_next_to_a_point_of_a_data_set_the_event_is_decided():
     # Whose exact posterior has no variance left in float32: no division by it, no pull.
     bank = jnp.array([[0.5, -1.0], [-2.0, 0.3], [-1.0, 2.0]])

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from fmjax import divergence, likelihood, paths, samplers
+from tests import slow
 from tests.oracles import mixture as oracles
 
 COVARIANCE = np.array([[1.5, 0.6], [0.6, 0.8]])
@@ -37,7 +38,7 @@ def test_standard_normal_against_scipy(x64):
         assert float(likelihood.standard_normal(x, scale=scale)) == pytest.approx(truth, rel=1e-12)
 
 
-@pytest.mark.parametrize(
+@slow.but_the_first(
     ("solve", "tolerance"),
     [
         (samplers.adaptive, 1e-4),
@@ -83,6 +84,7 @@ def test_the_density_integrates_to_one():
     assert abs(ratio.mean() - 1) < 5 * ratio.std() / len(ratio) ** 0.5
 
 
+@pytest.mark.slow
 def test_an_unbiased_divergence_gives_an_unbiased_log_density():
     velocity, x = _gaussian(paths.linear()), jnp.array([1.0, 0.0])
     solve = partial(samplers.fixed, num_steps=100)
@@ -96,6 +98,7 @@ def test_an_unbiased_divergence_gives_an_unbiased_log_density():
     assert abs(float(draws.mean() - truth)) < 5 * float(draws.std()) / 2000**0.5
 
 
+@pytest.mark.slow
 def test_a_log_density_never_depends_on_the_rest_of_the_batch():
     log_prob = jax.vmap(partial(likelihood.log_prob, _gaussian(paths.linear())))
     x = jnp.array([[1.0, 0.0], [300.0, -200.0]])

@@ -30,6 +30,7 @@ def test_cfm_by_hand(path):
     assert float(ours) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_cfm_is_minimal_at_the_exact_velocity():
     path, n = paths.linear(), 50_000
     x1 = oracles.sample(jax.random.key(0), n)
@@ -119,6 +120,7 @@ def test_the_identity_holds_on_exact_flows_in_both_directions(x64):
         assert float(found.max()) < bar
 
 
+@pytest.mark.slow
 def test_the_exact_average_velocity_has_no_mean_gradient(x64):
     # For shifts along a family of directions phi(x, r, t); and away from it the gradient shows.
     n = 40_000

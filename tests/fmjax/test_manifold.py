@@ -140,6 +140,7 @@ def test_surfaces_far_from_the_origin_are_decided_by_differences():
     np.testing.assert_allclose(prdc(real, generated, neighbors=3), wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_density_and_coverage_of_equal_laws_have_known_means():
     # By the symmetry of the distances from a real sample to all others, real or generated.
     n, m, k = 20, 30, 3

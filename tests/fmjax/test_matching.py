@@ -292,6 +292,7 @@ def test_bad_input_is_named():
         losses.of_bank(paths.linear(), jnp.zeros((4, 2)), jnp.zeros(3), jnp.zeros(3), 0.5)
 
 
+@pytest.mark.slow
 def test_the_target_of_a_large_bank_is_that_of_a_bank(x64):
     names = ("linear", "ve to zero")
     x0, x1, z = (jnp.asarray(array) for array in (NOISE, BANK[1], [0.3, -1.0, 2.0]))

@@ -8,6 +8,7 @@ import scipy.spatial
 from sklearn.neighbors import NearestNeighbors
 
 from fmjax import metrics
+from tests import slow
 
 OPTIMISED = True  # copies are found by the last digits
 
@@ -26,8 +27,8 @@ def flat(x):
     return np.asarray(x, np.float64).reshape(len(x), -1)
 
 
-@pytest.mark.parametrize("dims", [(), (2, 3)], ids=str)
-@pytest.mark.parametrize("chunk", [7, 256])
+@slow.but_the_first("dims", [(), (2, 3)], ids=str)
+@slow.but_the_first("chunk", [7, 256])
 def test_distance_ratio_agrees_with_all_distances(dims, chunk):
     x, train = samples(30, 80, dims)
 

@@ -14,6 +14,7 @@ from flax import nnx
 
 from fmjax import models, train
 from fmjax.models import layers, mlp, unet
+from tests import slow
 
 
 def filled(params):
@@ -45,6 +46,7 @@ MAKERS = {
     ),
 }
 NETWORKS = pytest.mark.parametrize("name", MAKERS)
+ONE_NETWORK = slow.but_the_first("name", MAKERS)
 
 
 def parts(make, **options):
@@ -75,8 +77,8 @@ def group_norm_by_hand(x, num_groups, scale, bias):
     return result * scale + bias
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 6), (5, 6), (6,)], ids=str)
-@pytest.mark.parametrize("num_groups", [1, 2, 3])
+@slow.but_the_first("shape", [(4, 3, 6), (5, 6), (6,)], ids=str)
+@slow.but_the_first("num_groups", [1, 2, 3])
 def test_group_norm_equals_the_formula_and_flax_with_a_batch_axis(shape, num_groups):
     x = example(shape)
     norm = layers.GroupNorm(6, num_groups=num_groups, rngs=nnx.Rngs(0))
@@ -178,7 +180,7 @@ def test_params_are_nested_dicts_of_arrays_with_string_keys(name):
     visit(params)
 
 
-@pytest.mark.parametrize(("name", "options"), [("mlp", {}), ("unet", {"channels": (4, 4)})])
+@slow.but_the_first(("name", "options"), [("mlp", {}), ("unet", {"channels": (4, 4)})])
 def test_output_starts_at_exactly_zero_and_depends_on_x_and_t_later(name, options):
     shape, make = MAKERS[name]
     apply, params = models.functional(make(rngs=nnx.Rngs(0), **options))
@@ -217,7 +219,7 @@ def test_two_times(name):
 
 
 # What training mode computes contains what evaluation does, so the U-Net is compiled once.
-TRAINING = pytest.mark.parametrize(
+TRAINING = slow.but_the_first(
     ("name", "training"),
     [("mlp", False), ("mlp_matrix", True), ("unet", True)],
     ids=["mlp", "mlp_matrix_training", "unet_training"],
@@ -270,7 +272,7 @@ def test_batch_equals_a_loop_and_examples_do_not_see_one_another(name, training,
     assert abs(others_changed[1:] - together[1:]).max() > 0.1
 
 
-@NETWORKS
+@ONE_NETWORK
 def test_dropout_follows_the_key(name):
     shape, apply, params = build(name, dropout=0.5)
     run = apply
@@ -297,6 +299,7 @@ class Wet(nnx.Module):
         return jnp.stack([self.first(x), self.second(x)]) * t
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_its_layers_draw_apart(key):
     apply, params = models.functional(Wet(rngs=nnx.Rngs(0)))
     assert params == {}
@@ -317,6 +320,7 @@ def test_each_call_starts_from_its_key_alone(key):
     np.testing.assert_array_equal(*calls)
 
 
+@pytest.mark.slow
 def test_float64_parameters_give_float64_and_the_same_values(x64):
     for shape, make in (MAKERS["mlp"], MAKERS["unet"]):
         apply, params = parts(make, param_dtype=jnp.float64)
@@ -424,7 +428,7 @@ def tiny_unet(shape):
     return parts(partial(models.UNet, shape, channels=(4, 4, 8), num_groups=2, num_heads=2))
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (9, 33, 2)], ids=str)
+@slow.but_the_first("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (9, 33, 2)], ids=str)
 def test_unet_accepts_any_size(shape):
     apply, params = tiny_unet(shape)
     value = jax.eval_shape(apply, params, jnp.zeros(shape), 0.3)
@@ -432,7 +436,7 @@ def test_unet_accepts_any_size(shape):
     assert value.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("shape", [(7, 10, 2), (1, 3, 1)], ids=str)
+@slow.but_the_first("shape", [(7, 10, 2), (1, 3, 1)], ids=str)
 def test_unet_writes_every_pixel_of_an_odd_image(shape):
     apply, params = tiny_unet(shape)
     value = jax.jit(apply)(params, example(shape), 0.3)
@@ -455,6 +459,7 @@ def test_unet_has_the_blocks_it_was_asked_for(num_blocks):
     assert [len(level) for level in (*module.down, *module.up)] == [num_blocks] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "channels", "mflop"),
     [((8, 8, 1), (32, 64), 15.0), ((28, 28, 1), (32, 64, 64), 150.0)],
@@ -496,6 +501,7 @@ def mixture_batch(key, num):
     return x, t, x1 - x0
 
 
+@pytest.mark.slow
 def test_mlp_learns_the_velocity_of_a_skewed_mixture(key):
     """From drawn pairs alone, its distance to the exact velocity falls fifteenfold."""
     apply, params = models.functional(models.MLP(2, width=48, depth=2, rngs=nnx.Rngs(0)))
@@ -523,7 +529,7 @@ def test_mlp_learns_the_velocity_of_a_skewed_mixture(key):
     assert distance(state.ema_params) < distance(params) / 15.0
 
 
-@NETWORKS
+@ONE_NETWORK
 def test_training_fits_one_batch_and_moves_every_parameter(name, key):
     """Adam leaves a parameter where it is only if its gradient is exactly zero."""
     shape, apply, params = build(name, dropout=0.01)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import empirical, paths, toy
+from tests import slow
 
 PATH = paths.linear()
 OPTIMISED = True
@@ -28,6 +29,7 @@ def test_both_counts_run_from_all_points_to_one(x64):
     assert float(number) == pytest.approx(1.0, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_entropy_of_far_parts_of_a_stream_stays_finite():
     # In one part all logits lie 1e8 below those of the other: its share of the sum is 0, not NaN.
     bank = jnp.array([[0.0], [1.0], [100.0], [101.0]])
@@ -40,7 +42,7 @@ def test_the_entropy_of_far_parts_of_a_stream_stays_finite():
             assert np.isfinite(np.asarray(slope)).all()
 
 
-@pytest.mark.parametrize("k", [1, 3, 10, 39, 40])
+@slow.but_the_first("k", [1, 3, 10, 39, 40])
 def test_the_bound_of_what_is_left_out_holds(k, x64):
     bank = jnp.asarray(POINTS)
     noise = np.random.default_rng(3).normal(size=(30, 3))
@@ -61,6 +63,7 @@ def test_the_bound_of_what_is_left_out_holds(k, x64):
         assert not some.any() or np.median(np.asarray(bound)[some] / error[some]) < 100
 
 
+@pytest.mark.slow
 def test_the_kept_points_are_told_apart_where_inner_products_fail():
     # Twins nearer than the noise: in float32 their logits (1) differ by rounding alone.
     with jax.enable_x64(True):
@@ -99,6 +102,7 @@ def test_the_divergence_near_points_of_the_plane_keeps_its_digits():
     assert worst > 1e-3
 
 
+@pytest.mark.slow
 def test_refined_targets_equal_anchored_ones(x64):
     bank, x0 = jnp.asarray(POINTS), jnp.asarray([0.3, -1.0, 0.8])
     weighted = empirical.reweighted(bank, jnp.arange(40.0) + 1.0)

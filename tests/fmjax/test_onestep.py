@@ -64,6 +64,7 @@ def test_the_instantaneous_velocity_is_the_marginal_one(x64):
     np.testing.assert_allclose(end, onestep.flow_map(flows.gaussian, x, 1.0, 0.0), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_renoised_is_the_posterior_of_the_mixture(x64):
     # E1 through the average velocity of an ODE, whose slice is its integrand.
     x1 = oracles.sample(jax.random.key(0), len(TIMES))
@@ -109,6 +110,7 @@ def test_sensitivity_of_gaussian_data_on_another_path(x64):
         np.testing.assert_allclose(onestep.sensitivity(average, path, x, t), expected, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_sensitivity_of_the_mixture_by_differences_and_what_it_misses(x64):
     for t, near in ((0.2, False), (0.9, True)):
         x = _states(t)[1]
@@ -202,6 +204,7 @@ def test_the_estimate_is_unbiased_and_its_error_is_the_formula(x64):
     assert np.all(abs(squares.mean(axis=0) - variance) < 5 * error)
 
 
+@pytest.mark.slow
 def test_the_prior_is_the_limit_at_the_noise_end(x64):
     bank = jax.random.gamma(jax.random.key(0), 0.7, (40, 2, 3))
     law = onestep.prior(bank)

@@ -121,6 +121,7 @@ def _lagrangian(times):
         yield 0.5 * np.trapezoid(gap, x0)
 
 
+@pytest.mark.slow
 def test_total_variation_and_bound_of_four_peaks(x64):
     grid = jnp.asarray(GRID)
     times = jnp.asarray(TIMES)
@@ -151,6 +152,7 @@ def test_the_bound_is_half_the_mean_absolute_residual_of_samples():
     assert abs(squares.mean() - 0.021477) < 5 * squares.std() / n**0.5
 
 
+@pytest.mark.slow
 def test_duhamel_and_the_error_equation_against_the_likelihood(x64):
     start, end = np.array([-2.0, -0.7, 0.1, 0.9, 1.8]), np.array([0.3, 0.5, 0.9, 1.0, 1.0])
     along = partial(path_error.duhamel, DENSITY, _wrong, solve=PRECISE)
@@ -177,6 +179,7 @@ def test_duhamel_and_the_error_equation_against_the_likelihood(x64):
     np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_flow_that_starts_from_another_law(x64):
     # Truth N(0, (1 + t)^2); the learned flow carries N(1, 1/4) by v = x to N(e^t, e^2t / 4).
     widening = lambda x, t: likelihood.standard_normal(x, scale=1 + t)
@@ -243,6 +246,7 @@ def test_the_conditional_residual_of_the_true_velocity_grows_towards_the_data(x6
     assert abs(scaled.mean() - 4 * stats.norm.pdf(1)) < 5 * standard_error + 1e-3
 
 
+@pytest.mark.slow
 def test_two_dimensions_in_float32():
     density = partial(mixtures.log_density, mixtures.PLANE)
     turn = lambda x, t: mixtures.velocity(mixtures.PLANE, x, t) + 0.3 * jnp.sin(x[::-1] + 2 * x)

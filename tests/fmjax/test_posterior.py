@@ -148,6 +148,7 @@ def test_noise_whose_covariance_does_not_commute_with_the_data(x64):
         posterior.trace(field, PATH, x, t, noise=lambda w: w[:1])
 
 
+@pytest.mark.slow
 def test_the_gradient_of_u_against_differences(x64):
     gamma = jnp.array([[1.3, 0.5, -0.2], [0.5, 0.8, 0.3], [-0.2, 0.3, 0.6]])
     x, step = jnp.array([0.4, -0.1, 0.7]), 1e-5

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fmjax import samplers
+from tests import slow
 
 MATRIX = np.array([[0.3, -1.2], [1.2, -0.4]])
 SOLVERS = {
@@ -34,8 +35,9 @@ def test_forwards_and_backwards_against_the_matrix_exponential(name, interval):
     np.testing.assert_allclose(ours, _exact(x, *interval), atol=2e-4 if name == "fixed" else 1e-5)
 
 
-@pytest.mark.parametrize(
-    ("solver", "order"), [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Ralston(), 2)]
+@slow.but_the_first(
+    ("solver", "order"),
+    [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Ralston(), 2)],
 )
 def test_fixed_steps_converge_with_the_order_of_the_solver(solver, order, x64):
     x = jnp.array([1.0, -2.0])
@@ -55,6 +57,7 @@ def test_fixed_takes_exactly_the_steps_it_was_told():
         assert float(ours) == pytest.approx((1 + 1 / n) ** n, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_tighter_tolerances_err_less(x64):
     x, truth = jnp.array([1.0, -2.0]), _exact(jnp.array([1.0, -2.0]), 0.0, 1.0)
     errors = [
@@ -65,7 +68,7 @@ def test_tighter_tolerances_err_less(x64):
     assert errors[1] > 30 * errors[2]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@slow.but_the_first("name", SOLVERS)
 def test_one_example_never_depends_on_the_others(name):
     # A stiff neighbor must not change anybody's steps.
     stiff = lambda x, t: -x * (1 + x**2)
@@ -81,6 +84,7 @@ def test_any_pytree_moves():
     np.testing.assert_allclose(out["b"][0], 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_trajectories_pass_through_the_solution_at_every_time():
     x, times = jnp.array([1.0, -2.0]), jnp.array([0.0, 0.3, 0.4, 1.0])
     for solve in SOLVERS.values():
@@ -120,6 +124,7 @@ def test_integers_are_states_too():
     np.testing.assert_allclose(ours, np.e * np.array([1, 2]), rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_reverse_and_forward_mode_agree_with_the_exact_jacobian(name):
     truth = _exact(jnp.eye(2), 0.0, 1.0)

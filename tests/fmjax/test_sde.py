@@ -14,6 +14,7 @@ import pytest
 from scipy import integrate
 
 from fmjax import paths, samplers
+from tests import slow
 from tests.oracles import mixture as oracles
 
 PATHS = {
@@ -53,7 +54,7 @@ def _close(draws, mean, variance, slack):
     assert abs(draws.var() - variance) < 5 * variance * np.sqrt(2 / n) + slack * VARIANCE + 1e-6
 
 
-@pytest.mark.parametrize("name", PATHS)
+@slow.but_the_first("name", PATHS)
 def test_gaussian_data_from_every_time(name, key):
     # 50 steps err by at most 0.14 % of the data's variance (linear, cosine), 0.4 % (vp) and
     # 0.65 % (ve), from a recursion of the variance in float64.
@@ -75,7 +76,7 @@ def _mixture(path):
     return lambda x, t: oracles.law(paths.coefficients(path, t), x).velocity
 
 
-@pytest.mark.parametrize(
+@slow.but_the_first(
     ("name", "x", "t0"),
     [
         ("linear", (0.1, 0.2, -0.1), 0.2),
@@ -124,6 +125,7 @@ def test_laplace_data_by_quadrature(key):
         assert abs(values.mean() - expect(f) / mass) < error
 
 
+@pytest.mark.slow
 def test_from_the_noise_it_is_a_sampler_that_forgets_its_start(key):
     # At t = 0 the posterior is the law of the data, whatever the state.
     path, n = PATHS["linear"], 10_000

@@ -64,6 +64,7 @@ def test_repeated_eigenvalues_and_low_rank(dtype):
                 assert defect.max() < 10 * eps**0.8, name
 
 
+@pytest.mark.slow
 def test_components_of_the_mixture_against_eigh(x64):
     # All three, at 24 states and times, of the data and of the noise, which has a covariance.
     mixture = oracles.MIXTURE._replace(
@@ -170,6 +171,7 @@ def test_walks_and_samples_have_gradients_where_a_variance_is_not_positive():
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(jax.grad(total)(three)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("differentiate", [jax.jacfwd, jax.jacrev])
 def test_derivatives_of_the_variances(differentiate, x64):
     # d lambda_i = v_i^T dC v_i, with 12 of 64 products and by differences in both modes.

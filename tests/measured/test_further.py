@@ -4,6 +4,8 @@ import pytest
 
 from tests.measured import closed_form, fdm, meanflow, posterior, test_identities
 
+pytestmark = pytest.mark.slow  # the other tests hold the functions; these their digits
+
 GROUPS = (
     *posterior.GROUPS,
     *meanflow.GROUPS,

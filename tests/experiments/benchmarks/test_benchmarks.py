@@ -20,6 +20,7 @@ def _rows(out):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow
 def test_what_the_exact_field_is_timed_as_is_the_exact_field():
     cases = closed_form.make_cases(CLOSED_FORM)
     bank, x, t = cases["velocity"].arguments

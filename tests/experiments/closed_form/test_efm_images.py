@@ -163,6 +163,7 @@ def test_a_run_leaves_numbers_and_figures(run):
     tiny.check_pictures(run / "figures", {"frechet", "copies", "samples"})
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(file, run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -174,6 +175,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(file, run, tmp_pa
     assert "test Frechet during the training" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_more_seed_and_one_method_less_leave_the_other_networks_alone(file, run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -216,6 +218,7 @@ def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeyp
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
     images = data.read_npz(str(file))["images"]
     np.savez(tmp_path / "bare.npz", images=images, levels=17)

@@ -121,6 +121,7 @@ def test_a_run_leaves_numbers_and_a_figure(run):
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -133,6 +134,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     assert "collapse of the posterior predicted at t = 0." in out
 
 
+@pytest.mark.slow
 def test_features_of_ones_own_take_the_place_of_a_classifiers(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)

@@ -99,6 +99,7 @@ def test_a_run_leaves_numbers_and_figures(run):
     tiny.check_pictures(run / "figures", {"learning", "samples"})
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)

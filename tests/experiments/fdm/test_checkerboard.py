@@ -174,6 +174,7 @@ def test_a_run_leaves_numbers_and_figures(run, capsys):
     tiny.check_pictures(run / "figures", {"densities", "curves", "path", "weights"})
 
 
+@pytest.mark.slow
 def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)

@@ -7,6 +7,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from experiments.fdm._trajectories import systems
+from tests import slow
 
 
 def _lorenz(_, z):
@@ -33,7 +34,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@slow.but_the_first("name", CASES)
 def test_trajectories_equal_those_of_scipy_before_chaos_shows(name):
     system, field, unit = CASES[name]
     short = system._replace(num_steps=20, num_dropped=4)
@@ -75,7 +76,7 @@ def test_events():
     assert float(systems.fitzhugh_nagumo().event(x)) == pytest.approx(3.25 - 2.5)
 
 
-@pytest.mark.parametrize(("name", "probability"), [("lorenz", 0.197), ("fitzhugh_nagumo", 0.034)])
+@slow.but_the_first(("name", "probability"), [("lorenz", 0.197), ("fitzhugh_nagumo", 0.034)])
 def test_the_event_is_as_likely_as_it_should_be(name, probability):
     # 0.034 +- 0.001 is the paper's; 0.197 +- 0.002 is our own, from 32,000 trajectories.
     system, n = CASES[name][0], 1000

@@ -40,6 +40,7 @@ def fitted(folder):
     return classifier.fit(IMAGES, LABELS, folder, RECIPE)
 
 
+@pytest.mark.slow
 def test_the_features_are_those_that_the_classifier_decides_by(fitted):
     x = data.centres(HELD_OUT, 17)
     features = np.asarray(fitted.embed(x))

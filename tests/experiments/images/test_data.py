@@ -283,6 +283,7 @@ def test_damage_names_the_path(copy, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs prepared data sets in ../shared/tfds")
 def test_real_cifar_images():
     images = data.load("cifar10_subset", data_dir=str(SHARED))

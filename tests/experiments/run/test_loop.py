@@ -587,6 +587,7 @@ np.save(f"{folder}/w{jax.process_index()}.npy", np.asarray(state.params["w"]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_run_of_one(straight, tmp_path):
     root = str(pathlib.Path(loop.__file__).parents[2])
     with socket.socket() as probe:

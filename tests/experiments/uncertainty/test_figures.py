@@ -10,6 +10,7 @@ from experiments.uncertainty import _calibration
 from experiments.uncertainty._onestep import pictures as onestep
 from experiments.uncertainty._onestep import tables as quality
 from experiments.uncertainty._posterior import compared, measures, pictures, tables
+from tests import slow
 from tests.oracles import tiny
 
 TIMES = {1: (0.5,), 2: (0.3, 0.7), 4: (0.2, 0.4, 0.6, 0.8), 5: (0.1, 0.3, 0.5, 0.7, 0.9)}
@@ -86,7 +87,7 @@ def _onestep(shape, times):
     return arrays, results
 
 
-@pytest.mark.parametrize(("count", "shape"), [(1, (7, 4, 1)), (4, (5, 6, 3))])
+@slow.but_the_first(("count", "shape"), [(1, (7, 4, 1)), (4, (5, 6, 3))])
 def test_figures_of_the_posterior(tmp_path, shape, count):
     arrays, results = _posterior(shape, TIMES[count])
     with run_pictures.style():
@@ -103,7 +104,7 @@ def test_figures_of_the_posterior(tmp_path, shape, count):
     tiny.check_pictures(tmp_path / "figures", figures)
 
 
-@pytest.mark.parametrize(("count", "shape"), [(1, (7, 4, 1)), (5, (5, 6, 3))])
+@slow.but_the_first(("count", "shape"), [(1, (7, 4, 1)), (5, (5, 6, 3))])
 def test_figures_of_one_step(tmp_path, shape, count):
     arrays, results = _onestep(shape, TIMES[count])
     with run_pictures.style():

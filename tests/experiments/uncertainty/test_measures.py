@@ -234,6 +234,7 @@ def test_the_likelihood_of_a_known_law():
         assert float(ours) == pytest.approx(truth, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_solver_of_the_likelihood_is_adaptive_per_image():
     log_p = functools.partial(likelihood.log_likelihood, lambda x, t: -x, 0, 1e-3)
     x1 = jnp.stack([jnp.ones((2, 2, 1)), 50 * jnp.ones((2, 2, 1))])

@@ -45,6 +45,7 @@ def test_the_exact_map_and_the_probes_against_the_closed_form():
     assert variances[0] / variances[1] == pytest.approx(16, rel=0.25)
 
 
+@pytest.mark.slow
 def test_the_diagonal_by_products_on_a_posterior_of_low_rank(x64):
     prior = jnp.concatenate([jnp.array([4.0, 2.0, 1.0, 0.5]), jnp.full(36, 1e-6)])
     turn = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(40, 40)))[0])
@@ -143,6 +144,7 @@ def test_what_is_left_out_and_what_training_costs():
     assert set(every) - names == {"ensemble of 3", "dropout, 5 passes"}
 
 
+@pytest.mark.slow
 def test_the_comparison_and_its_costs():
     rng = np.random.default_rng(0)
     networks, key = [jnp.float32(a) for a in (1.0, 2.0, 3.0)], jax.random.key(0)

@@ -14,6 +14,7 @@ from experiments.images import data, training
 from experiments.run import cli, loop
 from experiments.uncertainty import maps, meanflow
 from experiments.uncertainty._posterior import measures
+from tests import slow
 from tests.oracles import tiny
 
 NAMES = sorted(tiny.EXPERIMENTS)
@@ -88,6 +89,7 @@ def test_the_results_of_meanflow(runs):
     assert results["one_step"]["num_samples"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(runs, name, tmp_path):
     again = tmp_path / "again"
@@ -99,6 +101,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(runs, name, tmp_p
     assert tiny.results(again) == tiny.results(runs[name])
 
 
+@pytest.mark.slow
 def test_a_field_that_is_not_finite_ends_in_one_line_and_loses_nothing(
     runs, tmp_path, monkeypatch, capsys
 ):
@@ -189,6 +192,7 @@ def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypa
         assert len(maps.train(alone, images, runs["maps"], 0)[1]) == 1
 
 
+@pytest.mark.slow
 def test_a_users_own_images_in_color_and_of_odd_size(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (40, 5, 6, 3), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", images=images)
@@ -215,7 +219,7 @@ def test_a_users_own_images_in_color_and_of_odd_size(tmp_path, capsys):
 # The command line
 
 
-@pytest.mark.parametrize("name", NAMES)
+@slow.but_the_first("name", NAMES)
 def test_the_help_names_every_option_with_its_default(name):
     help_text = subprocess.run(
         [sys.executable, "-m", f"experiments.uncertainty.{name}", "--help"],
