@@ -20,7 +20,12 @@ Field = Callable[[Array], Array]
 
 
 class Estimate(NamedTuple):
-    """A random estimate and its standard error, eq. (4) of `fmjax.estimators`, of equal shapes."""
+    """A random estimate and its standard error.
+
+    Attributes:
+      mean: the estimate, `[]` or `[*dims]`.
+      standard_error: of the same shape, eq. (4) of `fmjax.estimators`.
+    """
 
     mean: Array
     standard_error: Array

@@ -50,6 +50,9 @@ def squared_euclidean(a: Array, b: Array) -> Array:
     Returns:
       `[]`, the sum of squared differences over all entries.
 
+    Raises:
+      ValueError: if the shapes differ.
+
     Example:
       >>> import fmjax
       >>> import jax.numpy as jnp

@@ -65,6 +65,9 @@ def velocity(path: Path, t: Array) -> tuple[Array, Array]:
     Returns:
       Two scalars `(a, b)`.
 
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1].
+
     Example:
       >>> import fmjax
       >>> [float(c) for c in fmjax.predictions.velocity(fmjax.paths.linear(), 0.3)]
@@ -87,6 +90,9 @@ def x1(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
     Returns:
       Two scalars `(a, b)`.
 
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1].
+
     Example:
       >>> import fmjax
       >>> [float(c) for c in fmjax.predictions.x1(fmjax.paths.linear(), 0.3)]
@@ -105,6 +111,9 @@ def x0(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
 
     Returns:
       Two scalars `(a, b)`.
+
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -128,6 +137,9 @@ def score(path: Path, t: Array) -> tuple[Array, Array]:
     Returns:
       Two scalars `(a, b)`; the score cannot be converted where alpha = 0.
 
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1].
+
     Example:
       >>> import fmjax
       >>> [float(c) for c in fmjax.predictions.score(fmjax.paths.linear(), 0.5)]
@@ -149,6 +161,9 @@ def v(path: Path, t: Array) -> tuple[Array, Array]:
 
     Returns:
       Two scalars `(a, b)`.
+
+    Raises:
+      ValueError: if `t` is batched or a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -251,6 +266,10 @@ def as_velocity(
       `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (module docstring): begin
       to solve at t0 = 1e-3 for the noise and the score, stop at t1 = 1 - 1e-3 for the data.
 
+    Raises:
+      ValueError: on a call, if the model's value is not shaped like `x`, or `t` is batched or a
+        static number outside [0, 1].
+
     Example:
       >>> import fmjax
       >>> import jax.numpy as jnp
@@ -277,6 +296,10 @@ def reverse_time(
 
     Returns:
       `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise; singular where `as_velocity` is.
+
+    Raises:
+      ValueError: on a call, if the model's value is not shaped like `x`, or `t` is batched or a
+        static number outside [0, 1].
 
     Example:
       >>> import fmjax

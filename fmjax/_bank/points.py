@@ -24,6 +24,7 @@ __all__ = [
     "inner",
     "of",
     "part",
+    "result_type",
     "scaled",
     "size_of_parts",
     "squares",

@@ -34,7 +34,16 @@ from fmjax._bank.points import Bank
 from fmjax.paths import Path
 from fmjax.types import Array
 
-__all__ = ["Summary", "anchored", "checked", "masses", "potentials", "summarize", "tilted"]
+__all__ = [
+    "Summary",
+    "anchored",
+    "checked",
+    "coefficients",
+    "masses",
+    "potentials",
+    "summarize",
+    "tilted",
+]
 
 
 class Summary(NamedTuple):

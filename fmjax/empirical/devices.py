@@ -71,6 +71,9 @@ def partition(bank: Array | Bank, axis_name: str) -> Bank:
     Returns:
       A `Bank` whose fields are partition specs in place of arrays.
 
+    Raises:
+      ValueError: for a plain array as `prepare`.
+
     Example:
       >>> import fmjax
       >>> import jax.numpy as jnp

@@ -192,6 +192,10 @@ def guidance(
     Returns:
       `(v, x, t) -> [*dims]`, for the argument `guide` of the MeanFlow losses.
 
+    Raises:
+      ValueError: on a call, if a network's value is not shaped like `v`, or `t` is batched or a
+        static number outside [0, 1].
+
     Example:
       >>> import fmjax
       >>> import jax.numpy as jnp

@@ -16,7 +16,8 @@ learned it. (2) above 1 comes from a U that is mostly noise.
 Take one time at a call. Error and U both fall with t, so correlations over several times at once
 are high whatever U knows of a state.
 
-Reference: Xing et al. (2026), section 5.3 [xing2026divergence].
+References:
+  Xing, Wang and Wang (2026), Divergence is Uncertainty, arXiv 2605.00941, section 5.3.
 """
 
 from __future__ import annotations
@@ -30,18 +31,21 @@ from fmjax.metrics import correlation
 from fmjax.metrics._common import check_equal
 from fmjax.types import Array
 
+__all__ = ["Calibration", "calibration"]
+
 
 class Calibration(NamedTuple):
     """How stated uncertainties agree with errors; each entry is a scalar.
 
-    mean_error: the mean of the errors.
-    mean_uncertainty: the mean of the uncertainties.
-    ratio: mean error over mean uncertainty, eq. (1); 1 if the uncertainties are right on average.
-    ratio_standard_error: the standard error of `ratio`, from the spread between examples.
-    pearson: the linear correlation of uncertainty and error.
-    spearman: their rank correlation.
-    best_pearson: the right side of eq. (2), the highest possible `pearson`.
-    negative_variances: the share of negative entries of `variance`, None if none was given.
+    Attributes:
+      mean_error: the mean of the errors.
+      mean_uncertainty: the mean of the uncertainties.
+      ratio: mean error over mean uncertainty, eq. (1); 1 if the uncertainties are right on average.
+      ratio_standard_error: the standard error of `ratio`, from the spread between examples.
+      pearson: the linear correlation of uncertainty and error.
+      spearman: their rank correlation.
+      best_pearson: the right side of eq. (2), the highest possible `pearson`.
+      negative_variances: the share of negative entries of `variance`, None if none was given.
     """
 
     mean_error: Array
@@ -75,7 +79,8 @@ def calibration(uncertainty: Array, error: Array, *, variance: Array | None = No
         `variance` has another number of examples.
 
     Example:
-      >>> import jax, jax.numpy as jnp, fmjax
+      >>> import fmjax
+      >>> import jax
       >>> key_u, key_e = jax.random.split(jax.random.key(0))
       >>> uncertainty = 1 + jax.random.uniform(key_u, (5000,))
       >>> error = uncertainty * jax.random.normal(key_e, (5000,)) ** 2  # E[error | U] = U
@@ -83,7 +88,8 @@ def calibration(uncertainty: Array, error: Array, *, variance: Array | None = No
       >>> abs(float(found.ratio) - 1) < 3 * float(found.ratio_standard_error)
       True
 
-    Reference: Xing et al. (2026), section 5.3; eq. (1) and (2) of this module.
+    Reference:
+      Xing et al. (2026), arXiv 2605.00941, section 5.3. [xing2026divergence]
     """
     _check(uncertainty, error, variance)
     u, error = _checks.wide(uncertainty), _checks.wide(error)

@@ -22,7 +22,12 @@ __all__ = ["Prior", "flow_map", "instantaneous", "prior", "renoised", "reverse_t
 
 
 class Prior(NamedTuple):
-    """The mean and the variance of every entry over a data set, both `[*dims]`."""
+    """The mean and the variance of every entry over a data set.
+
+    Attributes:
+      mean: `[*dims]`.
+      variance: `[*dims]`, not negative.
+    """
 
     mean: Array
     variance: Array
@@ -39,6 +44,9 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
 
     Returns:
       `(x[*dims], t[]) -> [*dims]`.
+
+    Raises:
+      ValueError: on a call, if `t` is batched or a static number outside [0, 1].
 
     Example:
       >>> import fmjax

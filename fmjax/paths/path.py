@@ -31,7 +31,14 @@ class Path(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """Values and time derivatives of a path's coefficients at one time, four scalars."""
+    """Values and time derivatives of a path's coefficients at one time.
+
+    Attributes:
+      alpha: `[]`, the share of the data.
+      sigma: `[]`, the standard deviation of the noise.
+      alpha_dot: `[]`, the time derivative of alpha.
+      sigma_dot: `[]`, the time derivative of sigma.
+    """
 
     alpha: Array
     sigma: Array
@@ -91,6 +98,9 @@ def interpolate(path: Path, x0: Array, x1: Array, t: Array) -> Array:
       >>> x0, x1 = jnp.array([0.0, 4.0]), jnp.array([2.0, 0.0])
       >>> fmjax.paths.interpolate(fmjax.paths.linear(), x0, x1, 0.25).tolist()
       [0.5, 3.0]
+
+    Reference:
+      Lipman et al. (2023), arXiv 2210.02747, eq. (11). [lipman2023flow]
     """
     _checks.same_shape(x0=x0, x1=x1)
     t = _checks.time(t)

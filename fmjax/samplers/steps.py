@@ -116,6 +116,9 @@ def one_step(average_velocity: AverageVelocity, x0: Array) -> Array:
     Returns:
       `[*dims]`, the state at t = 1.
 
+    Raises:
+      ValueError: if the average velocity is not shaped like `x0`.
+
     Example:
       >>> import fmjax
       >>> import jax.numpy as jnp
