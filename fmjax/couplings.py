@@ -159,7 +159,7 @@ def drop_context(
 ) -> Array:
     """Replaces some labels or vectors of a batch by the null, to train for guidance.
 
-    A network that sees the null in some of its examples learns the unconditional field beside the
+    A network that sees the null in some of its examples learns the unconditional field and the
     fields of the classes. Examples are dropped independently; a vector is dropped as a whole.
 
     Args:

@@ -141,14 +141,14 @@ def _widened(leaf: Array, after: jax.ShapeDtypeStruct) -> Array:
 
 
 def _told(value: Array, gradient: PyTree, value_fn: Callable[[PyTree], Array]) -> dict[str, Any]:
-    """Returns what an optimizer may ask for beside the gradient, under the names of optax."""
+    """Returns what an optimizer may take in addition to the gradient, under the names of optax."""
     return {"value": value, "grad": gradient, "value_fn": value_fn}
 
 
 def _with_extra_args(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns an optimizer whose update takes the loss beside the gradient, and may ignore it."""
+    """Returns an optimizer whose update takes gradient and loss, and may ignore the loss."""
     if isinstance(optimizer, optax.MultiSteps):  # its wrapper would not hand them on
         optimizer = optimizer.gradient_transformation()
     return optax.with_extra_args_support(optimizer)
@@ -244,7 +244,7 @@ def _scalar(value: Array) -> Array:
     if not jax.tree_util.all_leaves([value]):  # a tuple, a dict, None
         message = (
             f"the loss of a batch must be a scalar, got a {type(value).__name__}: return the loss "
-            "alone; what else is to be looked at is computed beside the step."
+            "alone, and compute other quantities outside the step."
         )
         raise ValueError(message)
     if jnp.shape(value) != ():

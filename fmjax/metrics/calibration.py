@@ -1,7 +1,7 @@
 """Compares the uncertainty that a model states with the error that it makes.
 
-For an exact velocity, the squared error of the posterior mean has the scalar uncertainty
-U = tr Cov[x1 | x_t] as its conditional mean, whatever the state. So at each time t
+For an exact velocity, the squared error of the posterior mean has at every state the conditional
+mean U = tr Cov[x1 | x_t], the scalar uncertainty. So at each time t
 
     E[error] / E[U] = 1,                                                          (1)
     the regression of the error on U has slope one, and
@@ -13,8 +13,8 @@ state to state. A correlation above (2) says that U varies too little, or that t
 (2) is computed from the model's own U, so it bounds the exact U only as far as the model has
 learned it. (2) above 1 comes from a U that is mostly noise.
 
-Take one time at a call. Error and U both fall with t, so correlations over several times at once
-are high whatever U knows of a state.
+Pass one time per call. Error and U both fall with t, so correlations over several times are high
+even if U says nothing about the state.
 
 References:
   Xing, Wang and Wang (2026), Divergence is Uncertainty, arXiv 2605.00941, section 5.3.
@@ -68,7 +68,7 @@ def calibration(uncertainty: Array, error: Array, *, variance: Array | None = No
       uncertainty: `[n]`, n >= 2, the trace of each posterior covariance, in squared units of x.
       error: `[n]`, the squared distance of each posterior mean from its x1, in the same units.
       variance: `[n, *dims]`, the diagonals of the covariances. A negative entry cannot be right;
-        their share is one more number.
+        their share is returned too.
 
     Returns:
       `Calibration`, in float32 at least. Correlations of a constant sequence are NaN, and so is the

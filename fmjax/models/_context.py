@@ -1,18 +1,18 @@
-"""What a network is told beside the state and the time: a class label, or some numbers.
+"""The context of a network: a class label or a vector of numbers.
 
-The embedding e of the times, which every block receives, is moved by the context before its silu,
+Every block receives the embedding e of the times. The context is added to it before its silu,
 
     e = silu(W embed(t) + E[label])       or       e = silu(W embed(t) + U vector),      (1)
 
-with one row of E for each class and one more, the last, for the null label: no class is known.
-The null of a vector is the vector of zeros, which leaves e as it is without context. Where zeros
-mean something else, append a one to every vector.
+with one row of E for each class, and a last row for the null label, which means that no class is
+known. The null of a vector is the vector of zeros, which leaves e as it is without context. Where
+zeros mean something else, append a one to every vector.
 
 A network that was trained with some contexts replaced by their null (`couplings.drop_context`)
 knows both fields that classifier-free guidance mixes (`samplers.guided`).
 
 References:
-  Dhariwal and Nichol (2021), Diffusion Models Beat GANs, arXiv 2105.05233 (labels beside times).
+  Dhariwal and Nichol (2021), Diffusion Models Beat GANs, arXiv 2105.05233 (labels added to times).
   Ho and Salimans (2022), Classifier-Free Diffusion Guidance, arXiv 2207.12598 (the null label).
 """
 
@@ -30,10 +30,10 @@ __all__ = ["Context", "check_array", "either"]
 
 
 class Context(nnx.Module):
-    """Embeds the label or the vector of one call, eq. (1); of a network without, nothing.
+    """Embeds the label or the vector of one call, eq. (1); zero for a network without context.
 
     Args:
-      num_classes: classes that a label tells apart; 0 for a network without labels.
+      num_classes: number of classes; 0 for a network without labels.
       size: entries of a vector; 0 for a network without vectors.
       features: length of the result, the length of the time embedding.
       param_dtype: dtype of the parameters, and of the result.
@@ -83,7 +83,7 @@ class Context(nnx.Module):
 
 
 def either(*, num_classes: int, context: int) -> None:
-    """Raises ValueError unless a network gets labels, or a context of numbers, or neither."""
+    """Raises ValueError if a network is built for both labels and a context of numbers."""
     for name, count in {"num_classes": num_classes, "context": context}.items():
         if count != 0:
             layers.positive(**{name: count})
@@ -117,7 +117,7 @@ def _check_label(label: Array | int | None, num_classes: int) -> None:
 
 
 def check_array(context: Array | None, shape: tuple[int, ...] | None) -> None:
-    """Raises ValueError unless a context has this shape, or is left out where it is None."""
+    """Raises ValueError unless a context has this shape, or is missing if the shape is None."""
     known = context is None or isinstance(context, _ARRAYS)
     if known and (None if context is None else jnp.shape(context)) == shape:
         return
