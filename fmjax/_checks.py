@@ -143,7 +143,7 @@ def _positive(name: str, coefficient: Any, t: Array | float, instead: str) -> No
         return
     with jax.ensure_compile_time_eval():  # a number inside `jit` is known as well
         value = coefficient(time(t))
-    if not isinstance(value, jax.core.Tracer) and float(value) <= 0:
+    if not isinstance(value, jax.core.Tracer) and not float(value) > 0:
         message = (
             f"{name} must be positive, got {float(value)} at t = {float(t)}, and is divided by: "
             f"{instead}."

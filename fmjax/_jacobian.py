@@ -32,17 +32,23 @@ class Estimate(NamedTuple):
 
 
 def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field]:
-    """Linearizes f at x; gives the checked point, the value and the product with the Jacobian."""
+    """Linearizes f at x; gives the checked point, the value and the product with the Jacobian.
+
+    A point of half precision is converted to float32: half precision has no linear algebra. Only
+    the value keeps the dtype that the field gives it at the given point.
+    """
     if num_probes < 2:
         message = (
             f"num_probes must be at least 2, got {num_probes}: the standard error is the spread "
             "over the probes; fmjax.divergence.hutchinson takes one probe and gives no error."
         )
         raise ValueError(message)
-    x = _checks.floating(x)
+    given, x = _checks.floating(x), _checks.wide(x)
     value, tangent_map = jax.linearize(f, x)
     _checks.same_shape(x=x, field=value)
-    return x, value, tangent_map
+    if given.dtype != x.dtype:
+        value = value.astype(jax.eval_shape(f, given).dtype)
+    return x, value, lambda w: tangent_map(w).astype(x.dtype)
 
 
 def summary(terms: Array) -> Estimate:

@@ -114,7 +114,8 @@ def unrolled(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     value, tangent_map = jax.linearize(f, x)
     _checks.same_shape(x=x, field=value)
     units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
-    return value, sum(jnp.sum(unit * tangent_map(unit)) for unit in units)
+    zero = jnp.zeros_like(x, shape=())  # of a state without entries nothing is summed
+    return value, sum((jnp.sum(unit * tangent_map(unit)) for unit in units), zero)
 
 
 def chunked(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> tuple[Array, Array]:
@@ -180,6 +181,9 @@ def diagonal(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> 
     x = _checks.floating(x)
     value, tangent_map = jax.linearize(f, x)
     _checks.same_shape(x=x, field=value)
+
+    if x.size == 0:
+        return value, jnp.zeros_like(x)
 
     def entry(index: Array) -> Array:
         unit = jnp.zeros_like(x, shape=(x.size,)).at[index].set(1)

@@ -110,7 +110,7 @@ def log_prob(
     def field(state: tuple[Array, Array], t: Array) -> tuple[Array, Array]:
         return divergence(lambda x: velocity(x, t), state[0])
 
-    if not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and t0 >= t1:
+    if not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and not t0 < t1:
         message = f"log_prob needs t0 < t1, got {t0} and {t1}: noise is at t0 and data at t1."
         raise ValueError(message)
     _checks.real(x1=x1)

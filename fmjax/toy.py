@@ -6,7 +6,8 @@ A law is a tuple of two functions of one example, `sample(key) -> x` and `log_pr
     x = jax.vmap(density.sample)(jax.random.split(key, n))      # [n, 2]
     jax.vmap(density.log_prob)(x)                               # [n], nats
 
-Your own law is `fmjax.toy.Density(sample, log_prob)`. Samples have the default float type.
+Your own law is `fmjax.toy.Density(sample, log_prob)`. Samples have the default float type,
+log-densities float32 at least. The laws of this module can be pickled.
 
 References: Tong et al. (2024), arXiv 2302.00482; Huang et al. (2025), arXiv 2602.00869.
 """
@@ -65,28 +66,46 @@ def gaussian_mixture(weights: Array, means: Array, covariances: Array) -> Densit
       >>> round(float(density.log_prob(jnp.zeros(2))), 4)  # -log(2 pi)
       -1.8379
     """
-    weights, means, covariances = map(_checks.floating, (weights, means, covariances))
+    weights, means, covariances = map(_checks.wide, (weights, means, covariances))
     _check_mixture(weights.shape, means.shape, covariances.shape)
-    log_weights = jnp.log(weights / jnp.sum(weights))
     factors = jnp.linalg.cholesky(covariances)
     half_log_dets = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
     log_norms = half_log_dets + 0.5 * math.log(2.0 * math.pi) * means.shape[1]
+    parts = _Mixture(weights / jnp.sum(weights), means, factors, log_norms)
+    return Density(partial(_mixture_sample, parts), partial(_mixture_log_prob, parts))
 
-    def sample(key: Key) -> Array:
-        key_component, key_noise = jax.random.split(key)
-        component = jax.random.categorical(key_component, log_weights)
-        noise = jax.random.normal(key_noise, means.shape[1:], means.dtype)
-        shift = jnp.matmul(factors[component], noise, precision=jax.lax.Precision.HIGHEST)
-        return means[component] + shift
 
-    def log_prob(x: Array) -> Array:
-        x = _checks.floating(x)
-        _checks.same_shape(x=x, mean=means[0])
-        solve = partial(jax.scipy.linalg.solve_triangular, lower=True)
-        white = jax.vmap(solve)(factors, x[None] - means)
-        return jax.nn.logsumexp(log_weights - log_norms - 0.5 * jnp.sum(white**2, axis=1))
+class _Mixture(NamedTuple):
+    """Weights of sum one, means, Cholesky factors of the covariances and logs of normalizers."""
 
-    return Density(sample, log_prob)
+    weights: Array
+    means: Array
+    factors: Array
+    log_norms: Array
+
+
+def _mixture_sample(mixture: _Mixture, key: Key) -> Array:
+    key_component, key_noise = jax.random.split(key)
+    component = jax.random.categorical(key_component, jnp.log(mixture.weights))
+    mean, factor = mixture.means[component], mixture.factors[component]
+    noise = jax.random.normal(key_noise, mean.shape, mean.dtype)
+    return mean + jnp.matmul(factor, noise, precision=jax.lax.Precision.HIGHEST)
+
+
+def _mixture_log_prob(mixture: _Mixture, x: Array) -> Array:
+    weights, means, factors, log_norms = mixture
+    x = _checks.wide(x)
+    _checks.same_shape(x=x, mean=means[0])
+    solve = partial(jax.scipy.linalg.solve_triangular, lower=True)
+    white = jax.vmap(solve)(factors, x[None] - means)
+    # A weight of zero has no logarithm, but its derivative is a number: it stays a factor.
+    none = weights == 0
+    logs = jnp.log(jnp.where(none, 1.0, weights)) - log_norms - 0.5 * jnp.sum(white**2, axis=1)
+    peak = jax.lax.stop_gradient(jnp.max(jnp.where(none, -jnp.inf, logs)))
+    peak = jnp.where(peak == -jnp.inf, 0.0, peak)  # so far away that every density is zero
+    # Only the exponential of a component without weight may overflow.
+    parts = jnp.exp(jnp.minimum(logs - peak, 0.5 * math.log(jnp.finfo(logs.dtype).max)))
+    return peak + jnp.log(jnp.sum(jnp.where(none, weights, 1.0) * parts))
 
 
 def eight_gaussians() -> Density:
@@ -155,8 +174,9 @@ def _checkerboard_log_prob(x: Array) -> Array:
     column, row = ((edges[:-1] <= coordinate) & (coordinate <= edges[1:]) for coordinate in x)
     even = (np.arange(4)[:, None] + np.arange(4)[None, :]) % 2 == 0
     inside = jnp.any(column[:, None] & row[None, :] & even)
-    log_density = jnp.asarray(math.log(_CHECKERBOARD_UNIT**2 / 8.0), x.dtype)
-    return jnp.where(inside, log_density, -jnp.inf)
+    log_density = jnp.asarray(math.log(_CHECKERBOARD_UNIT**2 / 8.0), _checks.wide(x).dtype)
+    outside = jnp.where(jnp.isnan(x).any(), jnp.nan, -jnp.inf)  # a NaN is on no side of an edge
+    return jnp.where(inside, log_density, outside)
 
 
 def moons(noise: float = 0.1) -> Density:
@@ -198,24 +218,26 @@ def moons(noise: float = 0.1) -> Density:
     centers = np.concatenate(_moon_points(0.5 * np.pi * (nodes + 1.0)))
     weights = 0.25 * np.concatenate([node_weights, node_weights])  # they sum to one
 
-    def sample(key: Key) -> Array:
-        key_moon, key_angle, key_noise = jax.random.split(key, 3)
-        upper, lower = _moon_points(jax.random.uniform(key_angle, maxval=math.pi))
-        center = jnp.where(jax.random.bernoulli(key_moon), upper, lower)
-        return center + noise * jax.random.normal(key_noise, (2,))
+    return Density(partial(_moons_sample, noise), partial(_moons_log_prob, noise, centers, weights))
 
-    def log_prob(x: Array) -> Array:
-        x = _checks.floating(x)
-        _checks.same_shape(x=x, center=centers[0])
-        distances = jnp.sum((x[None] - jnp.asarray(centers, x.dtype)) ** 2, axis=1)
-        # The least one is taken out before the scaling: a difference of large products would
-        # lose digits. It cancels, so it needs no derivative.
-        least = jax.lax.stop_gradient(jnp.min(distances))
-        exponents = -0.5 / noise**2 * (distances - least)
-        integral = jnp.sum(jnp.asarray(weights, x.dtype) * jnp.exp(exponents))
-        return jnp.log(integral) - 0.5 / noise**2 * least - math.log(2.0 * math.pi * noise**2)
 
-    return Density(sample, log_prob)
+def _moons_sample(noise: float, key: Key) -> Array:
+    key_moon, key_angle, key_noise = jax.random.split(key, 3)
+    upper, lower = _moon_points(jax.random.uniform(key_angle, maxval=math.pi))
+    center = jnp.where(jax.random.bernoulli(key_moon), upper, lower)
+    return center + noise * jax.random.normal(key_noise, (2,))
+
+
+def _moons_log_prob(noise: float, centers: np.ndarray, weights: np.ndarray, x: Array) -> Array:
+    x = _checks.wide(x)
+    _checks.same_shape(x=x, center=centers[0])
+    distances = jnp.sum((x[None] - jnp.asarray(centers, x.dtype)) ** 2, axis=1)
+    # The least one is taken out before the scaling: a difference of large products would
+    # lose digits. It cancels, so it needs no derivative.
+    least = jax.lax.stop_gradient(jnp.min(distances))
+    exponents = -0.5 / noise**2 * (distances - least)
+    integral = jnp.sum(jnp.asarray(weights, x.dtype) * jnp.exp(exponents))
+    return jnp.log(integral) - 0.5 / noise**2 * least - math.log(2.0 * math.pi * noise**2)
 
 
 def _moon_points(angle: Array) -> tuple[Array, Array]:

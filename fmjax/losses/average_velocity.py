@@ -37,6 +37,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -193,8 +194,8 @@ def guidance(
       `(v, x, t) -> [*dims]`, for the argument `guide` of the MeanFlow losses.
 
     Raises:
-      ValueError: on a call, if a network's value is not shaped like `v`, or `t` is batched or a
-        static number outside [0, 1].
+      ValueError: if static ends are not `0 <= low <= high <= 1`; on a call, if a network's value
+        is not shaped like `v`, or `t` is batched or a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -210,6 +211,10 @@ def guidance(
       Geng et al. (2025), arXiv 2505.13447, section 4.2 and appendix; Geng et al. (2025), arXiv
       2512.02012. [geng2025mean; geng2025improved]
     """
+    ends = [0.0, *(end for end in (low, high) if not isinstance(end, jax.Array)), 1.0]
+    if not all(before <= after for before, after in itertools.pairwise(ends)):
+        message = f"guidance needs 0 <= low <= high <= 1, got low {low} and high {high}."
+        raise ValueError(message)
 
     def guide(v: Array, x: Array, t: Array) -> Array:
         t = _checks.time(t)

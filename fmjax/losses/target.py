@@ -121,8 +121,8 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6), and its divergence. [bertrand2025closed]
     """
-    weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
     x, x0, x1 = _state(path, x0, x1, t)
+    weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
     pull = _bank.average(weights, gaps)  # E[x1 | x_t] - x1
     offsets = (gaps - pull[None]).reshape(bank.shape[0], -1)
     gain = c.wronskian * c.alpha / c.sigma**2  # sigma grad u = sigma_dot I + gain Cov
@@ -178,8 +178,8 @@ def of_large_bank(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6), and its divergence. [bertrand2025closed]
     """
-    found, bank, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
     x, x0, x1 = _state(path, x0, x1, t)
+    found, bank, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
     gain = c.wronskian * c.alpha / c.sigma**2
     velocity = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
     noise = x0 - c.alpha / c.sigma * found.mean

@@ -1,9 +1,9 @@
 """How the sample of a one-step model varies with its noise: `S = sigma_t^2 J J^T`.
 
-Statement E6 of `fmjax.onestep`: `J = I + (1 - t) grad u(x, 1, t)` is the Jacobian of the map from t
-to the data. Row i of `sigma_t J` tells how far each entry of the noise moves entry i of the sample,
-per standard deviation. S is positive semi-definite for any network. The functions compute S, its
-diagonal, its trace, or the diagonal from a few random probes,
+Statement E6 of `fmjax.onestep`: `J = I + (1 - t) grad u(x, 1, t)` is the Jacobian of the map
+from t to the data, and row i of `sigma_t J` says which entries of the noise move entry i of the
+sample, by how much of a standard deviation each. S is positive semi-definite for any network.
+Whole, its diagonal, its trace, or the diagonal from a few random probes,
 
     E[(sigma_t J z)_i^2] = S_ii,        E[z z^T] = I                              (1)
 
@@ -31,9 +31,9 @@ __all__ = ["sensitivity", "sensitivity_diagonal", "sensitivity_estimate", "sensi
 def sensitivity(
     average_velocity: AverageVelocity, path: Path, x: Array, t: Array | float = 0.0
 ) -> Array:
-    """Computes `sigma_t^2 J J^T`, how the sample made from x varies with the noise in x, E6.
+    """Returns `sigma_t^2 J J^T`, how the sample made from x varies with noise of x's size, E6.
 
-    For Gaussian data, and only there, it is the posterior covariance; see `fmjax.onestep`.
+    The posterior covariance for Gaussian data only; see `fmjax.onestep`.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
@@ -73,16 +73,16 @@ def sensitivity_diagonal(
     *,
     chunk_size: int = 16,
 ) -> Array:
-    """Computes the diagonal of `sensitivity`, the squared norm of every row of `sigma_t J`.
+    """Returns the diagonal of `sensitivity`, the squared norm of every row of `sigma_t J`.
 
-    It is exact, by one tangent per entry of x. Its square root is a map in the unit of the data.
+    Exact, by one tangent per entry of x; its square root is a map in the unit of the data.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state at t, noise if t = 0.
       t: `[]`, in [0, 1].
-      chunk_size: number of tangents computed at once; memory grows with it, not with the dimension.
+      chunk_size: tangents in flight; memory grows with it and not with the dimension.
 
     Returns:
       `[*dims]`, not negative.
@@ -107,7 +107,7 @@ def sensitivity_diagonal(
         raise ValueError(message)
     x, to_data, sigma = _map(average_velocity, path, x, t)
     _, tangent_map = jax.linearize(to_data, x)
-    chunk = min(chunk_size, x.size)
+    chunk = max(1, min(chunk_size, x.size))
     columns = jnp.arange(-(-x.size // chunk) * chunk).reshape(-1, chunk)
 
     def add(total: Array, indices: Array) -> tuple[Array, None]:
@@ -127,17 +127,17 @@ def sensitivity_trace(
     *,
     chunk_size: int = 16,
 ) -> Array:
-    """Computes the trace of `sensitivity`, the scalar `sigma_t^2 |J|_F^2`.
+    """Returns the trace of `sensitivity`, the scalar `sigma_t^2 |J|_F^2`.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state at t, noise if t = 0.
       t: `[]`, in [0, 1].
-      chunk_size: number of tangents computed at once, as in `sensitivity_diagonal`.
+      chunk_size: tangents in flight, as in `sensitivity_diagonal`.
 
     Returns:
-      `[]`, not negative; heavy-tailed over x if the data have several modes.
+      `[]`, not negative; heavy-tailed over x where the data have several modes.
 
     Raises:
       ValueError: as `sensitivity_diagonal`.
@@ -165,11 +165,11 @@ def sensitivity_estimate(
     *,
     num_probes: int = 16,
 ) -> Estimate:
-    """Estimates `sensitivity_diagonal` without bias from K random probes.
+    """Returns an unbiased estimate of `sensitivity_diagonal` from K random probes.
 
-    It averages `(sigma_t J z)_i^2` over Rademacher probes z. One probe has the variance
-    `2 ((S_ii)^2 - sigma_t^4 sum_j J_ij^4)`, which is below the variance of a Gaussian probe. The
-    relative error of an entry is at most `sqrt(2 / K)` in any dimension d.
+    The mean of `(sigma_t J z)_i^2` over Rademacher z. One probe has the variance
+    `2 ((S_ii)^2 - sigma_t^4 sum_j J_ij^4)`, below that of Gaussian probes: the relative error of
+    an entry is at most `sqrt(2 / K)`, whatever d is.
 
     Args:
       key: a typed PRNG key.
@@ -177,7 +177,7 @@ def sensitivity_estimate(
       path: the path that it was trained on.
       x: `[*dims]`, the state at t, noise if t = 0.
       t: `[]`, in [0, 1].
-      num_probes: K, at least 2; all are computed at once.
+      num_probes: K, at least 2; all are in flight at once.
 
     Returns:
       Mean and standard error, both `[*dims]`; the sum of the means estimates the trace.
@@ -211,6 +211,9 @@ def sensitivity_estimate(
 def _map(
     average_velocity: AverageVelocity, path: Path, x: Array, t: Array | float
 ) -> tuple[Array, Callable[[Array], Array], Array]:
-    """Returns x as floats, the map from time t to the data, and the noise's size at t."""
-    t, x = _checks.time(t), _checks.floating(x)
+    """Returns x, the map from time t to the data, and the noise's size at t.
+
+    All are of float32 at least: sums of squares stop growing in half precision.
+    """
+    t, x = _checks.wide(_checks.time(t)), _checks.wide(x)
     return x, lambda z: flow_map(average_velocity, z, 1.0, t), path.sigma(t)

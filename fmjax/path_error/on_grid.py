@@ -1,8 +1,8 @@
 """The error of a whole density in one or two dimensions, summed over a grid of points.
 
-The equations are numbered as in `fmjax.path_error`. Sums over equally spaced points are accurate
-once the grid resolves the narrowest peak; for |r|, which has kinks, the error is quadratic in the
-spacing.
+The numbered equations are those of `fmjax.path_error`. A sum over equally spaced points is as
+exact as the grid resolves the narrowest peak; of |r|, which has kinks, it errs by the square of
+the spacing.
 
 Reference:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
@@ -35,22 +35,22 @@ def bound(
     num_nodes: int = 8,
     batch_size: int = 4096,
 ) -> Array:
-    """Computes the bound on the total variation at several times, the integral of eq. (4).
+    """Returns the bound on the total variation at several times, the integral of eq. (4).
 
-    It takes a batch: a grid of points over which the law is summed. Times are integrated by
-    Gauss-Legendre nodes inside each interval, never at its ends. If the two laws differ at
+    Sees a batch: a grid of points over which the law is summed. Times are integrated by
+    Gauss-Legendre nodes inside each interval, never at its ends. Where the two laws differ at
     `times[0]`, add their total variation there.
 
     Args:
-      log_density: the log-density of the true law, `(x[*dims], t[]) -> []`, in nats.
+      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
       grid: `[m, *dims]`, equally spaced points that cover the law at all times; the sum over them
         should resolve its narrowest peak.
-      cell: volume of the cell around one point, positive.
+      cell: volume that belongs to one point, positive.
       times: `[n]`, n >= 2, increasing, in [0, 1].
       divergence: any exact divergence of `fmjax.divergence`.
       num_nodes: nodes in each interval of time.
-      batch_size: number of points evaluated at a time; memory grows with it.
+      batch_size: points in flight at a time; memory grows with it.
 
     Returns:
       `[n]`, the bound at `times`; the first is 0.
@@ -80,7 +80,8 @@ def bound(
         def at(x: Array) -> Array:
             p = jnp.exp(log_density(x, t))
             rest = residual(log_density, velocity, x, t, divergence=divergence)
-            return jnp.where(p > 0, p * jnp.abs(rest), 0.0)  # off the law r may be infinite
+            # Off the law r may be infinite; a density that is NaN is not off it.
+            return jnp.where(p == 0, 0.0, p * jnp.abs(rest))
 
         return 0.5 * cell * jnp.sum(_over(at, grid, batch_size))
 
@@ -103,24 +104,24 @@ def total_variation(
     solve: Solve = samplers.adaptive,
     batch_size: int = 4096,
 ) -> Array:
-    """Computes the total variation distance of the true law and the learned law at one time.
+    """Returns the total variation distance of the true law and the learned one at a time.
 
-    It takes a batch: a grid of points over which both densities are summed. The learned density
-    comes from `likelihood.log_prob`.
+    Sees a batch: a grid of points over which both densities are summed, the learned one by
+    `likelihood.log_prob`.
 
     Args:
-      log_density: the log-density of the true law, `(x[*dims], t[]) -> []`, in nats.
+      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
       grid: `[m, *dims]`, equally spaced points that cover both laws.
-      cell: volume of the cell around one point, positive.
+      cell: volume that belongs to one point, positive.
       t: `[]`, in (0, 1].
       log_prob0: log-density of the noise that the learned flow starts from, `[*dims] -> []`.
       divergence: any exact divergence of `fmjax.divergence`.
       solve: `samplers.adaptive` or `samplers.fixed`, with options bound.
-      batch_size: number of points evaluated at a time; memory grows with it.
+      batch_size: points in flight at a time; memory grows with it.
 
     Returns:
-      `[]`, in [0, 1] if the grid covers both laws.
+      `[]`, in [0, 1] up to what the grid does not cover.
 
     Raises:
       ValueError: as `likelihood.log_prob`; if `cell` or `batch_size` is not positive.
@@ -170,6 +171,6 @@ def _vector_of_times(times: Array, dtype: jnp.dtype) -> Array:
 
 def _check_positive(**numbers: float) -> None:
     for name, number in numbers.items():
-        if not isinstance(number, jax.Array) and number <= 0:
+        if not isinstance(number, jax.Array) and not number > 0:
             message = f"{name} must be positive, got {number}."
             raise ValueError(message)

@@ -1,4 +1,8 @@
-"""The common paths, and the path of blurred data."""
+"""The common paths, and the path of blurred data.
+
+Alpha and sigma are functions of this module, with their parameters bound: so every path can be
+pickled.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,41 @@ def _cosine_alpha(t: Array) -> Array:
 def _cosine_sigma(t: Array) -> Array:
     # As a sine it is exactly zero at t = 1; cos(pi / 2) is -4e-8 in float32.
     return jnp.sin(0.5 * jnp.pi * (1.0 - t))
+
+
+def _vp_integral(beta_min: float, beta_max: float, t: Array) -> Array:
+    """Returns the integral of the noise rate from t to the data."""
+    s = 1.0 - t
+    return beta_min * s + 0.5 * (beta_max - beta_min) * s**2
+
+
+def _vp_alpha(beta_min: float, beta_max: float, t: Array) -> Array:
+    return jnp.exp(-0.5 * _vp_integral(beta_min, beta_max, t))
+
+
+def _vp_sigma(beta_min: float, beta_max: float, t: Array) -> Array:
+    integral = _vp_integral(beta_min, beta_max, t)
+    # expm1 keeps sigma accurate near the data; near the noise its derivative, which jax
+    # computes as expm1 + 1, would lose the digits that exp keeps.
+    near, far = -jnp.expm1(-integral), 1.0 - jnp.exp(-integral)
+    return jnp.sqrt(jnp.where(integral < 1.0, near, far))
+
+
+def _one(t: Array) -> Array:
+    return jnp.ones_like(t)
+
+
+def _ve_sigma(sigma_min: float, sigma_max: float, t: Array) -> Array:
+    return sigma_max * (sigma_min / sigma_max) ** t
+
+
+def _ve_to_zero_sigma(sigma_min: float, rate: float, t: Array) -> Array:
+    # expm1 keeps the digits of sigma near the data, where the power is close to one.
+    return sigma_min * jnp.sqrt(jnp.expm1(rate * (1.0 - t)))
+
+
+def _smoothed_sigma(path: Path, bandwidth: Array | float, t: Array) -> Array:
+    return jnp.hypot(path.sigma(t), bandwidth * path.alpha(t))
 
 
 def linear(sigma_min: float = 0.0) -> Path:
@@ -106,20 +145,7 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
         message = f"vp needs 0 < beta_min <= beta_max, got {beta_min} and {beta_max}."
         raise ValueError(message)
 
-    def rate_integral(t: Array) -> Array:
-        s = 1.0 - t
-        return beta_min * s + 0.5 * (beta_max - beta_min) * s**2
-
-    def variance(t: Array) -> Array:
-        integral = rate_integral(t)
-        # expm1 keeps sigma accurate near the data; near the noise its derivative, which jax
-        # computes as expm1 + 1, would lose the digits that exp keeps.
-        return jnp.where(integral < 1.0, -jnp.expm1(-integral), 1.0 - jnp.exp(-integral))
-
-    return Path(
-        alpha=lambda t: jnp.exp(-0.5 * rate_integral(t)),
-        sigma=lambda t: jnp.sqrt(variance(t)),
-    )
+    return Path(partial(_vp_alpha, beta_min, beta_max), partial(_vp_sigma, beta_min, beta_max))
 
 
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Path:
@@ -151,10 +177,7 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Path:
     if not 0.0 < sigma_min < sigma_max:
         message = f"ve needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}."
         raise ValueError(message)
-    return Path(
-        alpha=lambda t: jnp.ones_like(t),
-        sigma=lambda t: sigma_max * (sigma_min / sigma_max) ** t,
-    )
+    return Path(_one, partial(_ve_sigma, sigma_min, sigma_max))
 
 
 def ve_to_zero(sigma_min: float = 1e-3, sigma_max: float = 300.0) -> Path:
@@ -190,11 +213,7 @@ def ve_to_zero(sigma_min: float = 1e-3, sigma_max: float = 300.0) -> Path:
         message = f"ve_to_zero needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}."
         raise ValueError(message)
     rate = 2.0 * math.log(sigma_max / sigma_min)
-    return Path(
-        alpha=lambda t: jnp.ones_like(t),
-        # expm1 keeps the digits of sigma near the data, where the power is close to one.
-        sigma=lambda t: sigma_min * jnp.sqrt(jnp.expm1(rate * (1.0 - t))),
-    )
+    return Path(_one, partial(_ve_to_zero_sigma, sigma_min, rate))
 
 
 def smoothed(path: Path, bandwidth: Array | float) -> Path:
@@ -232,7 +251,4 @@ def smoothed(path: Path, bandwidth: Array | float) -> Path:
     if not isinstance(bandwidth, jax.Array) and not bandwidth >= 0:
         message = f"bandwidth must not be negative, got {bandwidth}: it is a standard deviation."
         raise ValueError(message)
-    return Path(
-        alpha=path.alpha,
-        sigma=lambda t: jnp.hypot(path.sigma(t), bandwidth * path.alpha(t)),
-    )
+    return Path(path.alpha, partial(_smoothed_sigma, path, bandwidth))

@@ -148,7 +148,8 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
     Reference:
       The Wiener filter, applied to the limit (7); derived here.
     """
-    t, covariance = _checks.time(t), _checks.floating(covariance)
+    # Half precision has no linear algebra.
+    t, covariance = _checks.wide(_checks.time(t)), _checks.wide(covariance)
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         message = (
             f"covariance must be a square matrix [d, d], got shape {covariance.shape}: for "
@@ -225,7 +226,7 @@ def _refuse(options: dict[str, Any]) -> None:
     wrong = sorted({"of", "noise"} & set(options))
     if wrong:
         message = (
-            f"near_noise takes no {' and no '.join(wrong)}: its limit holds for the data under "
+            f"near_noise takes no {' and no '.join(wrong)}: its limit is that of the data under "
             "white noise; call the quantity itself at times where it is finite, or in the units "
             "of the network."
         )

@@ -63,9 +63,11 @@ def principal_components(
 ) -> Components:
     """Finds the largest principal components of the posterior covariance, without a matrix.
 
-    The variances can be differentiated, in forward and reverse mode, if they are distinct and the
-    residuals are small. A repeated eigenvalue has no derivative; the number returned for it means
-    nothing.
+    The variances have first derivatives, in forward and reverse mode, which are right if the
+    variances are distinct and the residuals small. A repeated eigenvalue has no derivative; the
+    number returned for it means nothing. Directions and residuals are constants to a derivative. A
+    state of half precision is converted to float32, and the velocity gets it so: half precision
+    has no linear algebra.
 
     Args:
       key: for the first vector of the Krylov space; the result depends on it only within
@@ -103,7 +105,7 @@ def principal_components(
       Manor and Michaeli (2024), arXiv 2309.13598, section 4; Kraemer et al. (2024), arXiv
       2405.17277. [manor2024posterior; kraemer2024gradients]
     """
-    x = _checks.floating(x)
+    x, t = _wide(x, t)
     if not 1 <= num_components <= min(x.size, num_matvecs):
         message = (
             f"num_components must be between 1 and {min(x.size, num_matvecs)}, got "
@@ -114,6 +116,11 @@ def principal_components(
     product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
     found = _krylov.ritz(key, product, x, num_matvecs)
     return Components(*(part[::-1][:num_components] for part in found))
+
+
+def _wide(x: Array, t: Array | float) -> tuple[Array, Array | float]:
+    """Returns state and time in float32 at least; a number stays one, whose value is checked."""
+    return _checks.wide(x), _checks.wide(t) if isinstance(t, jax.Array) else t
 
 
 def traverse(mean: Array, components: Components, amount: Array) -> Array:
@@ -242,7 +249,7 @@ def extremes(
     Reference:
       Kraemer et al. (2024), arXiv 2405.17277. [kraemer2024gradients]
     """
-    x = _checks.floating(x)
+    x, t = _wide(x, t)
     product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
     values, *_ = _krylov.ritz(key, product, x, num_matvecs)
     return values[0], values[-1]

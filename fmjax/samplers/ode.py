@@ -62,7 +62,7 @@ def fixed(
     solver: diffrax.AbstractSolver = diffrax.Heun(),  # noqa: B008 - a frozen dataclass
     adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint(),  # noqa: B008
 ) -> PyTree:
-    """Integrates the flow from t0 to t1 by equal steps.
+    """Returns the solution at t1 by equal steps.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -124,7 +124,7 @@ def adaptive(
     solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - a frozen dataclass
     adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint(),  # noqa: B008
 ) -> PyTree:
-    """Integrates the flow from t0 to t1 by steps chosen to meet a tolerance.
+    """Returns the solution at t1 by steps chosen to meet a tolerance.
 
     Under `vmap` every example chooses its own steps, so its result does not depend on the
     others. Use a smooth velocity: kinks (ReLU, SELU) cost tens of times more steps.
@@ -160,7 +160,7 @@ def adaptive(
       Tsitouras (2011), Computers and Mathematics with Applications 62(2); Kidger (2021), arXiv
       2202.02435, section 5.2. [tsitouras2011runge; kidger2021neural]
     """
-    if min(rtol, atol, max_steps) <= 0:
+    if not (rtol > 0 and atol > 0 and max_steps > 0):
         message = (
             "rtol, atol and max_steps must be positive, got "
             f"{rtol}, {atol} and {max_steps}: try rtol=1e-5, atol=1e-5, max_steps=4096."
@@ -181,7 +181,7 @@ def adaptive(
 
 
 def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fixed) -> PyTree:
-    """Integrates the flow through several times and returns the states at all of them.
+    """Returns the states at all given times, one solve from each to the next.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.

@@ -131,3 +131,19 @@ def test_memory_is_set_by_the_chunk_and_not_by_the_dimension():
     whole = temporary(divergence.exact)
     assert temporary(partial(divergence.chunked, chunk_size=16)) < whole / 8
     assert temporary(partial(divergence.chunked, chunk_size=1)) < whole / 64
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0)], ids=str)
+def test_a_state_without_entries_has_divergence_zero(shape):
+    x = jnp.zeros(shape)
+    estimators = (
+        divergence.exact,
+        divergence.chunked,
+        divergence.unrolled,
+        partial(divergence.hutchinson, jax.random.key(0)),
+    )
+    for estimator in estimators:
+        value, div = jax.jit(partial(estimator, jnp.tanh))(x)
+        assert value.shape == shape
+        assert (div.shape, float(div), div.dtype) == ((), 0.0, jnp.float32)
+    assert divergence.diagonal(jnp.tanh, x)[1].shape == shape

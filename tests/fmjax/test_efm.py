@@ -119,3 +119,22 @@ def test_wrong_banks_and_velocities_are_named():
     ):
         with pytest.raises(ValueError, match=r"got a Bank.*refined_velocity or.*of_large_bank"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ([9, 1], "index must be from 0 to 5, got 1 to 9"),
+        ([-1, 1], "index must be from 0 to 5, got -1 to 1"),
+        ([3, 3, 1], "3 indices of the batch must be distinct, got 2 different ones"),
+    ],
+)
+def test_a_batch_that_is_none_of_the_data_set_is_refused(batch, words):
+    draw = lambda batch: losses.draw_bank(jax.random.key(0), batch, 6, size=4)
+    constant = jnp.array(batch)
+    with pytest.raises(ValueError, match=words):
+        draw(jnp.array(batch))
+    with pytest.raises(ValueError, match=words):
+        jax.jit(lambda: draw(constant))()
+    # A traced batch is not looked at.
+    assert jax.jit(draw)(jnp.array(batch)).shape == (4,)

@@ -290,3 +290,13 @@ def test_a_model_of_the_other_time_direction(x64):
     np.testing.assert_allclose(
         onestep.flow_map(back, x, 1.0, 0.0), x - theirs(x, 0.0, 1.0), rtol=1e-14
     )
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0)], ids=str)
+def test_a_state_without_entries_has_no_sensitivity(shape):
+    x, average = jnp.zeros(shape), lambda x, r, t: x
+    assert onestep.sensitivity(average, PATH, x).shape == (0, 0)
+    assert onestep.sensitivity_diagonal(average, PATH, x).shape == shape
+    assert float(onestep.sensitivity_trace(average, PATH, x)) == 0.0
+    found = onestep.sensitivity_estimate(jax.random.key(0), average, PATH, x)
+    assert found.mean.shape == shape

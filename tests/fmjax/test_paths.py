@@ -1,11 +1,15 @@
 """The paths against their closed-form derivatives, their ends, and wrong arguments."""
 
+import pickle
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import paths
+from fmjax import paths, toy
 
 OPTIMISED = True
 
@@ -78,6 +82,46 @@ def test_paths_without_parameters_are_equal_so_that_compiled_code_is_shared():
     assert paths.linear() == paths.linear()
     assert paths.cosine() == paths.cosine()
     assert paths.linear() != paths.linear(0.1)
+
+
+PICKLED = {
+    "linear": paths.linear(),
+    "linear with noise": paths.linear(0.1),
+    "cosine": paths.cosine(),
+    "vp": paths.vp(0.2, 15.0),
+    "ve": paths.ve(0.02, 30.0),
+    "ve_to_zero": paths.ve_to_zero(0.01, 100.0),
+    "smoothed": paths.smoothed(paths.vp(), 0.25),
+    "smoothed by an array": paths.smoothed(paths.linear(), jnp.float32(0.25)),
+}
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_paths_can_be_pickled(name):
+    path = PICKLED[name]
+    again = pickle.loads(pickle.dumps(path))
+    for t in (0.1, 0.7):
+        for ours, theirs in zip(
+            paths.coefficients(again, t), paths.coefficients(path, t), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    if name in {"linear", "cosine"}:  # so compiled code is shared with the process that sent it
+        assert again == path
+
+
+@pytest.mark.slow  # a second interpreter has to import jax
+def test_paths_and_laws_are_read_by_another_process(tmp_path):
+    # As multiprocessing and Hydra do it: only the modules' names travel.
+    sent = {"path": PICKLED["smoothed"], "law": toy.moons(0.2)}
+    (tmp_path / "sent").write_bytes(pickle.dumps(sent))
+    script = (
+        "import pickle, sys; got = pickle.loads(open(sys.argv[1], 'rb').read()); "
+        "print(float(got['path'].sigma(0.3)), got['law'].log_prob([0.3, 0.2]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "sent")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    sigma, log_prob = float(sent["path"].sigma(0.3)), float(sent["law"].log_prob([0.3, 0.2]))
+    np.testing.assert_allclose([float(number) for number in found], [sigma, log_prob], rtol=1e-5)
 
 
 def test_a_path_of_ones_own_is_two_lines():

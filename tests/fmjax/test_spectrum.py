@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import paths, posterior, predictions
+from fmjax import empirical, paths, posterior, predictions
 from tests.oracles import mixture as oracles
 
 PATH = paths.linear()
@@ -190,6 +190,57 @@ def test_derivatives_of_the_variances(differentiate, x64):
     np.testing.assert_allclose(ours, np.einsum("ki,ij,kj->k", rows, change, rows), rtol=1e-6)
     differences = (find(1e-6).variances - find(-1e-6).variances) / 2e-6
     np.testing.assert_allclose(ours, differences, rtol=1e-5)
+
+
+@pytest.mark.parametrize("differentiate", [jax.jacfwd, jax.jacrev])
+def test_derivatives_where_eigenvalues_meet(differentiate, x64):
+    # The variances of C + s B with C = diag(1, 1, 1, 1/2, 0) / 2 have the sum of derivatives tr B
+    # over the whole space, although those of the three that meet depend on the basis.
+    matrix = np.diag([0.5, 0.5, 0.5, 0.25, 0.0])
+    change = np.random.default_rng(4).normal(size=(5, 5))
+
+    def find(step):
+        jacobian = jnp.asarray(4 * matrix - 2 * np.eye(5)) + step * 4 * jnp.asarray(change)
+        return posterior.principal_components(
+            jax.random.key(0), _linear(jacobian), PATH, jnp.zeros(5), 0.5, num_components=5
+        ).variances
+
+    slopes = jax.jit(differentiate(find))(0.0)
+    np.testing.assert_allclose(slopes.sum(), np.trace(change), rtol=1e-6)
+    np.testing.assert_allclose(slopes[3:], np.diag(change)[3:], rtol=1e-6)
+    np.testing.assert_allclose(slopes[:3].sum(), np.trace(change[:3, :3]), rtol=1e-6)
+
+
+def test_lipschitz_has_derivatives_where_the_covariance_vanishes():
+    # One point has all the weight: the constant is |sigma_dot / sigma| = 1 / (1 - t).
+    bank = jnp.array([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0], [0.0, 10.0, 0.0]])
+    x = jnp.array([0.1, 0.0, 0.0])
+
+    def constant(x, t, bank):
+        return empirical.lipschitz(jax.random.key(0), PATH, bank, x, t)
+
+    slopes = jax.jit(jax.grad(constant, argnums=(0, 1, 2)))(x, 0.9, bank)
+    for slope, wanted in zip(slopes, (0.0, 100.0, 0.0), strict=True):
+        np.testing.assert_allclose(slope, wanted, rtol=1e-5)
+    each = lambda x: jax.grad(constant)(x, 0.9, bank)
+    np.testing.assert_array_equal(jax.lax.map(each, jnp.stack([x, 2 * x])), 0.0)
+    np.testing.assert_array_equal(jax.vmap(each)(jnp.stack([x, 2 * x])), 0.0)
+
+
+def test_lipschitz_has_the_derivatives_of_the_largest_eigenvalue(x64):
+    bank = jnp.asarray(np.random.default_rng(5).gamma(1.0, size=(9, 4)))
+    x = jnp.array([0.3, 0.1, 0.5, 0.2])
+
+    def constant(z):
+        return empirical.lipschitz(jax.random.key(0), PATH, bank, z[:4], z[4])
+
+    def by_matrix(z):
+        return jnp.linalg.norm(empirical.jacobian(PATH, bank, z[:4], z[4]), 2)
+
+    z = jnp.append(x, 0.7)
+    for differentiate in (jax.jacfwd, jax.jacrev):
+        ours, theirs = (jax.jit(differentiate(f))(z) for f in (constant, by_matrix))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
 
 def test_wrong_input_is_named(key):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +161,38 @@ def test_mixture_with_an_empty_component():
     value, score = jax.jit(jax.value_and_grad(law.log_prob))(jnp.ones(1))
     np.testing.assert_allclose(value, -0.5 - 0.5 * math.log(2 * math.pi), rtol=1e-6)
     np.testing.assert_allclose(score, [-1.0], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("x", [0.3, -30.0])
+def test_derivatives_of_a_mixture_in_its_weights(x):
+    # Of log(sum_i w_i p_i / sum_i w_i), also where a weight is zero, and its component the nearest.
+    means = np.array([0.0, 1.0, 2.0])
+
+    def log_prob(w):
+        law = toy.gaussian_mixture(w, jnp.asarray(means)[:, None], jnp.ones((3, 1, 1)))
+        return law.log_prob(jnp.array([x]))
+
+    for w in (np.array([0.0, 0.5, 0.25]), np.array([0.3, 0.5, 0.0]), np.array([0.3, 0.5, 0.2])):
+        value, slopes = jax.value_and_grad(log_prob)(jnp.asarray(w))
+        p = scipy.stats.norm.pdf(x, means)
+        np.testing.assert_allclose(value, np.log(w @ p / w.sum()), rtol=1e-12)
+        np.testing.assert_allclose(slopes, p / (w @ p) - 1 / w.sum(), rtol=1e-9)
+    assert jnp.isnan(log_prob(jnp.array([-0.1, 0.5, 0.6])))
+    assert jnp.isnan(log_prob(jnp.zeros(3)))
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws_can_be_pickled(name):
+    law = LAWS[name]()
+    again = pickle.loads(pickle.dumps(law))
+    x, key = jnp.array([0.3, -0.4]), jax.random.key(3)
+    np.testing.assert_array_equal(again.log_prob(x), law.log_prob(x))
+    np.testing.assert_array_equal(again.sample(key), law.sample(key))
+
+
+def test_mixture_beyond_the_range_of_the_numbers_has_density_zero():
+    assert LAWS["mixture"]().log_prob(jnp.array([1e30, 0.0])) == -jnp.inf
 
 
 def test_mixture_far_away_is_finite():
