@@ -33,7 +33,7 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli, clock, options
+from experiments.run import cli, clock, devices, options
 from fmjax.empirical import Bank
 from fmjax.types import Array
 
@@ -206,6 +206,7 @@ def main(config: Config) -> None:
     bounds = {name: (1, 1e9) for name in ("num_points", "colors", "chunk_size", "turns")}
     bounds |= {"size": (4, 1e9), "batch_size": (1, config.num_points), "seed": (0, 2**32 - 1)}
     options.check_bounds(config, bounds)
+    devices.announce()
     if config.channels:
         nnx.eval_shape(lambda: make_network(config))  # what does not fit is said first
     print(f"\n{jax.devices()[0]}")

@@ -29,7 +29,7 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli, options
+from experiments.run import cli, devices, options
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
@@ -196,6 +196,7 @@ def main(config: Config) -> None:
         raise ValueError(message)
     sizes = {name: (4, 1e9) for name in ("points", "images", "trajectories")}
     options.check_bounds(config, {"turns": (1, 1e9), **sizes})
+    devices.announce()
     print(f"\n{jax.devices()[0]}")
     for name in config.networks:
         print("\n" + table(name, measure(config, name)), flush=True)

@@ -26,7 +26,7 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli
+from experiments.run import cli, devices
 from fmjax.types import Array, Key
 
 path = fmjax.paths.linear()
@@ -136,6 +136,7 @@ def _shape(config: Config) -> tuple[int, int, int]:
 
 def main(config: Config) -> None:
     """Measures and prints two tables in Markdown."""
+    devices.announce()
     taken = seconds(config)
     forward = taken["forward pass"]
     print(f"\nBatch of {config.batch_size}, {config.size}x{config.size}x1, {jax.devices()[0]}\n")

@@ -13,13 +13,24 @@ traceback: an error counts as the user's only if this repository's own code rais
 library below, or if the operating system refused a file.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
+from experiments.run import programs
+
 _OURS = ("experiments", "fmjax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What every command has, and no result depends on."""
+
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder: the same command then starts sooner."""
 
 
 def run(
@@ -39,15 +50,17 @@ def run(
     """
     module = sys.modules[main.__module__]
     title = (module.__doc__ or "").split("\n\n")[0]
-    config = tyro.cli(
-        config_type,
+    parsed = tyro.cli(
+        _command(config_type),
         prog=_program(module),
         description=title,
         args=args,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    if parsed.machine.compilation_cache:
+        programs.keep()
     try:
-        main(config)
+        main(parsed.config)
     except KeyboardInterrupt:
         _leave("interrupted; the same command continues from the last checkpoint.", code=130)
     except OSError as error:
@@ -56,6 +69,15 @@ def run(
         if not _raised_by(error, (*_OURS, main.__module__)):
             raise
         _leave(f"error: {error}", code=1)
+
+
+def _command(config_type: type) -> type:
+    """Returns the dataclass of all options of a command: those of the experiment and `Machine`."""
+    fields = [
+        ("config", config_type, dataclasses.field(default_factory=config_type)),
+        ("machine", Machine, Machine()),
+    ]
+    return dataclasses.make_dataclass("Command", fields, frozen=True)
 
 
 def _program(module: Any) -> str | None:

@@ -1,7 +1,10 @@
 """The devices of one or several hosts as one axis, and batches spread over them."""
 
+import functools
+import importlib.metadata
 import inspect
 import os
+import sys
 import warnings
 
 import jax
@@ -89,3 +92,37 @@ def join_hosts() -> None:
             "set JAX_COORDINATOR_ADDRESS to host:port of process 0 in all of them."
         )
         raise RuntimeError(message)
+
+
+@functools.cache
+def announce() -> None:
+    """Says on stderr on which devices this process computes, once.
+
+    Warns if they are CPUs though the plugin of an accelerator is installed, unless JAX_PLATFORMS
+    asks for CPUs: a plugin of another version than jaxlib is passed over, and the run is slow.
+    """
+    devices, local = jax.devices(), len(jax.local_devices())
+    of = "" if jax.process_count() == 1 else f", {local} of them at each of its hosts"
+    line = f"devices: {len(devices)} x {devices[0].device_kind} ({devices[0].platform}){of}"
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)
+    plugins = _plugins()
+    if plugins and devices[0].platform == "cpu" and not jax.config.jax_platforms:
+        message = (
+            f"warning: computes on a CPU though {', '.join(plugins)} is installed beside jaxlib "
+            f"{importlib.metadata.version('jaxlib')}. A plugin must have the version of jaxlib and "
+            'see its device: install both at once, as in pip install -U "jax[cuda12]" or '
+            '"jax[tpu]", or set JAX_PLATFORMS=cpu if a CPU is what you want.'
+        )
+        print(message, file=sys.stderr, flush=True)
+
+
+def _plugins() -> list[str]:
+    """Names the installed plugins of accelerators with their versions."""
+    entries = importlib.metadata.entry_points(group="jax_plugins")
+    named = [f"{e.dist.name} {e.dist.version}" for e in entries if e.dist is not None]
+    try:
+        named.append(f"libtpu {importlib.metadata.version('libtpu')}")
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return sorted(set(named))

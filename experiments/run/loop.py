@@ -43,7 +43,7 @@ def _norm(tree: PyTree) -> Array:
 def open_run(
     workdir: str | os.PathLike, config: Any, *, evaluation: Sequence[str] = (), **facts: Any
 ) -> epath.Path:
-    """Joins the hosts of a multi-host run, then creates or reopens the run folder.
+    """Joins the hosts of a multi-host run, says on what it computes, and opens the run folder.
 
     Args:
       workdir: the folder, made if it is not there; may be gs://.
@@ -59,6 +59,7 @@ def open_run(
       OSError: if the folder cannot be written.
     """
     devices.join_hosts()
+    devices.announce()
     return run_folder.open_folder(workdir, config, evaluation=evaluation, **facts)
 
 
