@@ -37,15 +37,14 @@ def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field
     A point of half precision is converted to float32: half precision has no linear algebra. Only
     the value keeps the dtype that the field gives it at the given point.
     """
-    if num_probes < 2:
-        message = (
-            f"num_probes must be at least 2, got {num_probes}: the standard error is the spread "
-            "over the probes; fmjax.divergence.hutchinson takes one probe and gives no error."
-        )
-        raise ValueError(message)
+    why = (
+        "the standard error is the spread over the probes; fmjax.divergence.hutchinson takes one "
+        "probe and gives no error"
+    )
+    _checks.count(why, at_least=2, num_probes=num_probes)
     given, x = _checks.floating(x), _checks.wide(x)
     value, tangent_map = jax.linearize(f, x)
-    _checks.same_shape(x=x, field=value)
+    _checks.returned(x, field=value)
     if given.dtype != x.dtype:
         value = value.astype(jax.eval_shape(f, given).dtype)
     return x, value, lambda w: tangent_map(w).astype(x.dtype)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from matfree import decomp
 
+from fmjax import _checks
 from fmjax.types import Array, Key
 
 __all__ = ["ritz"]
@@ -43,9 +44,7 @@ def ritz(
     if x.size == 0:
         message = f"x must have entries, got shape {x.shape}: without one there is no eigenvalue."
         raise ValueError(message)
-    if num_matvecs < 1:
-        message = f"num_matvecs must be at least 1, got {num_matvecs}: it counts products."
-        raise ValueError(message)
+    _checks.count("it counts products", num_matvecs=num_matvecs)
     key_start, key_tilt = jax.random.split(key)
     start = jax.random.normal(key_start, (x.size,), x.dtype)
     reach = jnp.max(jnp.abs(product(start.reshape(x.shape)))).astype(x.dtype)

@@ -139,6 +139,7 @@ def minibatch_ot(
       Tong et al. (2024), arXiv 2302.00482, section 3.2.3; Pooladian et al. (2023), arXiv
       2304.14772. [tong2024improving; pooladian2023multisample]
     """
+    _checks.functions(cost=cost)
     _check_batches(x0, x1)
     x0 = jax.random.permutation(key, x0)
     costs = jax.lax.map(lambda a: jax.vmap(partial(cost, a))(x1), x0)

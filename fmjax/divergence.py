@@ -65,10 +65,11 @@ def exact(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     Reference:
       Grathwohl et al. (2019), arXiv 1810.01367, eq. (2). [grathwohl2019ffjord]
     """
+    _checks.functions(f=f)
 
     def flat(z: Array) -> tuple[Array, Array]:
         value = f(z.reshape(x.shape))
-        _checks.same_shape(x=x, field=value)
+        _checks.returned(x, field=value)
         return value.ravel(), value
 
     x = _checks.floating(x)
@@ -104,6 +105,7 @@ def unrolled(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     Reference:
       Grathwohl et al. (2019), arXiv 1810.01367, eq. (2). [grathwohl2019ffjord]
     """
+    _checks.functions(f=f)
     x = _checks.floating(x)
     if x.size > _MAX_UNROLLED:
         message = (
@@ -112,7 +114,7 @@ def unrolled(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
         )
         raise ValueError(message)
     value, tangent_map = jax.linearize(f, x)
-    _checks.same_shape(x=x, field=value)
+    _checks.returned(x, field=value)
     units = jnp.eye(x.size, dtype=x.dtype).reshape(x.size, *x.shape)
     zero = jnp.zeros_like(x, shape=())  # of a state without entries nothing is summed
     return value, sum((jnp.sum(unit * tangent_map(unit)) for unit in units), zero)
@@ -145,6 +147,7 @@ def chunked(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> t
     Reference:
       Grathwohl et al. (2019), arXiv 1810.01367, eq. (2). [grathwohl2019ffjord]
     """
+    _checks.functions(f=f)
     value, entries = diagonal(f, x, chunk_size=chunk_size)
     return value, entries.sum()
 
@@ -175,12 +178,11 @@ def diagonal(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> 
       Forward-mode differentiation along each unit vector; Griewank and Walther (2008),
       Evaluating Derivatives, section 3.1. [griewank2008evaluating]
     """
-    if chunk_size < 1:
-        message = f"chunk_size must be at least 1, got {chunk_size}: it counts tangents in flight."
-        raise ValueError(message)
+    _checks.functions(f=f)
+    _checks.count("it counts tangents in flight", chunk_size=chunk_size)
     x = _checks.floating(x)
     value, tangent_map = jax.linearize(f, x)
-    _checks.same_shape(x=x, field=value)
+    _checks.returned(x, field=value)
 
     if x.size == 0:
         return value, jnp.zeros_like(x)
@@ -233,16 +235,15 @@ def hutchinson(
       Hutchinson (1989), Communications in Statistics 18(3); Grathwohl et al. (2019), arXiv
       1810.01367, eq. (8). [hutchinson1989stochastic; grathwohl2019ffjord]
     """
-    if num_probes < 1:
-        message = f"num_probes must be at least 1, got {num_probes}: it counts random probes."
-        raise ValueError(message)
+    _checks.functions(f=f, probe=probe)
+    _checks.count("it counts random probes", num_probes=num_probes)
 
     x = _checks.floating(x)
 
     def form(key: Key) -> tuple[Array, Array]:
         z = probe(key, x.shape, x.dtype)
         value, tangent = jax.jvp(f, (x,), (z,))
-        _checks.same_shape(x=x, field=value)
+        _checks.returned(x, field=value)
         return value, jnp.sum(z * tangent)
 
     keys = jax.random.split(key, num_probes)

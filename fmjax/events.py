@@ -110,13 +110,14 @@ def log_probability(
     Reference:
       Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]
     """
+    _checks.functions(event=event, velocity=velocity, path=path, log_cdf=log_cdf)
     if not jitter >= 0:
         message = f"jitter must not be negative, got {jitter}: it is added to a variance; give 0."
         raise ValueError(message)
     instead = "events.conditioned keeps the event's pull of smallest_t below it"
     _checks.positive_alpha(path, t, instead)
     _checks.positive_sigma(path, t)
-    x, t = _checks.wide(x), _checks.wide(_checks.time(t))
+    x, t = _checks.wide(_checks.state(x)), _checks.wide(_checks.time(t))
     alpha, sigma = path.alpha(t), path.sigma(t)
     # The quadratic form of the Jacobian is that of its symmetric part, so that one tangent is
     # enough where `posterior.matvec` takes a cotangent too.
@@ -170,6 +171,7 @@ def conditioned(
     Reference:
       Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]
     """
+    _checks.functions(event=event, velocity=velocity, path=path, log_cdf=log_cdf)
     if not 0.0 <= smallest_t < 1.0:
         message = f"smallest_t must lie in [0, 1), got {smallest_t}: take the default for linear()."
         raise ValueError(message)
@@ -178,7 +180,7 @@ def conditioned(
         return log_probability(event, velocity, path, x, t, jitter=jitter, log_cdf=log_cdf)
 
     def field(x: Array, t: Array) -> Array:
-        t, x = _checks.time(t), _checks.floating(x)
+        t, x = _checks.time(t), _checks.state(x)
         here = paths.coefficients(path, t)
         held = jnp.maximum(t, smallest_t)
         alpha, sigma = path.alpha(held), path.sigma(held)
@@ -187,7 +189,7 @@ def conditioned(
         ratio = sigma / jnp.where(ended, 1, here.sigma)
         slope = jax.grad(log_p)(ratio * x, held)
         pull = here.wronskian * ratio * (sigma / alpha) * slope  # eq. (2)
-        return velocity(x, t) + jnp.where(ended, jnp.zeros_like(x), pull)
+        return _checks.at(velocity, t)(x) + jnp.where(ended, jnp.zeros_like(x), pull)
 
     return field
 

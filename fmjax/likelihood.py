@@ -106,15 +106,18 @@ def log_prob(
     Reference:
       Chen et al. (2018), arXiv 1806.07366, eq. (8). [chen2018neural]
     """
+    _checks.functions(velocity=velocity, log_prob0=log_prob0, divergence=divergence, solve=solve)
+
+    for time, name in ((t0, "t0"), (t1, "t1")):
+        _checks.time(time, name)
 
     def field(state: tuple[Array, Array], t: Array) -> tuple[Array, Array]:
-        return divergence(lambda x: velocity(x, t), state[0])
+        return _checks.divergence_of(divergence, _checks.at(velocity, t), state[0])
 
     if not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and not t0 < t1:
         message = f"log_prob needs t0 < t1, got {t0} and {t1}: noise is at t0 and data at t1."
         raise ValueError(message)
-    _checks.real(x1=x1)
-    x1 = _checks.floating(x1)
+    x1 = _checks.state(x1, "x1")
     # Solved from t1 down to t0, the second entry becomes minus the integral in (1).
     x0, minus_integral = solve(field, (x1, jnp.zeros_like(x1, shape=())), t1, t0)
     return log_prob0(x0) + minus_integral
@@ -148,10 +151,9 @@ def bits_per_dim(log_prob: Array, num_dims: int, *, bin_width: float = 1.0) -> A
     Reference:
       Theis et al. (2016), arXiv 1511.01844, section 3.1. [theis2016note]
     """
-    if num_dims < 1 or not bin_width > 0:
-        message = (
-            f"num_dims and bin_width must be positive, got {num_dims} and {bin_width}: give the "
-            "size of one example and the width of one level."
-        )
+    _checks.count("give the size of one example, x.size", num_dims=num_dims)
+    if not isinstance(bin_width, jax.Array) and not bin_width > 0:
+        message = f"bin_width must be positive, got {bin_width}: it is the width of one level."
         raise ValueError(message)
+    log_prob = _checks.floating(log_prob, "log_prob")
     return -(log_prob / num_dims + jnp.log(bin_width)) / jnp.log(2.0)

@@ -80,7 +80,7 @@ def velocity(path: Path, t: Array) -> tuple[Array, Array]:
     return c.alpha_dot, c.sigma_dot
 
 
-def x1(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
+def x1(path: Path, t: Array) -> tuple[Array, Array]:
     """Gives the row of the data, `(1, 0)`; cannot be converted where sigma = 0.
 
     Args:
@@ -98,11 +98,12 @@ def x1(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
       >>> [float(c) for c in fmjax.predictions.x1(fmjax.paths.linear(), 0.3)]
       [1.0, 0.0]
     """
+    _checks.path(path)
     t = _checks.time(t)
     return jnp.ones_like(t), jnp.zeros_like(t)
 
 
-def x0(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
+def x0(path: Path, t: Array) -> tuple[Array, Array]:
     """Gives the row of the noise, `(0, 1)`; cannot be converted where alpha = 0.
 
     Args:
@@ -120,6 +121,7 @@ def x0(path: Path, t: Array) -> tuple[Array, Array]:  # noqa: ARG001
       >>> [float(c) for c in fmjax.predictions.x0(fmjax.paths.linear(), 0.3)]
       [0.0, 1.0]
     """
+    _checks.path(path)
     t = _checks.time(t)
     return jnp.zeros_like(t), jnp.ones_like(t)
 
@@ -148,6 +150,7 @@ def score(path: Path, t: Array) -> tuple[Array, Array]:
     Reference:
       Song et al. (2021), arXiv 2011.13456, eq. (7). [song2021score]
     """
+    _checks.path(path)
     t = _checks.time(t)
     return jnp.zeros_like(t), -1.0 / path.sigma(t)
 
@@ -173,6 +176,7 @@ def v(path: Path, t: Array) -> tuple[Array, Array]:
     Reference:
       Salimans and Ho (2022), arXiv 2202.00512, appendix D. [salimans2022progressive]
     """
+    _checks.path(path)
     t = _checks.time(t)
     return -path.sigma(t), path.alpha(t)
 
@@ -204,6 +208,8 @@ def target(kind: Prediction, path: Path, x0: Array, x1: Array, t: Array) -> Arra
     Reference:
       Lipman et al. (2023), arXiv 2210.02747, eq. (14). [lipman2023flow]
     """
+    _checks.functions(kind=kind, path=path)
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     _checks.same_shape(x0=x0, x1=x1)
     a, b = kind(path, _checks.time(t))
     return a * x1 + b * x0
@@ -239,6 +245,8 @@ def convert(
     Reference:
       Lipman et al. (2023); Salimans and Ho (2022). [lipman2023flow; salimans2022progressive]
     """
+    _checks.functions(path=path, given=given, wanted=wanted)
+    value, x = _checks.floating(value, "value"), _checks.state(x)
     _checks.same_shape(value=value, x=x)
     t = _checks.time(t)
     a, b = given(path, t)
@@ -278,7 +286,14 @@ def as_velocity(
       >>> field(jnp.array([1.0, -2.0]), 0.5).tolist()
       [-1.0, 2.0]
     """
-    return lambda x, t: convert(path, model(x, t), x, t, given=given, wanted=velocity)
+    _checks.functions(model=model, path=path, given=given)
+
+    def field(x: Array, t: Array) -> Array:
+        t, x = _checks.time(t), _checks.state(x)
+        value = _checks.at(model, t, "model")(x)
+        return convert(path, value, x, t, given=given, wanted=velocity)
+
+    return field
 
 
 def reverse_time(
@@ -312,11 +327,13 @@ def reverse_time(
     Reference:
       Geng et al. (2025), arXiv 2505.13447, for the convention. [geng2025mean]
     """
+    _checks.functions(model=model, path=path, given=given)
     theirs = Path(alpha=lambda s: path.alpha(1.0 - s), sigma=lambda s: path.sigma(1.0 - s))
 
     def field(x: Array, t: Array) -> Array:
-        t = _checks.time(t)
+        t, x = _checks.time(t), _checks.state(x)
         row = lambda path, t: given(theirs, 1.0 - t)  # noqa: ARG005, E731
-        return convert(path, model(x, 1.0 - t), x, t, given=row, wanted=velocity)
+        value = _checks.at(model, 1.0 - t, "model")(x)
+        return convert(path, value, x, t, given=row, wanted=velocity)
 
     return field

@@ -24,6 +24,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fmjax import _checks
 from fmjax.types import Array, Key
 
 __all__ = ["intervals", "logit_normal", "stratified", "uniform"]
@@ -179,6 +180,7 @@ def intervals(
     Reference:
       Geng et al. (2025), arXiv 2505.13447, section 4. [geng2025mean]
     """
+    _checks.functions(sampler=sampler)
     _check_shape(shape)
     if not 0.0 <= fraction_equal <= 1.0:
         message = f"fraction_equal must lie in [0, 1], got {fraction_equal}: it is a share."

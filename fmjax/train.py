@@ -91,6 +91,7 @@ def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
       >>> int(state.step), state.ema_params["w"].tolist()
       (0, [1.0, 2.0])
     """
+    _check_optimizer(optimizer)
     _check_parameters(params)
     ema_params = jax.tree.map(_checks.wide, params)
     opt_state = _settled(params, optimizer)
@@ -101,6 +102,18 @@ def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
 def _own(leaf: Array) -> Array:
     """Returns a copy in a buffer of its own, of the same dtype and never weakly typed."""
     return jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True)
+
+
+def _check_optimizer(optimizer: optax.GradientTransformation) -> None:
+    """Raises ValueError unless the optimizer has the two functions of one of optax."""
+    both = (getattr(optimizer, name, None) for name in ("init", "update"))
+    if isinstance(optimizer, type) or not all(callable(one) for one in both):
+        message = (
+            f"optimizer must be a gradient transformation of optax, got "
+            f"{_checks.described(optimizer)}: write one such as optax.adam(1e-3), after the "
+            "parameters or the loss."
+        )
+        raise ValueError(message)
 
 
 def _check_parameters(params: PyTree) -> None:
@@ -197,6 +210,9 @@ def make_step(
       Polyak and Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
       [polyak1992acceleration]
     """
+    example = "pass, for example, lambda params, key, batch: jnp.mean(...)"
+    _checks.function(loss, "loss", "(params, key, batch) -> mean loss", example)
+    _check_optimizer(optimizer)
     if not 0.0 <= ema_decay < 1.0:
         message = f"ema_decay must lie in [0, 1), got {ema_decay}: 0 keeps the last parameters."
         raise ValueError(message)

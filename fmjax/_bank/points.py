@@ -62,7 +62,7 @@ def of(bank: Array | Bank) -> Bank:
     """Returns the bank as a `Bank`; of a plain array the norms are computed here."""
     if isinstance(bank, Bank):
         return bank
-    bank = jnp.asarray(bank)
+    bank = _checks.array(bank, "the bank")
     return Bank(bank, half_squares(bank))
 
 
@@ -85,7 +85,7 @@ def result_type(bank: Array | Bank, x: Array) -> jnp.dtype:
     The dtype is wide enough for the state and for the points. Points that are stored in half
     precision widen nothing: the result is as precise as the state.
     """
-    points = bank.points if isinstance(bank, Bank) else jnp.asarray(bank)
+    points = bank.points if isinstance(bank, Bank) else _checks.array(bank, "the bank")
     if isinstance(bank, Bank) and bank.scale is not None:
         points = bank.half_squares
     x = _checks.floating(x)

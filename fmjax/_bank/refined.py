@@ -58,8 +58,8 @@ def refine(
     All of it is of float32 at least.
     """
     _checks.same_shape(x0=x0, x1=x1)
-    bank, x1, c = summary.checked(path, bank, x1, t)
-    x0 = _checks.wide(x0)
+    x0 = _checks.wide(_checks.state(x0, "x0"))
+    bank, x1, c = summary.checked(path, bank, _checks.state(x1, "x1"), t)
     k = check_count(min(k, bank.points.shape[0]), bank)
     likeliest, gaps, q = _logits(c, bank, x0, x1, k, chunk_size)
     masses = points.exponentials(q - jax.lax.stop_gradient(jnp.max(q)))

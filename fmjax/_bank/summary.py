@@ -199,7 +199,7 @@ def checked(
     else:
         _checks.bank(bank, x)
     _checks.positive_sigma(path, t)
-    return points.of(bank), _checks.wide(x), coefficients(path, t)
+    return points.of(bank), _checks.wide(_checks.state(x)), coefficients(path, t)
 
 
 def anchored(
@@ -225,7 +225,7 @@ def anchored(
     _checks.positive_sigma(path, t)
     c = coefficients(path, t)
     rho = c.alpha / c.sigma
-    x0, x1 = _checks.wide(x0), _checks.wide(x1)
+    x0, x1 = (_checks.wide(_checks.state(x, name)) for x, name in ((x0, "x0"), (x1, "x1")))
     gaps = _checks.wide(bank) - x1[None]
     flat = gaps.reshape(bank.shape[0], -1)
     products = jnp.matmul(flat, x0.ravel(), precision=points.HIGHEST)

@@ -71,7 +71,7 @@ def prepare(
         got = "a Bank" if isinstance(points, Bank) else f"{jnp.shape(scale)}, {jnp.shape(shift)}"
         message = f"points must be an array and scale and shift single numbers, got {got}."
         raise ValueError(message)
-    points = jnp.asarray(points)
+    points = _checks.array(points, "the bank")
     plain = not isinstance(scale, jax.Array) and scale == 1.0 and _is_zero(shift)
     if points.ndim == 0 or points.shape[0] == 0:
         message = f"the bank must have shape [n, *dims] with n >= 1, got {points.shape}."
@@ -122,7 +122,8 @@ def take(bank: Array | Bank, index: Array) -> Array:
       Bertrand et al. (2025), arXiv 2506.03719, algorithm 2, whose banks are such points.
       [bertrand2025closed]
     """
-    points, index = bank.points if isinstance(bank, Bank) else jnp.asarray(bank), jnp.asarray(index)
+    points = bank.points if isinstance(bank, Bank) else _checks.array(bank, "the bank")
+    index = _checks.array(index, "index")
     if not jnp.issubdtype(index.dtype, jnp.integer):
         message = f"index must be of integers that count points of the bank, got {index.dtype}."
         raise ValueError(message)

@@ -45,7 +45,7 @@ def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
       section 2. [bertrand2025closed]
     """
     bank, *_ = _bank.checked(path, bank, x, t)
-    _checks.dense(x, "empirical.matvec and lipschitz need no matrix")
+    _checks.dense(_checks.state(x), "empirical.matvec and lipschitz need no matrix")
     w = moments.weights(path, bank, x, t)
     flat = _bank.scaled(bank, bank.points).reshape(bank.points.shape[0], -1)
     centred = flat - _bank.average(w, flat)[None]
@@ -78,7 +78,7 @@ def jacobian(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
       Differentiating eq. (6) of Bertrand et al. (2025), arXiv 2506.03719. [bertrand2025closed]
     """
     c, cov = _bank.coefficients(path, t), covariance(path, bank, x, t)
-    identity = jnp.eye(x.size, dtype=cov.dtype)
+    identity = jnp.eye(len(cov), dtype=cov.dtype)
     return c.sigma_dot / c.sigma * identity + c.wronskian * c.alpha / c.sigma**3 * cov
 
 
@@ -235,7 +235,7 @@ def lipschitz(
       The spectrum of eq. (5); its early peak: Gagneux et al. (2025), arXiv 2510.24830.
       [bertrand2025closed; gagneux2025generation]
     """
-    c, x = _bank.coefficients(path, t), _checks.wide(x)
+    c, x = _bank.coefficients(path, t), _checks.wide(_checks.state(x))
     product = _products(path, bank, x, t, chunk_size)
     values, *_ = _krylov.ritz(key, product, x, num_matvecs)
     ends = c.sigma_dot / c.sigma + c.wronskian * c.alpha / c.sigma**3 * values[jnp.array([0, -1])]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fmjax import _checks
 from fmjax._bank import EXCLUDED, Bank
 from fmjax.empirical.banks import prepare
 from fmjax.types import Array
@@ -45,9 +46,7 @@ def padded(bank: Array | Bank, multiple: int) -> Bank:
       (8, 2)
     """
     bank = _ready(bank)
-    if multiple < 1:
-        message = f"multiple must be at least 1, got {multiple}: it is the number of parts."
-        raise ValueError(message)
+    _checks.count("it is the number of parts", multiple=multiple)
     missing = -bank.points.shape[0] % multiple
     if not missing:
         return bank

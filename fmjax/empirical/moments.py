@@ -260,6 +260,7 @@ def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -
       Bertrand et al. (2025), arXiv 2506.03719, eq. (8) of appendix B.1, where the bank is a
       minibatch; the anchored form is this library's. [bertrand2025closed]
     """
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
     pull = _bank.average(weights, gaps)
     dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)

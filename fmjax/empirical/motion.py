@@ -46,6 +46,7 @@ def time_derivative(
     Reference:
       The time derivative of eq. (6) of arXiv 2506.03719. [bertrand2025closed]
     """
+    x = _checks.state(x)
     return _pushed(path, bank, x, t, jnp.zeros_like(x), chunk_size)
 
 

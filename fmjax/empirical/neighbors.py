@@ -264,6 +264,7 @@ def refined_velocity(
       Bertrand et al. (2025), arXiv 2506.03719, eq. (8) of appendix B.1; this form is this
       library's. [bertrand2025closed]
     """
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     found, _, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
     dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
     value = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from matfree import stochtrace
 
-from fmjax import _jacobian
+from fmjax import _checks, _jacobian
 from fmjax._jacobian import Estimate, Field
 from fmjax.types import Array, Key
 
@@ -118,6 +118,7 @@ def xtrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array
     Reference:
       Epperly, Tropp and Webber (2024), arXiv 2301.07825, section 2. [epperly2024xtrace]
     """
+    _checks.functions(f=f)
     return _leave_one_out(_XTRACE, key, f, x, num_probes)
 
 
@@ -157,6 +158,7 @@ def xnystrace(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Ar
     Reference:
       Epperly, Tropp and Webber (2024), arXiv 2301.07825, section 2.3. [epperly2024xtrace]
     """
+    _checks.functions(f=f)
     return _leave_one_out(_XNYSTRACE, key, f, x, num_probes)
 
 
@@ -192,6 +194,7 @@ def xdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Array,
     Reference:
       Epperly, Tropp and Webber (2024), arXiv 2301.07825, section 4. [epperly2024xtrace]
     """
+    _checks.functions(f=f)
     return _leave_one_out(_XDIAG, key, f, x, num_probes)
 
 
@@ -226,4 +229,5 @@ def xnysdiag(key: Key, f: Field, x: Array, *, num_probes: int = 16) -> tuple[Arr
     Reference:
       Epperly (2025), arXiv 2512.15929. [epperly2025make]
     """
+    _checks.functions(f=f)
     return _leave_one_out(_XNYSDIAG, key, f, x, num_probes)

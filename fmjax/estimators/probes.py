@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from matfree import stochtrace
 
-from fmjax import _jacobian
+from fmjax import _checks, _jacobian
 from fmjax._jacobian import Estimate, Field
 from fmjax.types import Array, Divergence, Key
 
@@ -69,6 +69,7 @@ def hutchinson(
     Reference:
       Hutchinson (1989), Communications in Statistics 18(3). [hutchinson1989stochastic]
     """
+    _checks.functions(f=f, probe=probe)
     return _monte_carlo(stochtrace.monte_carlo_trace(), key, f, x, num_probes, probe)
 
 
@@ -113,6 +114,7 @@ def bekas(
       Bekas, Kokiopoulou and Saad (2007), Applied Numerical Mathematics 57, without their
       division by the mean of z^2, which is 1 for signs. [bekas2007estimator]
     """
+    _checks.functions(f=f, probe=probe)
     return _monte_carlo(stochtrace.monte_carlo_diagonal(), key, f, x, num_probes, probe)
 
 
@@ -138,6 +140,7 @@ def as_divergence(estimator: Callable[[Field, Array], tuple[Array, Estimate]]) -
       >>> float(divergence(lambda x: x**2, jnp.array([1.0, 2.0]))[1])
       6.0
     """
+    _checks.functions(estimator=estimator)
 
     def divergence(f: Field, x: Array) -> tuple[Array, Array]:
         value, estimate = estimator(f, x)

@@ -99,6 +99,7 @@ def meanflow(
     Reference:
       Geng et al. (2025), arXiv 2505.13447, eqs. (9) to (11). [geng2025mean]
     """
+    _checks.functions(average_velocity=average_velocity, path=path, guide=guide)
     r, t = _interval(r, t)
     x, v = _pair(path, x0, x1, t, guide)
     u, du = _along_the_flow(average_velocity, x, r, t, v)
@@ -152,10 +153,11 @@ def improved_meanflow(
     Reference:
       Geng et al. (2025), Improved Mean Flows, arXiv 2512.02012. [geng2025improved]
     """
+    _checks.functions(average_velocity=average_velocity, velocity=velocity, path=path, guide=guide)
     r, t = _interval(r, t)
     x, target = _pair(path, x0, x1, t, guide)
     tangent = velocity(x, t)
-    _checks.same_shape(x=x, velocity=tangent)
+    _checks.returned(x, velocity=tangent)
     u, du = _along_the_flow(average_velocity, x, r, t, tangent)
     compound = u + (t - r) * jax.lax.stop_gradient(du)  # so no gradient through velocity either
     return jnp.mean(jnp.square(_checks.wide(compound - target)))
@@ -211,6 +213,7 @@ def guidance(
       Geng et al. (2025), arXiv 2505.13447, section 4.2 and appendix; Geng et al. (2025), arXiv
       2512.02012. [geng2025mean; geng2025improved]
     """
+    _checks.functions(conditional=conditional, unconditional=unconditional)
     ends = [0.0, *(end for end in (low, high) if not isinstance(end, jax.Array)), 1.0]
     if not all(before <= after for before, after in itertools.pairwise(ends)):
         message = f"guidance needs 0 <= low <= high <= 1, got low {low} and high {high}."
@@ -219,11 +222,11 @@ def guidance(
     def guide(v: Array, x: Array, t: Array) -> Array:
         t = _checks.time(t)
         without = jax.lax.stop_gradient(unconditional(x, t, t))
-        _checks.same_shape(v=v, unconditional=without)
+        _checks.returned(v, unconditional=without)
         guided = scale * v + (1.0 - scale - mix) * without
         if isinstance(mix, jax.Array) or mix != 0.0:  # else the network need not be asked
             with_class = jax.lax.stop_gradient(conditional(x, t, t))
-            _checks.same_shape(v=v, conditional=with_class)
+            _checks.returned(v, conditional=with_class)
             guided = guided + mix * with_class
         return jnp.where((low <= t) & (t <= high), guided, v)
 
@@ -247,7 +250,7 @@ def _pair(path: Path, x0: Array, x1: Array, t: Array, guide: Guide) -> tuple[Arr
     _checks.real(x0=x0, x1=x1)
     x = paths.interpolate(path, x0, x1, t)
     v = guide(predictions.target(predictions.velocity, path, x0, x1, t), x, t)
-    _checks.same_shape(x=x, guided=v)
+    _checks.returned(x, guided=v)
     return x, jax.lax.stop_gradient(v)
 
 
@@ -257,5 +260,5 @@ def _along_the_flow(
     """Returns u and its derivative along the flow, eq. (2), from one evaluation."""
     tangents = (v, jnp.zeros_like(r), jnp.ones_like(t))
     u, du = jax.jvp(average_velocity, (x, r, t), tangents)
-    _checks.same_shape(x=x, average_velocity=u)
+    _checks.returned(x, average_velocity=u)
     return u, du

@@ -76,11 +76,14 @@ def efm(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, section 4.1 and appendix B.1. [bertrand2025closed]
     """
-    _checks.real(x0=x0, x1=x1)
+    _checks.functions(velocity=velocity, path=path)
+    example = "pass, for example, empirical.anchored_velocity"
+    _checks.function(target, "target", "(path, bank, x0, x1, t) -> dx", example)
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     x = paths.interpolate(path, x0, x1, t)
     value = velocity(x, t)
     exact = target(path, bank, _checks.wide(x0), _checks.wide(x1), t)
-    _checks.same_shape(x=x, velocity=value, target=exact)
+    _checks.returned(x, velocity=value, target=exact)
     return jnp.mean(jnp.square(value - jax.lax.stop_gradient(exact)))
 
 

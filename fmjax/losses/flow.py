@@ -51,13 +51,14 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
     Reference:
       Lipman et al. (2023), arXiv 2210.02747, eq. (14). [lipman2023flow]
     """
-    _checks.real(x0=x0, x1=x1)
+    _checks.functions(velocity=velocity, path=path)
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     x = paths.interpolate(path, x0, x1, t)
     x0, x1, t = _checks.wide(x0), _checks.wide(x1), _checks.time(t)
     # A square of half precision overflows at 256.
     target = predictions.target(predictions.velocity, path, x0, x1, _checks.wide(t))
     value = velocity(x, t)
-    _checks.same_shape(x=x, velocity=value)
+    _checks.returned(x, velocity=value)
     return jnp.mean(jnp.square(value - target))
 
 

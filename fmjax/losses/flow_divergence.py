@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +42,8 @@ from fmjax.paths import Path
 from fmjax.types import Array, Divergence, Velocity
 
 __all__ = ["cdm", "cdm_absolute", "dm", "fdm"]
+
+_TARGET = "pass, for example, losses.of_bank"
 
 
 def cdm(
@@ -85,8 +86,9 @@ def cdm(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, section 4.1. [huang2025improving]
     """
+    _checks.functions(velocity=velocity, path=path, divergence=divergence)
     target = targets.of_pair(path, x0, x1, t)
-    return match_trace(partial(_at, velocity, t), target, divergence=divergence)[1]
+    return match_trace(_checks.at(velocity, t), target, divergence=divergence)[1]
 
 
 def cdm_absolute(
@@ -132,9 +134,10 @@ def cdm_absolute(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, eq. (14). [huang2025improving]
     """
+    _checks.functions(velocity=velocity, path=path, divergence=divergence)
     _checks.positive_sigma(path, t)
     target = targets.of_pair(path, x0, x1, t)
-    value, div = divergence(partial(_at, velocity, t), target.x)
+    value, div = _checks.divergence_of(divergence, _checks.at(velocity, t), target.x)
     return jnp.abs(targets.residual(value, div, target)) / target.sigma
 
 
@@ -178,6 +181,7 @@ def fdm(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, eq. (17). [huang2025improving]
     """
+    _checks.functions(velocity=velocity, path=path, matching=matching)
     return _fit(velocity, targets.of_pair(path, x0, x1, t), t, weight, matching)
 
 
@@ -234,11 +238,9 @@ def dm(
       The marginal loss of Huang et al. (2025), arXiv 2602.00869, theorem 3.3, on the closed form
       of Bertrand et al. (2025), arXiv 2506.03719. [huang2025improving; bertrand2025closed]
     """
+    _checks.functions(velocity=velocity, path=path, matching=matching)
+    _checks.function(target, "target", "(path, bank, x0, x1, t) -> Target", _TARGET)
     return _fit(velocity, target(path, bank, x0, x1, t), t, weight, matching)
-
-
-def _at(velocity: Velocity, t: Array, x: Array) -> Array:
-    return velocity(x, t)
 
 
 def _fit(
@@ -254,8 +256,8 @@ def _fit(
         )
         raise ValueError(message)
     if isinstance(weight, numbers.Number) and weight == 0:
-        value, penalty = velocity(target.x, t), 0.0
+        value, penalty = _checks.at(velocity, t)(target.x), 0.0
     else:
-        value, penalty = matching(partial(_at, velocity, t), target)
-    _checks.same_shape(x=target.x, velocity=value)
+        found = matching(_checks.at(velocity, t), target)
+        value, penalty = _checks.pair(target.x, found, "matching", "(value, penalty)")
     return jnp.mean(jnp.square(value - target.velocity)) + weight * penalty

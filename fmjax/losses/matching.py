@@ -89,8 +89,8 @@ def match_trace(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, section 4.1 and appendix D. [huang2025improving]
     """
-    value, div = divergence(field, target.x)
-    _checks.same_shape(x=target.x, velocity=value)
+    _checks.functions(field=field, divergence=divergence)
+    value, div = _checks.divergence_of(divergence, field, target.x)
     return value, jnp.square(residual(value, div, target) / target.x.size)
 
 
@@ -132,6 +132,7 @@ def match_product(
       The paper's efficient loss, Huang et al. (2025), arXiv 2602.00869, appendix D.1, without
       the bias of its single probe. [huang2025improving]
     """
+    _checks.functions(field=field, probe=probe)
     value, tangents, probes = _tangents(key, field, target.x, 2, probe)
     first, second = (
         residual(value, jnp.sum(z * tangent), target) / target.x.size
@@ -182,6 +183,7 @@ def match_jacobian(
       The variant called "derivative" in the code of Huang et al. (2025), arXiv 2602.00869, where no
       recorded run uses it. [huang2025improving]
     """
+    _checks.functions(field=field, probe=probe)
     value, tangents, probes = _tangents(key, field, target.x, num_probes, probe)
     gap = target.velocity - jax.lax.stop_gradient(value)
     penalties = []
@@ -200,10 +202,8 @@ def _tangents(
     probe: Callable[..., Array],
 ) -> tuple[Array, list[Array], list[Array]]:
     """Returns the value of a field and its derivatives along random probes, and the probes."""
-    if num_probes < 1:
-        message = f"num_probes must be at least 1, got {num_probes}: it counts random probes."
-        raise ValueError(message)
+    _checks.count("it counts random probes", num_probes=num_probes)
     value, tangent_map = jax.linearize(field, x)
-    _checks.same_shape(x=x, velocity=value)
+    _checks.returned(x, velocity=value)
     probes = [probe(k, x.shape, x.dtype) for k in jax.random.split(key, num_probes)]
     return value, [tangent_map(z) for z in probes], probes

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax import _checks
 from fmjax.types import Array, PyTree
 
 __all__ = ["probe_every"]
@@ -52,6 +53,9 @@ def probe_every(
       >>> float(fmjax.losses.probe_every(2, loss, 1.0, jnp.zeros(3)))  # 2 of 3, with weight 1.5
       10.0
     """
+    example = "pass, for example, lambda weight, x0, x1, t: losses.fdm(..., weight=weight)"
+    signature = f"(weight, {', '.join(f'array{i}' for i in range(len(arrays)))}) -> loss"
+    _checks.function(loss, "loss", signature, example)
     sizes = {len(array) for array in jax.tree.leaves(arrays)}
     integer = isinstance(every, int | np.integer)
     if len(sizes) != 1 or not integer or not 1 <= every <= min(sizes):

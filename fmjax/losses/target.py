@@ -191,7 +191,7 @@ def of_large_bank(
 
 def _state(path: Path, x0: Array, x1: Array, t: Array) -> tuple[Array, Array, Array]:
     """Returns the state of a pair in the pair's dtype, and the pair in float32 at least."""
-    _checks.real(x0=x0, x1=x1)
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     return paths.interpolate(path, x0, x1, t), _checks.wide(x0), _checks.wide(x1)
 
 

@@ -47,6 +47,4 @@ def check_equal(x: Array, y: Array, at_least: int = 1) -> None:
 
 def check_chunk(chunk: int) -> None:
     """Raises ValueError unless `chunk` counts rows."""
-    if chunk < 1:
-        message = f"chunk must be a positive number of rows, got {chunk}."
-        raise ValueError(message)
+    _checks.count("it counts rows", chunk=chunk)

@@ -153,6 +153,7 @@ def mmd(x: Array, y: Array, *, kernel: Callable[[Array, Array], Array]) -> Array
     Reference:
       Gretton et al. (2012), A Kernel Two-Sample Test, JMLR 13, eq. (3). [gretton2012kernel]
     """
+    _checks.functions(kernel=kernel)
     check_samples(x, y, at_least=2)
     x, y = _checks.wide(x), _checks.wide(y)
 

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmjax import _checks
 from fmjax.metrics import _search
 from fmjax.metrics._common import check_chunk, check_samples
 from fmjax.types import Array
@@ -92,9 +93,7 @@ def prdc(real: Array, generated: Array, *, neighbors: int = 5, chunk: int = 256)
       arXiv 2002.09797, density and coverage. [kynkaanniemi2019improved; naeem2020reliable]
     """
     check_chunk(chunk)
-    if neighbors < 1:
-        message = f"neighbors must be at least 1, got {neighbors}: it counts other samples."
-        raise ValueError(message)
+    _checks.count("it counts other samples", neighbors=neighbors)
     check_samples(real, generated, at_least=neighbors + 1)
     real, generated = _search.rows(real), _search.rows(generated)
     within, across = partial(_radii, neighbors, chunk), partial(_balls, neighbors, chunk)

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fmjax import _checks
 from fmjax.models.conv1d import Conv1D
 from fmjax.models.mlp import MLP
 from fmjax.models.perceptron import perceptron
@@ -70,6 +71,7 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
       >>> jax.vmap(apply, (None, 0, 0))(params, jnp.ones((5, 2)), jnp.linspace(0.0, 1.0, 5)).shape
       (5, 2)
     """
+    _check_module(model)
     graphdef, state, rest = nnx.split(model, nnx.Param, ...)
     _no_running_statistics(rest)
     params = _with_string_keys(nnx.to_pure_dict(state))
@@ -83,6 +85,12 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
     def apply(
         params: PyTree, x: Array, *times: Array, key: Key | None = None, **inputs: Array
     ) -> Array:
+        if not isinstance(params, dict):
+            message = (
+                f"params must be the tree that functional returned, got "
+                f"{_checks.described(params)}: bind it, functools.partial(apply, params)."
+            )
+            raise ValueError(message)  # noqa: TRY004 (every static error of fmjax is one)
         _check_fit(_shapes(params), wanted)
         filled = [(path, variable.replace(_at(params, path))) for path, variable in variables]
         # The copy belongs to this trace, so that random state can be written under jvp and vmap.
@@ -95,6 +103,24 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
         return merged(x, *times, **inputs)
 
     return apply, params
+
+
+def _check_module(model: nnx.Module) -> None:
+    """Raises ValueError unless the model is an instance of a module of flax nnx."""
+    if isinstance(model, nnx.Module):
+        return
+    instead = "build one, such as models.MLP(2, rngs=nnx.Rngs(0))"
+    if isinstance(model, type) and issubclass(model, nnx.Module):
+        instead = f"build it first, such as {model.__name__}(..., rngs=nnx.Rngs(0))"
+    elif hasattr(model, "init") and hasattr(model, "apply"):
+        instead = (
+            "a module of linen needs no such bridge, params = model.init(key, x, t) and "
+            "velocity = functools.partial(model.apply, params)"
+        )
+    elif callable(model):
+        instead = "a function is a velocity as it is, with functools.partial(function, params)"
+    message = f"model must be an instance of nnx.Module, got {_checks.described(model)}: {instead}."
+    raise ValueError(message)
 
 
 def _no_running_statistics(rest: nnx.State) -> None:

@@ -164,6 +164,7 @@ class TimeEmbedding(nnx.Module):
     """
 
     def __init__(self, *, num_times, features, param_dtype=jnp.float32, rngs):
+        _checks.instance(rngs, nnx.Rngs, "rngs", "write rngs=nnx.Rngs(0)")
         positive(num_times=num_times)
         self.dense = nnx.Linear(
             2 * _FREQUENCIES * num_times, features, param_dtype=param_dtype, rngs=rngs

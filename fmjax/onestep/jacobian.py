@@ -59,6 +59,7 @@ def sensitivity(
       First-order propagation of the noise through the flow map; E6, derived in
       `fmjax.onestep`; one-step models are section 4.5 of arXiv 2605.00941. [xing2026divergence]
     """
+    _checks.functions(average_velocity=average_velocity, path=path)
     x, to_data, sigma = _map(average_velocity, path, x, t)
     _checks.dense(x, "take sensitivity_diagonal or sensitivity_estimate")
     jacobian = sigma * jax.jacfwd(to_data)(x).reshape(x.size, x.size)
@@ -102,9 +103,8 @@ def sensitivity_diagonal(
       Forward-mode differentiation along each unit vector; Griewank and Walther (2008), section
       3.1. [griewank2008evaluating]
     """
-    if chunk_size < 1:
-        message = f"chunk_size must be at least 1, got {chunk_size}: it counts tangents in flight."
-        raise ValueError(message)
+    _checks.functions(average_velocity=average_velocity, path=path)
+    _checks.count("it counts tangents in flight", chunk_size=chunk_size)
     x, to_data, sigma = _map(average_velocity, path, x, t)
     _, tangent_map = jax.linearize(to_data, x)
     chunk = max(1, min(chunk_size, x.size))
@@ -153,6 +153,7 @@ def sensitivity_trace(
       E6, derived in `fmjax.onestep`; one-step models are section 4.5 of arXiv 2605.00941.
       [xing2026divergence]
     """
+    _checks.functions(average_velocity=average_velocity, path=path)
     return sensitivity_diagonal(average_velocity, path, x, t, chunk_size=chunk_size).sum()
 
 
@@ -198,9 +199,8 @@ def sensitivity_estimate(
     Reference:
       Hutchinson (1989), applied to each row of J. [hutchinson1989stochastic]
     """
-    if num_probes < 2:
-        message = f"num_probes must be at least 2, got {num_probes}: one has no standard error."
-        raise ValueError(message)
+    _checks.functions(average_velocity=average_velocity, path=path)
+    _checks.count("one has no standard error", at_least=2, num_probes=num_probes)
     x, to_data, sigma = _map(average_velocity, path, x, t)
     _, tangent_map = jax.linearize(to_data, x)
     probes = jax.random.rademacher(key, (num_probes, *x.shape), x.dtype)
@@ -215,5 +215,5 @@ def _map(
 
     All are of float32 at least: sums of squares stop growing in half precision.
     """
-    t, x = _checks.wide(_checks.time(t)), _checks.wide(x)
+    t, x = _checks.wide(_checks.time(t)), _checks.wide(_checks.state(x))
     return x, lambda z: flow_map(average_velocity, z, 1.0, t), path.sigma(t)

@@ -58,10 +58,13 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
     Reference:
       Geng et al. (2025), arXiv 2505.13447, section 4.1. [geng2025mean]
     """
+    _checks.functions(average_velocity=average_velocity)
 
     def velocity(x: Array, t: Array) -> Array:
-        t = _checks.time(t)
-        return average_velocity(x, t, t)
+        t, x = _checks.time(t), _checks.state(x)
+        value = average_velocity(x, t, t)
+        _checks.returned(x, average_velocity=value)
+        return value
 
     return velocity
 
@@ -89,7 +92,16 @@ def reverse_time(model: AverageVelocity) -> AverageVelocity:
     Reference:
       Geng et al. (2025), arXiv 2505.13447, for the convention. [geng2025mean]
     """
-    return lambda x, r, t: -model(x, 1.0 - r, 1.0 - t)
+    _checks.function(
+        model, "model", "(z, r, t) -> u", "pass, for example, functools.partial(apply, params)"
+    )
+
+    def average_velocity(x: Array, r: Array, t: Array) -> Array:
+        value = model(x, 1.0 - r, 1.0 - t)
+        _checks.returned(x, model=value)
+        return -value
+
+    return average_velocity
 
 
 def flow_map(average_velocity: AverageVelocity, x: Array, r: Array, t: Array) -> Array:
@@ -118,9 +130,10 @@ def flow_map(average_velocity: AverageVelocity, x: Array, r: Array, t: Array) ->
     Reference:
       Geng et al. (2025), arXiv 2505.13447, eq. (12). [geng2025mean]
     """
-    r, t, x = _checks.time(r, "r"), _checks.time(t), _checks.floating(x)
+    _checks.functions(average_velocity=average_velocity)
+    r, t, x = _checks.time(r, "r"), _checks.time(t), _checks.state(x)
     step = average_velocity(x, r, t)
-    _checks.same_shape(x=x, average_velocity=step)
+    _checks.returned(x, average_velocity=step)
     return x + (r - t) * step
 
 
@@ -166,6 +179,7 @@ def renoised(
     Reference:
       Xing et al. (2026), arXiv 2605.00941, sections 4.3 and 4.5. [xing2026divergence]
     """
+    _checks.functions(average_velocity=average_velocity, path=path, quantity=quantity)
     x = paths.interpolate(path, x0, x1, t)
     return quantity(instantaneous(average_velocity), path, x, t)
 
@@ -196,6 +210,6 @@ def prior(bank: Array) -> Prior:
       The limit E2, derived in `fmjax.onestep`; one-step models are section 4.5 of arXiv
       2605.00941. [xing2026divergence]
     """
-    _checks.bank(bank, jnp.zeros(jnp.shape(bank)[1:]))
-    bank = jnp.asarray(bank)
+    bank = _checks.array(bank, "the bank")
+    _checks.bank(bank, jnp.zeros(bank.shape[1:]))
     return Prior(bank.mean(axis=0), bank.var(axis=0))

@@ -61,7 +61,8 @@ def gap_on_path(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, section 3.2 and figure 2. [bertrand2025closed]
     """
-    x0, x1 = _checks.floating(x0), _checks.floating(x1)
+    _checks.functions(velocity=velocity, exact=exact, path=path)
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     times = _vector(times, x0.dtype)
 
     def at(t: Array) -> Array:
@@ -105,14 +106,15 @@ def gap_along_flow(
       Song et al. (2025), arXiv 2510.01378, where such states are the extrapolation region.
       [song2025selective]
     """
-    states = samplers.trajectory(velocity, x, times, solve=solve)
+    _checks.functions(velocity=velocity, exact=exact, solve=solve)
+    states = samplers.trajectory(velocity, _checks.state(x), times, solve=solve)
     times = jnp.asarray(times, states.dtype)
     return jax.lax.map(lambda state: _gap(velocity, exact, *state), (states, times))
 
 
 def _gap(velocity: Velocity, exact: Velocity, x: Array, t: Array) -> Array:
     learned, true = velocity(x, t), exact(x, t)
-    _checks.same_shape(velocity=learned, exact=true)
+    _checks.returned(x, velocity=learned, exact=true)
     return jnp.mean((learned - true) ** 2)
 
 

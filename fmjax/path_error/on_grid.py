@@ -71,8 +71,9 @@ def bound(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, Theorem 3.3. [huang2025improving]
     """
+    _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
     _check_positive(cell=cell, num_nodes=num_nodes, batch_size=batch_size)
-    grid = _checks.floating(grid)
+    grid = _checks.state(grid, "grid")
     times = _vector_of_times(times, grid.dtype)
     points, weights = np.polynomial.legendre.leggauss(num_nodes)  # on [-1, 1]
 
@@ -138,8 +139,16 @@ def total_variation(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, section 3. [huang2025improving]
     """
+    _checks.functions(
+        log_density=log_density,
+        velocity=velocity,
+        log_prob0=log_prob0,
+        divergence=divergence,
+        solve=solve,
+    )
     _check_positive(cell=cell, batch_size=batch_size)
-    grid = _checks.floating(grid)
+    grid = _checks.state(grid, "grid")
+    _checks.time(t)
     options = {"log_prob0": log_prob0, "divergence": divergence, "solve": solve, "t1": t}
     learned = _over(partial(likelihood.log_prob, velocity, **options), grid, batch_size)
     true = _over(lambda x: log_density(x, _checks.time(t).astype(x.dtype)), grid, batch_size)

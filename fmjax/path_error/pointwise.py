@@ -60,9 +60,10 @@ def residual(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, Proposition 3.1. [huang2025improving]
     """
-    x = _checks.floating(x)
+    _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
+    x = _checks.state(x)
     t = _checks.time(t).astype(x.dtype)
-    value, div = divergence(lambda x: velocity(x, t), x)
+    value, div = _checks.divergence_of(divergence, _checks.at(velocity, t), x)
     score, rate = jax.grad(partial(_scalar, log_density), argnums=(0, 1))(x, t)
     return -(rate + div + jnp.sum(value * score))
 
@@ -102,7 +103,8 @@ def forcing(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, eq. (8). [huang2025improving]
     """
-    x = _checks.floating(x)
+    _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
+    x = _checks.state(x)
     t = _checks.time(t).astype(x.dtype)
     rest = residual(log_density, velocity, x, t, divergence=divergence)
     return -jnp.exp(log_density(x, t)) * rest
@@ -151,16 +153,23 @@ def duhamel(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, Corollary 3.2. [huang2025improving]
     """
+    _checks.functions(
+        log_density=log_density,
+        velocity=velocity,
+        log_prob0=log_prob0,
+        divergence=divergence,
+        solve=solve,
+    )
 
     def field(state: tuple[Array, Array, Array], t: Array) -> tuple[Array, Array, Array]:
         x, log_det, _ = state
-        value, div = divergence(lambda x: velocity(x, t), x)
+        value, div = _checks.divergence_of(divergence, _checks.at(velocity, t), x)
         # The same linearisation serves the residual.
         known = lambda _, x: (value, div)  # noqa: ARG005, E731
         drive = forcing(log_density, velocity, x, t, divergence=known)
         return value, div, drive * jnp.exp(log_det)
 
-    x0 = _checks.floating(x0)
+    x0 = _checks.state(x0, "x0")
     start = jnp.zeros_like(x0, shape=())
     error0 = jnp.exp(_scalar(log_density, x0, start)) - jnp.exp(log_prob0(x0))
     x, log_det, total = solve(field, (x0, start, error0), 0.0, t)

@@ -70,6 +70,7 @@ def coefficients(path: Path, t: Array) -> Coefficients:
       >>> [round(float(c), 3) for c in fmjax.paths.coefficients(path, 0.5)]
       [0.707, 0.707, 1.111, -1.111]
     """
+    _checks.path(path)
     t = _checks.time(t)
     one = jnp.ones_like(t)
     alpha, alpha_dot = jax.jvp(path.alpha, (t,), (one,))
@@ -102,6 +103,8 @@ def interpolate(path: Path, x0: Array, x1: Array, t: Array) -> Array:
     Reference:
       Lipman et al. (2023), arXiv 2210.02747, eq. (11). [lipman2023flow]
     """
+    _checks.path(path)
+    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     _checks.same_shape(x0=x0, x1=x1)
     t = _checks.time(t)
     return path.alpha(t) * x1 + path.sigma(t) * x0

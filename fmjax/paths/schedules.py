@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from fmjax import _checks
 from fmjax.paths.path import Path
 from fmjax.types import Array
 
@@ -248,6 +249,7 @@ def smoothed(path: Path, bandwidth: Array | float) -> Path:
       Parzen (1962), On Estimation of a Probability Density Function and Mode, Annals of
       Mathematical Statistics 33. [parzen1962estimation]
     """
+    _checks.path(path)
     if not isinstance(bandwidth, jax.Array) and not bandwidth >= 0:
         message = f"bandwidth must not be negative, got {bandwidth}: it is a standard deviation."
         raise ValueError(message)

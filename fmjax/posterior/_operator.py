@@ -44,10 +44,10 @@ def field(
 
     def scaled_mean(z: Array) -> Array:
         step = noise(z - x)
-        _checks.same_shape(x=x, noise=step)
+        _checks.returned(x, noise=step)
         state = x + step
         value = velocity(state, t)
-        _checks.same_shape(x=state, velocity=value)
+        _checks.returned(state, velocity=value)
         mean = predictions.convert(
             path, value, state, t, given=predictions.velocity, wanted=predictions.x1
         )

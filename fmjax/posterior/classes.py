@@ -90,7 +90,9 @@ def total_covariance(
       The law of total covariance; for the parts Xing et al. (2026), arXiv 2605.00941.
       [xing2026divergence]
     """
-    _operator.check_dense(_checks.floating(x))  # before the velocity is traced
+    _check(velocity, path)
+    x = _checks.state(x)
+    _operator.check_dense(x)  # before the velocity is traced
     outer = lambda gap: jnp.outer(gap, gap)  # noqa: E731
     return _parts(moments.covariance, outer, velocity, path, x, t, classes, probabilities)
 
@@ -129,8 +131,17 @@ def total_diagonal(
       The law of total covariance; for the parts Xing et al. (2026), arXiv 2605.00941.
       [xing2026divergence]
     """
-    square = lambda gap: (gap**2).reshape(jnp.shape(x))  # noqa: E731
+    _check(velocity, path)
+    x = _checks.state(x)
+    square = lambda gap: (gap**2).reshape(x.shape)  # noqa: E731
     return _parts(moments.diagonal, square, velocity, path, x, t, classes, probabilities)
+
+
+def _check(velocity: Conditional, path: Path) -> None:
+    """Raises ValueError unless these are the velocity of a class and a path."""
+    _checks.path(path)
+    example = "pass, for example, lambda x, t, c: apply(params, x, t, label=c)"
+    _checks.function(velocity, "velocity", "(x, t, c) -> dx", example)
 
 
 def _parts(

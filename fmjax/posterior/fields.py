@@ -73,12 +73,14 @@ def in_data_units(
       Xing et al. (2026), arXiv 2605.00941, a change of variables in its identity.
       [xing2026divergence]
     """
+    _checks.functions(velocity=velocity, path=path, noise=noise)
 
     def field(x: Array, t: Array) -> Array:
         x = _checks.floating(x)
         size, offset = _like(x, scale, "scale"), _like(x, shift, "shift")
         c = paths.coefficients(path, t)
-        return size * velocity((x - c.alpha * offset) / size, t) + c.alpha_dot * offset
+        value = _checks.at(velocity, t)((x - c.alpha * offset) / size)
+        return size * value + c.alpha_dot * offset
 
     def covariance(vector: Array) -> Array:
         size = _like(vector, scale, "scale")
@@ -121,12 +123,11 @@ def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: i
       Hutchinson (1989), Communications in Statistics 18(3), for the norms.
       [hutchinson1989stochastic]
     """
-    if num_probes < 1:
-        message = f"num_probes must be at least 1, got {num_probes}: it counts random probes."
-        raise ValueError(message)
-    t, x = _checks.time(t), _checks.floating(x)
+    _checks.functions(velocity=velocity)
+    _checks.count("it counts random probes", num_probes=num_probes)
+    t, x = _checks.time(t), _checks.state(x)
     value, tangent = jax.linearize(lambda z: velocity(z, t), x)
-    _checks.same_shape(x=x, velocity=value)
+    _checks.returned(x, velocity=value)
     transposed = jax.linear_transpose(tangent, x)
 
     def squares(probe: Array) -> tuple[Array, Array]:

@@ -78,11 +78,12 @@ def gain(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
       The Wiener gain of the denoiser; Xing et al. (2026), arXiv 2605.00941, section 4.2.
       [xing2026divergence]
     """
-    t, x = _checks.time(t), _checks.floating(x)
+    _checks.functions(velocity=velocity, path=path)
+    t, x = _checks.time(t), _checks.state(x)
 
     def checked(z: Array) -> Array:
         value = velocity(z, t)
-        _checks.same_shape(x=x, velocity=value)
+        _checks.returned(x, velocity=value)
         return value
 
     jacobian = _operator.dense(checked, x)
@@ -118,6 +119,7 @@ def prior_variance(variance: Array, path: Path, t: Array) -> Array:
     Reference:
       The Wiener filter, applied to the limit (7); derived here.
     """
+    _checks.path(path)
     t, variance = _checks.time(t), _checks.floating(variance)
     alpha, sigma = path.alpha(t), path.sigma(t)
     return variance * sigma**2 / (alpha**2 * variance + sigma**2)
@@ -148,6 +150,7 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
     Reference:
       The Wiener filter, applied to the limit (7); derived here.
     """
+    _checks.path(path)
     # Half precision has no linear algebra.
     t, covariance = _checks.wide(_checks.time(t)), _checks.wide(covariance)
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
@@ -200,12 +203,14 @@ def near_noise(
     Reference:
       The limit (7); Xing et al. (2026), arXiv 2605.00941, section 4. [xing2026divergence]
     """
+    _checks.functions(quantity=quantity, limit=limit)
     if not 0.0 < smallest_t < 1.0:
         message = f"smallest_t must lie in (0, 1), got {smallest_t}: try {SMALLEST_T}."
         raise ValueError(message)
 
     def guarded(velocity: Velocity, path: Path, x: Array, t: Array, **options: Any) -> Any:
         _refuse(options)
+        _checks.functions(velocity=velocity, path=path)
         static = not isinstance(t, jax.Array) and np.ndim(t) == 0
         t_checked = _checks.time(t)
         prior = limit(path, t_checked)

@@ -57,10 +57,10 @@ def mean(velocity: Velocity, path: Path, x: Array, t: Array) -> Array:
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.1. [xing2026divergence]
     """
-    t, x = _checks.time(t), _checks.floating(x)
-    return predictions.convert(
-        path, velocity(x, t), x, t, given=predictions.velocity, wanted=predictions.x1
-    )
+    _checks.functions(velocity=velocity, path=path)
+    t, x = _checks.time(t), _checks.state(x)
+    value = _checks.at(velocity, t)(x)
+    return predictions.convert(path, value, x, t, given=predictions.velocity, wanted=predictions.x1)
 
 
 def matvec(
@@ -103,7 +103,8 @@ def matvec(
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.4. [xing2026divergence]
     """
-    x, vector = _checks.floating(x), _checks.floating(vector)
+    _checks.functions(velocity=velocity, path=path, of=of, noise=noise)
+    x, vector = _checks.state(x), _checks.floating(vector)
     _checks.same_shape(x=x, vector=vector)
     return _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)(vector)
 
@@ -145,7 +146,8 @@ def covariance(
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.3. [xing2026divergence]
     """
-    x = _checks.floating(x)
+    _checks.functions(velocity=velocity, path=path, of=of, noise=noise)
+    x = _checks.state(x)
     return _operator.dense(_operator.field(velocity, path, x, t, of, noise), x)
 
 
@@ -192,7 +194,8 @@ def diagonal(
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.4. [xing2026divergence]
     """
-    x = _checks.floating(x)
+    _checks.functions(velocity=velocity, path=path, of=of, noise=noise)
+    x = _checks.state(x)
     function = _operator.field(velocity, path, x, t, of, noise)
     return divergence.diagonal(function, x, chunk_size=chunk_size)[1]
 
@@ -237,8 +240,9 @@ def trace(
     Reference:
       Xing et al. (2026), arXiv 2605.00941, section 4.3. [xing2026divergence]
     """
-    x = _checks.floating(x)
-    return divergence(_operator.field(velocity, path, x, t, of, noise), x)[1]
+    _checks.functions(velocity=velocity, path=path, of=of, noise=noise, divergence=divergence)
+    x = _checks.state(x)
+    return _checks.divergence_of(divergence, _operator.field(velocity, path, x, t, of, noise), x)[1]
 
 
 def estimate(
@@ -288,5 +292,6 @@ def estimate(
       Xing et al. (2026), arXiv 2605.00941, section 4.4; Epperly, Tropp and Webber (2024), arXiv
       2301.07825. [xing2026divergence; epperly2024xtrace]
     """
-    x = _checks.floating(x)
+    _checks.functions(velocity=velocity, path=path, estimator=estimator, of=of, noise=noise)
+    x = _checks.state(x)
     return estimator(_operator.field(velocity, path, x, t, of, noise), x)[1]

@@ -105,7 +105,8 @@ def principal_components(
       Manor and Michaeli (2024), arXiv 2309.13598, section 4; Kraemer et al. (2024), arXiv
       2405.17277. [manor2024posterior; kraemer2024gradients]
     """
-    x, t = _wide(x, t)
+    _checks.functions(velocity=velocity, path=path, of=of, noise=noise)
+    x, t = _wide(_checks.state(x), t)
     if not 1 <= num_components <= min(x.size, num_matvecs):
         message = (
             f"num_components must be between 1 and {min(x.size, num_matvecs)}, got "
@@ -249,7 +250,8 @@ def extremes(
     Reference:
       Kraemer et al. (2024), arXiv 2405.17277. [kraemer2024gradients]
     """
-    x, t = _wide(x, t)
+    _checks.functions(velocity=velocity, path=path, of=of, noise=noise)
+    x, t = _wide(_checks.state(x), t)
     product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
     values, *_ = _krylov.ritz(key, product, x, num_matvecs)
     return values[0], values[-1]

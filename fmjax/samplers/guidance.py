@@ -77,13 +77,16 @@ def guided(
       Kynkaanniemi et al. (2024), arXiv 2404.07724, section 3. [ho2022classifier;
       kynkaanniemi2024applying; zheng2023guided]
     """
+    for name, one in (("conditional", conditional), ("unconditional", unconditional)):
+        example = "pass, for example, functools.partial(apply, params, context=label)"
+        _checks.function(one, name, "(x, t) -> dx", example)
     scale, low, high = _scalar(scale=scale), _scalar(low=low), _scalar(high=high)
     _check_numbers(scale, low, high)
 
     def field(x: Array, t: Array) -> Array:
         t = _checks.time(t)
         given, free = conditional(x, t), unconditional(x, t)
-        _checks.same_shape(conditional=given, unconditional=free)
+        _checks.returned(x, conditional=given, unconditional=free)
         # Not free + scale (given - free), which at scale 1 is given up to rounding only.
         mixed = (1.0 - scale) * free + scale * given
         return jnp.where((low <= t) & (t <= high), mixed, given)
@@ -97,8 +100,8 @@ def _scalar(**named: Array | float) -> Array | float:
     is_number = isinstance(value, numbers.Real)
     if not is_number and getattr(value, "shape", None) != ():
         message = (
-            f"{name} must be a scalar, got {value!r:.60}: for one value per example wrap the whole "
-            "call in jax.vmap."
+            f"{name} must be a scalar, got {_checks.described(value)}: for one value per example "
+            "wrap the whole call in jax.vmap."
         )
         raise ValueError(message)
     return float(value) if is_number or isinstance(value, np.ndarray) else value

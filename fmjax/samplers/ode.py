@@ -35,8 +35,7 @@ def _solve(velocity: Velocity, x: PyTree, t0: Array, t1: Array, **options: objec
 
     def field(t: Array, y: PyTree, _: None) -> PyTree:
         value = velocity(y, t)
-        for state, change in zip(jax.tree.leaves(y), jax.tree.leaves(value), strict=True):
-            _checks.same_shape(x=state, velocity=change)
+        _checks.returned_tree(y, velocity=value)
         return value
 
     term = diffrax.ODETerm(field)
@@ -50,6 +49,14 @@ def _interval(x: PyTree, t0: Array | float, t1: Array | float) -> tuple[PyTree, 
     dtype = jnp.result_type(*jax.tree.leaves(x))
     t0, t1 = _checks.time(t0, "t0"), _checks.time(t1, "t1")
     return x, t0.astype(dtype), t1.astype(dtype)
+
+
+def _check(velocity: Velocity, solver: object, adjoint: object) -> None:
+    """Raises ValueError unless these are a velocity and instances of diffrax's classes."""
+    _checks.functions(velocity=velocity)
+    kinds = diffrax.AbstractSolver, diffrax.AbstractAdjoint
+    _checks.instance(solver, kinds[0], "solver", "write one such as diffrax.Heun()")
+    _checks.instance(adjoint, kinds[1], "adjoint", "write one such as diffrax.DirectAdjoint()")
 
 
 def fixed(
@@ -91,9 +98,8 @@ def fixed(
     Reference:
       Kidger (2021), arXiv 2202.02435, section 5.1. [kidger2021neural]
     """
-    if num_steps < 1:
-        message = f"num_steps must be at least 1, got {num_steps}: it counts steps of the solver."
-        raise ValueError(message)
+    _check(velocity, solver, adjoint)
+    _checks.count("it counts steps of the solver", num_steps=num_steps)
     nowhere = not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and t0 == t1
     x, t0, t1 = _interval(x, t0, t1)
     if nowhere:
@@ -160,6 +166,7 @@ def adaptive(
       Tsitouras (2011), Computers and Mathematics with Applications 62(2); Kidger (2021), arXiv
       2202.02435, section 5.2. [tsitouras2011runge; kidger2021neural]
     """
+    _check(velocity, solver, adjoint)
     if not (rtol > 0 and atol > 0 and max_steps > 0):
         message = (
             "rtol, atol and max_steps must be positive, got "
@@ -206,6 +213,7 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
     Reference:
       Kidger (2021), arXiv 2202.02435, section 5.1. [kidger2021neural]
     """
+    _checks.functions(velocity=velocity, solve=solve)
     if not isinstance(times, jax.Array):
         for t in times:
             _checks.time(t, "every entry of times")

@@ -116,6 +116,7 @@ def memoryless_sde(
       2011.13456; Montanari (2023), arXiv 2305.10690.
       [domingo2025adjoint; song2021score; montanari2023sampling]
     """
+    _checks.functions(velocity=velocity, path=path)
     nowhere = _nowhere(t0, t1, num_steps)
     x = _checks.floating(x)
     t0, t1 = (_checks.time(t, name).astype(x.dtype) for t, name in ((t0, "t0"), (t1, "t1")))
@@ -144,7 +145,7 @@ def _step(velocity: Velocity, path: Path, x: Array, t: Array, s: Array, noise: A
 
     def mean(z: Array) -> Array:  # of the data, eq. (3)
         value = velocity(z, t)
-        _checks.same_shape(x=z, velocity=value)
+        _checks.returned(z, velocity=value)
         return (sigma * value - sigma_dot * z) / wronskian
 
     alpha_s, sigma_s = path.alpha(s), path.sigma(s)
@@ -160,9 +161,9 @@ def _step(velocity: Velocity, path: Path, x: Array, t: Array, s: Array, noise: A
 
 def _nowhere(t0: Array | float, t1: Array | float, num_steps: int) -> bool:
     """Returns whether static times are equal, or says what is wrong with the interval."""
-    if num_steps < 1:
-        message = f"num_steps must be at least 1, got {num_steps}: it counts steps of the sampler."
-        raise ValueError(message)
+    _checks.count("it counts steps of the sampler", num_steps=num_steps)
+    for t, name in ((t0, "t0"), (t1, "t1")):
+        _checks.time(t, name)
     if any(isinstance(t, jax.Array) or jnp.ndim(t) for t in (t0, t1)):
         return False
     if t1 < t0:

@@ -58,6 +58,9 @@ def hybrid(
     Reference:
       Bertrand et al. (2025), arXiv 2506.03719, section 3.3. [bertrand2025closed]
     """
+    _checks.functions(solve=solve)
+    for velocity in velocities:
+        _checks.functions(velocity=velocity)
     if len(knots) != len(velocities) + 1:
         message = (
             f"hybrid needs one more knot than velocities, got {len(knots)} knots for "
@@ -94,14 +97,15 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
       Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447, eq.
       (12). [geng2025mean]
     """
+    _checks.functions(average_velocity=average_velocity)
     if len(times) < 2:
         message = f"few_step needs two or more times, got {len(times)}: give both ends, [0, 1]."
         raise ValueError(message)
-    x = _checks.floating(x0)
+    x = _checks.floating(x0, "x0")
     for start, stop in itertools.pairwise(times):
         t, r = _checks.time(start, "t"), _checks.time(stop, "r")
         step = average_velocity(x, r, t)
-        _checks.same_shape(x=x, average_velocity=step)
+        _checks.returned(x, average_velocity=step)
         x = x + (r - t) * step
     return x
 
@@ -129,4 +133,5 @@ def one_step(average_velocity: AverageVelocity, x0: Array) -> Array:
     Reference:
       Geng et al. (2025), arXiv 2505.13447, algorithm 2. [geng2025mean]
     """
+    _checks.functions(average_velocity=average_velocity)
     return few_step(average_velocity, x0, (0.0, 1.0))

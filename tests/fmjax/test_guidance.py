@@ -136,9 +136,12 @@ def test_the_dtype_is_that_of_the_fields(x64):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": jnp.ones(3)}, r"scale must be a scalar, got Array.*jax\.vmap"),
-        ({"scale": [1.0]}, r"scale must be a scalar, got \[1.0\]"),
-        ({"scale": "2"}, "scale must be a scalar, got '2'"),
+        (
+            {"scale": jnp.ones(3)},
+            r"scale must be a scalar, got an array of float32.*jax\.vmap",
+        ),
+        ({"scale": [1.0]}, r"scale must be a scalar, got the list \[1.0\]"),
+        ({"scale": "2"}, "scale must be a scalar, got the string '2'"),
         ({"scale": 2.0, "low": None}, "low must be a scalar, got None"),
         ({"scale": np.nan}, "scale must be finite, got nan"),
         ({"scale": np.float32(np.inf)}, "scale must be finite, got inf"),

@@ -303,9 +303,9 @@ def test_networks_of_another_shape_are_named():
         losses.improved_meanflow(short, whole, *pair)
     with pytest.raises(ValueError, match=r"x \(2,\), velocity \(1,\)"):
         losses.improved_meanflow(whole, short, *pair)
-    with pytest.raises(ValueError, match=r"v \(2,\), conditional \(1,\)"):
+    with pytest.raises(ValueError, match=r"x \(2,\), conditional \(1,\)"):
         losses.guidance(short, whole, scale=2.0, mix=0.5)(jnp.zeros(2), jnp.zeros(2), 0.5)
-    with pytest.raises(ValueError, match=r"v \(2,\), unconditional \(1,\)"):
+    with pytest.raises(ValueError, match=r"x \(2,\), unconditional \(1,\)"):
         losses.guidance(whole, short, scale=2.0)(jnp.zeros(2), jnp.zeros(2), 0.5)
 
 

@@ -175,7 +175,7 @@ def test_wrong_arguments_are_refused():
         metrics.prdc(real, generated.astype(jnp.uint8))
     with pytest.raises(ValueError, match="neighbors must be at least 1, got 0"):
         metrics.prdc(real, generated, neighbors=0)
-    with pytest.raises(ValueError, match="positive number of rows, got 0"):
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         metrics.prdc(real, generated, chunk=0)
 
 

@@ -98,7 +98,7 @@ def test_wrong_arguments_are_refused():
             function(x, train.astype(jnp.uint8))
         with pytest.raises(ValueError, match=r"a second row, got \(1, 2\)"):
             function(x, train[:1])
-        with pytest.raises(ValueError, match="positive number of rows, got 0"):
+        with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
             function(x, train, chunk=0)
     for threshold in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\], got"):

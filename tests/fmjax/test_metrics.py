@@ -332,7 +332,7 @@ def test_integers_are_refused_where_differences_would_wrap(metric):
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match=r"positive, got 0\.0"):
         metrics.gaussian_kernel(0.0)
-    with pytest.raises(ValueError, match="positive number of rows, got 0"):
+    with pytest.raises(ValueError, match="chunk must be at least 1, got 0"):
         metrics.nearest_neighbor(*samples(3, 3), chunk=0)
 
 

@@ -95,13 +95,14 @@ def test_near_noise_has_a_gradient_at_the_noise_end(x64):
 
 
 def test_near_noise_takes_options_and_refuses_a_bad_smallest_time():
-    loose = posterior.near_noise(posterior.diagonal, LIMITS[posterior.diagonal], smallest_t=0.5)
+    limit = LIMITS[posterior.diagonal]
+    loose = posterior.near_noise(posterior.diagonal, limit, smallest_t=0.5)
     field = lambda x, t: -x
     found = loose(field, PATH, jnp.asarray(X), jnp.asarray(0.4), chunk_size=2)
-    np.testing.assert_allclose(found, LIMITS[posterior.diagonal](PATH, 0.4), rtol=1e-6)
+    np.testing.assert_allclose(found, limit(PATH, 0.4), rtol=1e-6)
     for wrong in (0.0, 1.0, -0.1):
         with pytest.raises(ValueError, match=rf"\(0, 1\), got {wrong}: try 0.05"):
-            posterior.near_noise(posterior.trace, None, smallest_t=wrong)
+            posterior.near_noise(posterior.diagonal, limit, smallest_t=wrong)
     with pytest.raises(ValueError, match="wrap the call in jax.vmap"):
         loose(field, PATH, X, jnp.zeros(3))
     with pytest.raises(ValueError, match="must lie in"):

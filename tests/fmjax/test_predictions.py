@@ -126,7 +126,7 @@ def test_models_of_another_kind_name_wrong_input():
     path, x = paths.linear(), jnp.ones(2)
     for make in (predictions.as_velocity, predictions.reverse_time):
         short = make(lambda x, t: x[:1], path, given=predictions.x1)
-        with pytest.raises(ValueError, match=r"value \(1,\), x \(2,\)"):
+        with pytest.raises(ValueError, match=r"x \(2,\), model \(1,\)"):
             short(x, 0.5)
         field = make(lambda x, t: x, path, given=predictions.x1)
         with pytest.raises(ValueError, match="must be a scalar"):

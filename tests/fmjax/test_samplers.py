@@ -150,11 +150,11 @@ def test_a_velocity_that_explodes_is_an_error_and_not_a_number():
         (lambda x: samplers.fixed(_linear, x, jnp.zeros(3)), r"t0 must be a scalar, got shape"),
         (lambda x: samplers.trajectory(_linear, x, jnp.array([0.0])), "vector of two or more"),
         (lambda x: samplers.hybrid([_linear], [0.0, 0.5, 1.0], x), "one more knot"),
-        (lambda x: samplers.few_step(_linear, x, [0.0]), "two or more times"),
+        (lambda x: samplers.few_step(lambda x, r, t: x, x, [0.0]), "two or more times"),
         (lambda x: samplers.trajectory(_linear, x, [0.0, 2.0]), "times must lie in"),
         (lambda x: samplers.fixed(lambda x, t: jnp.sum(x), x), r"x \(2,\), velocity \(\)"),
         (lambda x: samplers.few_step(lambda x, r, t: x[:, None], x, [0, 1]), "shapes must be"),
-        (lambda x: samplers.few_step(_linear, x, [0.0, 1.5]), "r must lie in"),
+        (lambda x: samplers.few_step(lambda x, r, t: x, x, [0.0, 1.5]), "r must lie in"),
     ],
 )
 def test_wrong_arguments_are_named(call, words):

@@ -1,32 +1,29 @@
-"""Static checks of the arguments of public functions.
-
-The checks look only at shapes, ranks and Python numbers. Those are known while jax traces, so a
-check costs nothing at run time and works the same under `jit`, `vmap` and `grad`. No check reads
-the values of arrays; docstrings say what the values must be.
-"""
+"""The checks of states, times, shapes, banks and counts."""
 
 from __future__ import annotations
 
 import numbers
+import operator
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._checks.words import described, is_array
 from fmjax.types import Array
 
 __all__ = [
     "MAX_DENSE",
+    "array",
     "bank",
     "bank_shape",
+    "count",
     "dense",
     "floating",
-    "positive_alpha",
-    "positive_sigma",
     "real",
     "same_shape",
+    "state",
     "time",
     "wide",
     "wide_dtype",
@@ -47,11 +44,12 @@ def time(t: Array | float, name: str = "t") -> Array:
     Raises:
       ValueError: if `t` is not a scalar, or is a static number outside [0, 1].
     """
-    message = (
-        f"{name} must be a scalar, got shape {jnp.shape(t)}: fmjax functions take one example; "
-        "wrap the call in jax.vmap."
-    )
-    chex.assert_rank(jnp.asarray(t), 0, exception_type=ValueError, custom_message=message)
+    if jnp.ndim(array(t, name)) != 0:
+        message = (
+            f"{name} must be a scalar, got shape {jnp.shape(t)}: fmjax functions take one example; "
+            "wrap the call in jax.vmap."
+        )
+        raise ValueError(message)
     if isinstance(t, np.generic | np.ndarray):
         t = float(t)  # a NumPy scalar would widen the data under x64, a Python number does not
     if isinstance(t, numbers.Number) and not 0.0 <= float(t) <= 1.0:
@@ -63,12 +61,28 @@ def time(t: Array | float, name: str = "t") -> Array:
     return jnp.asarray(t * 1.0)  # an integer becomes a float, a Python number stays weak
 
 
-def floating(x: Array) -> Array:
+def array(x: Any, name: str = "x") -> Array:
+    """Returns `x` as an array, or says in a few words what came in its place."""
+    numeric = is_array(x) or hasattr(x, "__jax_array__")
+    if not numeric and type(x) in {list, tuple}:
+        numeric = all(is_array(leaf) for leaf in jax.tree.leaves(x))
+    if numeric and hasattr(x, "dtype"):
+        numeric = x.dtype != object and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    if not numeric:
+        message = (
+            f"{name} must be an array, got {described(x)}: look up the order of the arguments, "
+            "the key and functions come first."
+        )
+        raise ValueError(message)
+    return jnp.asarray(x)
+
+
+def floating(x: Any, name: str = "x") -> Array:
     """Converts `x` to an array of floating dtype.
 
     Without this, a constant cast to the dtype of an integer array would be rounded silently.
     """
-    x = jnp.asarray(x)
+    x = array(x, name)
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
 
 
@@ -77,13 +91,13 @@ def wide_dtype(*arrays: Array) -> jnp.dtype:
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
-def wide(x: Array) -> Array:
+def wide(x: Any, name: str = "x") -> Array:
     """Returns `x` as an array of floating dtype, of float32 at least.
 
     Half precision serves to store numbers. Sums of squares, inner products that are exponentiated
     and linear algebra need more digits, or more range, than it has.
     """
-    x = floating(x)
+    x = floating(x, name)
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)  # a weak type stays weak
 
 
@@ -93,13 +107,50 @@ def real(**arrays: Array) -> None:
     Args:
       **arrays: the arrays, under the names that the message should use.
     """
-    for name, array in arrays.items():
-        dtype = jnp.result_type(array)
+    for name, value in arrays.items():
+        dtype = jnp.result_type(array(value, name))
         if jnp.issubdtype(dtype, jnp.complexfloating):
             message = (
                 f"{name} must be real, got {dtype}: stack the real and the imaginary part along a "
                 "new axis."
             )
+            raise ValueError(message)
+
+
+def state(x: Any, name: str = "x") -> Array:
+    """Returns a state as a real floating array; refuses arrays of integers, such as images.
+
+    Python numbers, and lists of them, are converted.
+    """
+    made = array(x, name)
+    real(**{name: made})
+    if jnp.issubdtype(made.dtype, jnp.floating):
+        return made
+    if hasattr(x, "dtype"):
+        message = (
+            f"{name} must be of floating dtype, got {made.dtype}: scale it as the states are, for "
+            "example images.astype(jnp.float32) / 127.5 - 1."
+        )
+        raise ValueError(message)
+    return made.astype(float)
+
+
+def count(why: str, *, at_least: int = 1, **counts: Any) -> None:
+    """Raises ValueError unless every number is an integer that is large enough.
+
+    Args:
+      why: the end of the message, what is counted.
+      at_least: the least count.
+      **counts: the numbers, under the names that the message should use.
+    """
+    for name, number in counts.items():
+        try:
+            whole = not isinstance(number, bool) and operator.index(number) is not None
+        except TypeError:  # no integer, or a traced one
+            whole = False
+        if not whole or number < at_least:
+            kind = "" if whole else "an integer of "
+            message = f"{name} must be {kind}at least {at_least}, got {described(number)}: {why}."
             raise ValueError(message)
 
 
@@ -109,46 +160,15 @@ def same_shape(**arrays: Array) -> None:
     Args:
       **arrays: the arrays, under the names that the message should use.
     """
-    shapes = ", ".join(f"{name} {jnp.shape(array)}" for name, array in arrays.items())
+    shapes = {name: jnp.shape(array(value, name)) for name, value in arrays.items()}
+    if len(set(shapes.values())) == 1:
+        return
+    listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     message = (
-        f"shapes must be equal, got {shapes}: fmjax functions take one example; for a batch of "
+        f"shapes must be equal, got {listed}: fmjax functions take one example; for a batch of "
         "them wrap the call in jax.vmap."
     )
-    chex.assert_equal_shape(
-        [jnp.asarray(array) for array in arrays.values()],
-        exception_type=ValueError,
-        custom_message=message,
-    )
-
-
-def positive_sigma(path: Any, t: Array | float) -> None:
-    """Raises ValueError if the path has no noise at a static time; reads no array's value."""
-    _positive("sigma", path.sigma, t, "take t below 1, or a path that keeps some noise, such as "
-              "paths.linear(sigma_min=1e-3)")  # fmt: skip
-
-
-def positive_alpha(path: Any, t: Array | float, instead: str) -> None:
-    """Raises ValueError if the path has no data at a static time; reads no array's value.
-
-    Args:
-      path: the path.
-      t: scalar array or number.
-      instead: the end of the message, which says what to do.
-    """
-    _positive("alpha", path.alpha, t, instead)
-
-
-def _positive(name: str, coefficient: Any, t: Array | float, instead: str) -> None:
-    if isinstance(t, jax.Array):
-        return
-    with jax.ensure_compile_time_eval():  # a number inside `jit` is known as well
-        value = coefficient(time(t))
-    if not isinstance(value, jax.core.Tracer) and not float(value) > 0:
-        message = (
-            f"{name} must be positive, got {float(value)} at t = {float(t)}, and is divided by: "
-            f"{instead}."
-        )
-        raise ValueError(message)
+    raise ValueError(message)
 
 
 MAX_DENSE = 4096
@@ -174,7 +194,7 @@ def dense(x: Array, instead: str) -> None:
 
 def bank(points: Array, x: Array) -> None:
     """Raises ValueError unless `points` is a floating, non-empty stack of arrays like `x`."""
-    dtype = jnp.asarray(points).dtype
+    dtype = array(points, "the bank").dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         message = (
             f"the bank must be of floating dtype, got {dtype}: integer products wrap around; "
@@ -187,8 +207,8 @@ def bank(points: Array, x: Array) -> None:
 
 def bank_shape(points: Array, x: Array) -> None:
     """Raises ValueError unless `points` is a non-empty stack of arrays like `x`."""
-    shape = jnp.shape(points)
-    if len(shape) == 0 or shape[0] == 0 or shape[1:] != jnp.shape(x):
+    shape = jnp.shape(array(points, "the bank"))
+    if len(shape) == 0 or shape[0] == 0 or shape[1:] != jnp.shape(array(x)):
         message = (
             "the bank must have shape [n, *dims] with n >= 1, and x shape [*dims]; got bank "
             f"{shape} and x {jnp.shape(x)}: pass the data set whole and one x; for many x wrap the "
