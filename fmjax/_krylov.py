@@ -22,18 +22,17 @@ __all__ = ["ritz"]
 def ritz(
     key: Key, product: Callable[[Array], Array], x: Array, num_matvecs: int
 ) -> tuple[Array, Array, Array]:
-    """Returns the best eigenpairs in a Krylov space of a symmetric operator, ascending.
+    """Finds the best eigenpairs in a Krylov space of a symmetric operator, ascending.
 
     Derivatives take the space as fixed: `d lambda = v . dA v`, right for a value that is distinct
     from the others and has a small residual, and finite where values meet. Through Lanczos'
     recurrence they would not be. Vectors and residuals carry none.
 
     Args:
-      key: of the start of the space.
+      key: for the first vector of the space.
       product: `w[*dims] -> [*dims]`, linear and symmetric.
-      x: `[*dims]`, of float32 at least, whose shape and dtype the vectors have.
-      num_matvecs: dimension of the space, positive; d serves where it is larger. Twice as many
-        products are taken.
+      x: `[*dims]`, float32 at least, whose shape and dtype the vectors have.
+      num_matvecs: dimension of the space, positive, cut to d. It takes twice as many products.
 
     Returns:
       Values `[k]`, orthonormal vectors `[k, *dims]` and residuals `[k]`, `|A v - lambda v|`.

@@ -1,25 +1,25 @@
 """When the exact field of a finite data set collapses onto single points of it.
 
-Far from the data every one of n points may have made the state, and the exact field averages over
-them; near the data one point explains it, and the field is that of the pair that made the state.
-Between the two stands the information that the state has of the data. Of data with covariance
-eigenvalues v_k, along `x_t = alpha x1 + sigma x0`, it is in nats
+At early times any of the n points may have made the state, and the exact field averages over them.
+Near the data one point explains the state, and the field is the velocity of the pair that made it.
+The change between the two depends on the information that the state holds about the data. For data
+with covariance eigenvalues v_k, along `x_t = alpha x1 + sigma x0`, it is in nats
 
     I(t) = 1/2 sum_k log(1 + (alpha / sigma)^2 v_k)                                       (1)
 
-if the data are Gaussian. The likelihood of the point that made the state exceeds that of a point
-drawn anew by a factor of about exp(I), and there are n of those, so the posterior weight of the
-true point passes from 0 to 1 about the time t_c at which
+if the data are Gaussian. The likelihood of the point that made the state exceeds the likelihood of
+another point by a factor of about exp(I), and there are n other points. So the posterior weight of
+the true point rises from 0 to 1 around the time t_c at which
 
     I(t_c) = log n                                                                        (2)
 
-With one variance s^2 in d dimensions, `alpha / sigma = sqrt(n^(2/d) - 1) / s`: in many dimensions
-early, and hardly later for more data. What to know before use
+With one variance s^2 in d dimensions, `alpha / sigma = sqrt(n^(2/d) - 1) / s`. In many dimensions
+this is early, and hardly later for more data. What to know before use
 * Among all laws of one covariance the Gaussian gives the most information, so the information of
   other data reaches log n no earlier than (2) says.
-* Around t_c the weight rises over a range of t that shrinks with the number of dimensions that
-  count; there it is a scale, not a threshold: at t_c the mean weight was 0.53 to 0.61 for Gaussian
-  data of 2 to 3072 dimensions.
+* The weight rises over a range of t around t_c, which shrinks with the effective number of
+  dimensions. So t_c is a scale, not a threshold. At t_c the mean weight was 0.53 to 0.61 for
+  Gaussian data of 2 to 3072 dimensions.
 * Copies of a point share its weight, and near copies share it until sigma is below their distance.
 
 References:
@@ -44,12 +44,12 @@ __all__ = ["collapse_time", "information"]
 
 
 def information(path: paths.Path, variances: Array, t: Array) -> Array:
-    """Returns the mutual information of Gaussian data and their state at time t, eq. (1).
+    """Computes the mutual information of Gaussian data and their state at time t, eq. (1).
 
     Args:
       path: the path.
-      variances: `[*dims]`, eigenvalues of the covariance of the data, not negative; round off what
-        an eigenvalue solver leaves below zero.
+      variances: `[*dims]`, eigenvalues of the covariance of the data, not negative; set negative
+        values from an eigenvalue solver to zero.
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
 
     Returns:
@@ -76,19 +76,19 @@ def information(path: paths.Path, variances: Array, t: Array) -> Array:
 
 
 def collapse_time(path: paths.Path, variances: Array, n: Array | float) -> Array:
-    """Returns the time at which the state tells the points of a data set apart, eq. (2).
+    """Computes the time at which the state tells the points of a data set apart, eq. (2).
 
-    By bisection, to the precision of the dtype.
+    It uses bisection, to the precision of the dtype.
 
     Args:
       path: the path; alpha / sigma increases in t.
       variances: `[*dims]`, eigenvalues of the covariance of the data, not negative.
-      n: `[]`, number of points, at least 1; where some are equal, exp of the entropy of the set.
+      n: `[]`, number of points, at least 1; if some are equal, exp of the entropy of the set.
 
     Returns:
-      `[]`, in [0, 1]: 0 where the information is above log n from the start, 1 where it never gets
-      there. In between it has the derivatives of the root of (2). NaN if a variance is negative, or
-      if a number is NaN.
+      `[]`, in [0, 1]: 0 if the information is above log n from the start, 1 if it never reaches log
+      n. In between it has the derivatives of the root of (2). NaN if a variance is negative, or if
+      an input is NaN.
 
     Raises:
       ValueError: if `n` is a static number below 1.
@@ -115,7 +115,7 @@ def collapse_time(path: paths.Path, variances: Array, n: Array | float) -> Array
         return information(path, variances, t) - log_n
 
     start = jnp.full((), 0.5, variances.dtype)
-    # Solved as a root, so that its derivatives are those of the root and not of the bisection.
+    # Solved as a root, so that the derivatives belong to the root, not the bisection.
     slope_of = lambda slope, y: y / slope(jnp.ones_like(y))  # noqa: E731
     root = jax.lax.custom_root(excess, start, _bisect, slope_of)
     # A comparison with NaN is false, and the bisection would end somewhere.

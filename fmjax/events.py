@@ -1,10 +1,10 @@
 """Conditioning a trained velocity on an event that the user defines after training.
 
-An event is a set of data, `E = {x1 : C(x1) > 0}`, given by one differentiable function C of one
-example: an excursion of a trajectory, the brightness of an image. Nothing is retrained. Given the
-state, the velocity v knows the mean m of the data and, by its Jacobian, their covariance
-(`fmjax.posterior`, eq. (1) and (2)). If the data given the state are taken as Gaussian, and C as
-linear around m, then C(x1) is Gaussian and
+An event is a set of data, `E = {x1 : C(x1) > 0}`, given by a differentiable function C of one
+example, such as the excursion of a trajectory or the brightness of an image. Nothing is retrained.
+Given the state, the velocity v gives the mean m of the data and, by its Jacobian, their covariance
+(`fmjax.posterior`, eq. (1) and (2)). Take the data given the state as Gaussian and C as linear
+around m. Then C(x1) is Gaussian and
 
     P(E | x_t = x) = Phi(C(m) / std),    std^2 = grad C(m) . Cov[x1 | x_t = x] grad C(m)  (1)
 
@@ -14,32 +14,33 @@ which is exact for Gaussian data and affine C. By Bayes' rule the score of the c
 
     v_E(x, t) = v(x, t) + sigma D / alpha grad_x log P(E | x_t = x)                       (2)
 
-It is a velocity like any other: every sampler takes it, `posterior` says how certain it is, and
-it may be conditioned again on another event.
+It is a velocity like any other: every sampler and every function of `posterior` takes it, and it
+may be conditioned again on another event.
 
 What to know before use
-* Away from Gaussian data and affine C, (1) is an approximation that becomes right as sigma -> 0,
-  wherever the data have a density and C a gradient. It is worst where the data given the state
-  have two far modes, one of them in E: for two such peaks on a line P(E | x_t) is off by 0.08 on
-  average up to t = 0.4 and by less than 0.001 from t = 0.8. Of its draws given E, those of
-  `memoryless_sde` are nearer to the law than those of the flow equation: 0.04 against 0.06 in
-  total variation. Almost all of them are in E.
-* A learned Jacobian errs, and the error is multiplied by `sigma^2 / alpha` in the covariance. So
+* For other data or other C, (1) is an approximation that becomes exact as sigma -> 0, wherever the
+  data have a density and C has a gradient. It is worst if the data given the state have two distant
+  modes, one of them in E. For two such peaks on a line the mean error of P(E | x_t) is 0.08 up to t
+  = 0.4 and below 0.001 from t = 0.8. Draws given E by `memoryless_sde` are then closer to the law
+  than draws by the flow equation, 0.04 against 0.06 in total variation. Almost all draws lie in E.
+* A learned Jacobian has an error, which the covariance multiplies by `sigma^2 / alpha`. So fmjax
+  computes
 
       std^2 = |grad C . Cov grad C| + jitter |grad C|^2 sigma^2 / alpha^2                 (3)
 
-  is what is computed: `jitter` is the error to expect of `posterior.gain`, a matrix between 0 and
-  I, so that the unit of C does not matter. The absolute value stands for a variance that came out
-  negative: its size says how wrong the Jacobian is, and a probability that is too cautious errs
-  less than one that is too sharp. With an exact field take jitter 0; where its variance is 0, as
-  next to a point of a finite data set, E is certain or impossible and the state is left alone.
-* At the noise end alpha -> 0 the product in (2) is infinity times zero, and (1) asks for the
-  covariance of the data, which no velocity at that time knows. The limit is finite: there
-  `sigma^2 / alpha grad_x log P` no longer depends on x nor, nearly, on t. `conditioned` therefore
-  keeps it below a smallest t as it is there, for the same noise x0.
-* At the data end the second term pulls a state outside E ever more strongly, and vanishes for one
-  inside. Where sigma = 0 it is left out.
-* One evaluation of (2) costs about five of v: v, m with one tangent, and the way back through both.
+  Here `jitter` is the expected error of `posterior.gain`, a matrix between 0 and I, so the unit of
+  C does not matter. The absolute value handles a negative variance: its size shows how wrong the
+  Jacobian is, and a too cautious probability is better than a too sharp one. For an exact field
+  take jitter 0. Where its variance is 0, as next to a point of a finite data set, E is certain or
+  impossible and the state is not changed.
+* At the noise end alpha -> 0 the product in (2) is infinity times zero, and (1) needs the
+  covariance of the data, which a velocity at that time does not contain. The limit is finite:
+  `sigma^2 / alpha grad_x log P` becomes independent of x and almost independent of t. So below a
+  smallest t `conditioned` uses its value at that t, for the same noise x0.
+* At the data end the second term grows for a state outside E and vanishes for a state inside. Where
+  sigma = 0 it is left out.
+* One evaluation of (2) costs about five evaluations of v: v, m with one tangent, and reverse mode
+  through both.
 
 References:
   Finzi et al. (2023), User-defined Event Sampling and Uncertainty Quantification in Diffusion
@@ -76,7 +77,7 @@ def log_probability(
     jitter: float = JITTER,
     log_cdf: Callable[[Array], Array] = jax.scipy.special.log_ndtr,
 ) -> Array:
-    """Returns the logarithm of the probability of the event given the state, eq. (1) and (3).
+    """Computes the log-probability of the event given the state, eq. (1) and (3).
 
     Args:
       event: C, `x1[*dims] -> []`, positive where the event happens; differentiable.
@@ -84,9 +85,9 @@ def log_probability(
       path: the path that it was trained on, with white noise.
       x: `[*dims]`, the state.
       t: `[]`, in [0, 1], with `alpha(t) > 0` and `sigma(t) > 0`; see `fmjax.posterior` for small t.
-      jitter: error to expect of the gain, eq. (3), not negative; 0 for an exact field.
-      log_cdf: `[] -> []`, logarithm of the distribution function of the standard normal law, or
-        what stands for it; the paper takes `lambda z: jax.nn.log_sigmoid(1.6 * z)`.
+      jitter: expected error of the gain, eq. (3), not negative; 0 for an exact field.
+      log_cdf: `[] -> []`, logarithm of the distribution function of the standard normal law, or a
+        substitute; the paper takes `lambda z: jax.nn.log_sigmoid(1.6 * z)`.
 
     Returns:
       `[]`, in nats, at most 0, in float32 at least; NaN if the velocity, its Jacobian or the event
@@ -119,7 +120,7 @@ def log_probability(
     _checks.positive_sigma(path, t)
     x, t = _checks.wide(_checks.state(x)), _checks.wide(_checks.time(t))
     alpha, sigma = path.alpha(t), path.sigma(t)
-    # The quadratic form of the Jacobian is that of its symmetric part, so that one tangent is
+    # The quadratic form of the Jacobian equals the one of its symmetric part, so one tangent is
     # enough where `posterior.matvec` takes a cotangent too.
     mean, tangent_map = jax.linearize(lambda z: posterior.mean(velocity, path, z, t), x)
     _check(event, mean)
@@ -141,15 +142,15 @@ def conditioned(
     jitter: float = JITTER,
     log_cdf: Callable[[Array], Array] = jax.scipy.special.log_ndtr,
 ) -> Velocity:
-    """Returns the velocity of the data's law given the event, eq. (2).
+    """Conditions a velocity on an event, eq. (2).
 
     Args:
       event: C, `x1[*dims] -> []`, positive where the event happens; differentiable.
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       path: the path that it was trained on, with white noise.
-      smallest_t: the smallest time at which the event is asked for, in [0, 1); 0 serves a path
-        with alpha(0) > 0, and an event that must count at once.
-      jitter: error to expect of the gain, eq. (3), not negative; 0 for an exact field.
+      smallest_t: the smallest time at which the event is evaluated, in [0, 1). Take 0 on a path
+        with alpha(0) > 0, or if the event must act from the start.
+      jitter: expected error of the gain, eq. (3), not negative; 0 for an exact field.
       log_cdf: `[] -> []`, as in `log_probability`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A finite data set, and what it says about x1 given x_t, in one pass over it."""
+"""A finite data set, and the law of x1 given x_t from one pass over it."""
 
 from fmjax._bank.points import (
     EXCLUDED,

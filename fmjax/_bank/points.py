@@ -1,4 +1,4 @@
-"""The points of a bank: scaled, cut in parts, multiplied and summed, a chunk at a time."""
+"""The points of a bank: scaling, splitting, products and sums, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -38,16 +38,17 @@ EXCLUDED = -1e30
 
 
 class Bank(NamedTuple):
-    """A data set made ready: `scale * points + shift`, with what does not depend on the state.
+    """A prepared data set, `scale * points + shift`, with its norms and weights.
 
-    A pytree: it goes through `jit`, `device_put` and `shard_map`. `empirical.prepare` makes it.
+    It is a pytree, so it passes through `jit`, `device_put` and `shard_map`. `empirical.prepare`
+    makes it.
 
     Attributes:
       points: `[n, *dims]`, floating, or integers to be scaled chunk by chunk.
       half_squares: `[n]`, half the squared norm of each scaled point, of float32 at least. All
         computations have this dtype, also where the points are stored in half precision.
-      log_weights: `[n]`, logarithms of weights of any sum; None where all are equal.
-      scale: `[]`; None where points are taken as they are.
+      log_weights: `[n]`, logarithms of weights of any sum; None if all are equal.
+      scale: `[]`; None if the points need no scaling.
       shift: `[]`; None with `scale`.
     """
 
@@ -136,10 +137,10 @@ def accumulate(
 
 
 def exponentials(logits: Array) -> Array:
-    """Returns the exponentials of logits less their largest, which rounding may leave above 0.
+    """Returns the exponentials of logits minus the largest logit, which rounding may leave above 0.
 
-    Where XLA computes a logit twice, once for the maximum and once for this, the two differ by a
-    rounding of what it was made of, and at 1 / sigma^2 = 1e8 its exponential overflows.
+    XLA may compute a logit twice, once for the maximum and once for this. The two then differ by a
+    rounding error of their terms, and at 1 / sigma^2 = 1e8 the exponential overflows.
     """
     return jnp.exp(logits - jax.lax.stop_gradient(jnp.maximum(logits, 0.0)))
 

@@ -1,12 +1,12 @@
 """A large bank at the state of a known pair, by products and the differences of a few points.
 
-With `rho = alpha / sigma` the logits relative to that of x1 are
+With `rho = alpha / sigma` the logits relative to the logit of x1 are
 
     -rho^2 |x1 - b_j|^2 / 2 - rho <x0, x1 - b_j>                                          (1)
 
-in which nothing large cancels as t -> 1. From inner products they are right but for rounding, which
-matters only where it is of the size of (1) itself: among the likeliest points. Of those the
-differences are taken.
+without a cancellation of large terms as t -> 1. Computed from inner products they have a rounding
+error, which matters only where it is of the size of (1) itself: among the likeliest points. For
+these points the differences are taken.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Refined(NamedTuple):
     Attributes:
       near: `[k]`, the weights of the likeliest points.
       gaps: `[k, *dims]`, their differences from x1.
-      far: `[n]`, the weights of all other points, 0 at those.
-      mean: `[*dims]`, the posterior mean less x1.
+      far: `[n]`, the weights of all other points, 0 at the likeliest.
+      mean: `[*dims]`, the posterior mean minus x1.
       spread: `[]`, the trace of the posterior covariance.
     """
 
@@ -55,7 +55,7 @@ def refine(
 ) -> tuple[Refined, Bank, paths.Coefficients]:
     """Returns the posterior at the state of a pair, the bank made ready, and the coefficients.
 
-    All of it is of float32 at least.
+    All results are float32 at least.
     """
     _checks.same_shape(x0=x0, x1=x1)
     x0 = _checks.wide(_checks.state(x0, "x0"))
@@ -68,7 +68,7 @@ def refine(
 
     beyond, total = points.weighted_sum(bank, far, chunk_size), jnp.sum(far)
     mean = beyond - total * x1 + points.average(near, gaps)
-    # Of the squares of the differences from x1, less that of the mean.
+    # The mean square of the differences from x1, less the square of their mean.
     squares = jnp.sum(near * jnp.sum(gaps.reshape(k, -1) ** 2, axis=1))
     squares += 2.0 * jnp.sum(far * bank.half_squares) - jnp.sum(x1 * (2.0 * beyond - total * x1))
     spread = jnp.maximum(squares - jnp.sum(mean**2), 0.0)
@@ -80,7 +80,7 @@ def _logits(
 ) -> tuple[Array, Array, Array]:
     """Returns the k likeliest points, their differences from x1, and all logits (1)."""
     rho = c.alpha / c.sigma
-    # In units of sigma: the potentials are those of the state x0 + rho x1 on the path (rho, 1).
+    # In units of sigma: the potentials belong to the state x0 + rho x1 on the path (rho, 1).
     unit = c._replace(alpha=rho, sigma=jnp.ones_like(rho))
     q = summary.potentials(unit, bank, x0 + rho * x1, chunk_size)
     _, likeliest = jax.lax.top_k(q, k)

@@ -1,20 +1,20 @@
-"""What a finite data set says about x1 given x_t, summed up in one pass over it.
+"""The law of x1 given x_t for a finite data set, summarized in one pass over it.
 
-With the logits `q_i / sigma^2`, `q_i = alpha <x, b_i> - alpha^2 |b_i|^2 / 2 + sigma^2 log w_i`,
-each part of the bank is summed up by its peak logit, its mass, the mean and spread of its points
-and two sums over its weights, and two summaries merge into one as Chan, Golub and LeVeque merge
-sample variances, which loses no digits. So the bank may be streamed in chunks and spread over
-devices: the result is the same, and the memory is that of one chunk. `fmjax.empirical` reads
-mean, velocity, divergence, log-density, entropy and number of neighbors off the result.
+With the logits `q_i / sigma^2`, `q_i = alpha <x, b_i> - alpha^2 |b_i|^2 / 2 + sigma^2 log w_i`, the
+summary of a part of the bank holds its peak logit, its mass, the mean and spread of its points and
+two sums over its weights. Two summaries merge into one as Chan, Golub and LeVeque merge sample
+variances, which loses no digits. So the bank may be streamed in chunks and spread over devices: the
+result is the same, and the memory is one chunk. From the summary `fmjax.empirical` computes mean,
+velocity, divergence, log-density, entropy and number of neighbors.
 
-Under `vmap` all that touches the points is two matrix products; the spread needs no third one:
-with b_* the likeliest point of the part,
+Under `vmap` only two matrix products read the points. The spread needs no third product: with b_*
+the likeliest point of the part,
 
     sum_i w_i |b_i - m|^2 = sum_i w_i (|b_i|^2 - |b_*|^2) - <m - b_*, m + b_*>            (1)
 
-in which nothing is left to cancel where one point has all the weight. In between, inner products
-round by about eps |b|^2: in float32 the divergence, where the spread counts times alpha / sigma^3,
-errs by that, which is nothing among images and not little for points in the plane at t > 0.95.
+without cancellation where one point has all the weight. Elsewhere inner products have a rounding
+error of about eps |b|^2, which the divergence multiplies by alpha / sigma^3. In float32 this does
+not matter for images, but it does for points in the plane at t > 0.95.
 
 References:
   Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, The American
@@ -47,11 +47,11 @@ __all__ = [
 
 
 class Summary(NamedTuple):
-    """What one part of the bank says about x1 given x_t, with `p_i = exp(l_i - peak / sigma^2)`.
+    """The summary of one part of the bank at a state, with `p_i = exp(l_i - peak / sigma^2)`.
 
     Attributes:
       peak: `[]`, the largest `q_i`, not yet divided by sigma^2.
-      closest: `[]`, what that of the same point is less `|x|^2 / 2`, from differences.
+      closest: `[]`, `q` of that same point minus `|x|^2 / 2`, computed from differences.
       mass: `[]`, the sum of the p_i, at least 1.
       mean: `[*dims]`, the weighted mean of the points.
       spread: `[]`, their weighted mean square distance from it, the trace of their covariance.
@@ -190,9 +190,9 @@ def coefficients(path: Path, t: Array) -> paths.Coefficients:
 def checked(
     path: Path, bank: Array | Bank, x: Array, t: Array
 ) -> tuple[Bank, Array, paths.Coefficients]:
-    """Returns bank, state and coefficients, ready to compute with, or says what does not fit.
+    """Returns bank, state and coefficients, checked and converted.
 
-    State and coefficients are of float32 at least, whatever came in.
+    State and coefficients are float32 at least.
     """
     if isinstance(bank, Bank):
         _checks.bank_shape(bank.points, x)
@@ -207,12 +207,12 @@ def anchored(
 ) -> tuple[Array, Array, paths.Coefficients]:
     """Returns weights `[n]` and gaps `b_i - x1`, `[n, *dims]`, at the state of a known pair.
 
-    With `rho = alpha / sigma` the logits relative to that of x1 are
+    With `rho = alpha / sigma` the logits relative to the logit of x1 are
 
         -rho^2 |x1 - b_j|^2 / 2 - rho <x0, x1 - b_j>
 
-    in which nothing large cancels as t -> 1. The path's coefficients come along. Everything is of
-    float32 at least.
+    without a cancellation of large terms as t -> 1. It also returns the path's coefficients.
+    Everything is float32 at least.
     """
     if isinstance(bank, Bank):
         message = (

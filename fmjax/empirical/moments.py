@@ -80,7 +80,7 @@ def law(
     c, t = _bank.coefficients(path, t), _checks.wide(_checks.time(t))
     dtype, x = _bank.result_type(bank, x), _checks.wide(x)
     kinds = {"given": predictions.x1, "wanted": predictions.velocity}
-    # The value from differences, which do not cancel near the data; the gradient is that of
+    # The value comes from differences, which do not cancel near the data; the gradient from
     # (peak - |x|^2 / 2) / sigma^2, in which the peak has none.
     free = -0.5 * jnp.sum(x**2)
     quadratic = (s.closest + (free - jax.lax.stop_gradient(free))) / c.sigma**2

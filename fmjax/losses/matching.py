@@ -49,7 +49,7 @@ from fmjax.types import Array, Divergence, Key
 __all__ = ["Matching", "match_jacobian", "match_product", "match_trace"]
 
 Matching = Callable[[Callable[[Array], Array], Target], tuple[Array, Array]]
-"""`(field, target) -> (field(target.x)[*dims], penalty[])`, by one linearisation."""
+"""`(field, target) -> (field(target.x)[*dims], penalty[])`, by one linearization."""
 
 
 def match_trace(

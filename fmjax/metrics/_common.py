@@ -20,7 +20,7 @@ def check_floating(**arrays: Array) -> None:
     """Raises ValueError for integers: differences of bytes wrap around, squares overflow."""
     for name, dtype in ((name, jnp.result_type(array)) for name, array in arrays.items()):
         if not jnp.issubdtype(dtype, jnp.floating):
-            message = f"{name} must be floating, got {dtype}: convert it, or normalise the counts."
+            message = f"{name} must be floating, got {dtype}: convert it, or normalize the counts."
             raise ValueError(message)
 
 

@@ -1,4 +1,4 @@
-"""Networks to start with, and the bridge from a flax module to a pure function.
+"""Networks to start with, and the conversion of a flax module to a pure function.
 
 A network takes one example and its scalar times, `model(x, *times) -> dx`; `functional` splits
 it once into a pure function and a tree of parameters, and everything else of the library sees
@@ -13,8 +13,8 @@ only the function:
     apply, params = functional(MLP(2, num_classes=10, rngs=nnx.Rngs(0)))
     velocity = functools.partial(apply, params, context=3)   # of class 3; 10 is no class
 
-`nnx` is met in this sub-package alone. Nothing else needs it: any callable is a velocity, so a
-linen, equinox or hand-written network serves as well.
+Only this sub-package imports `nnx`. Any callable is a velocity, so a linen, equinox or hand-written
+network works as well.
 
 Reference:
   Heek et al. (2024), Flax: A neural network library and ecosystem for JAX,
@@ -40,7 +40,7 @@ __all__ = ["MLP", "Conv1D", "UNet", "functional", "perceptron"]
 
 
 def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
-    """Returns a module as a pure function, and its parameters.
+    """Converts a module to a pure function and its parameters.
 
     The function is free of hidden state, so it works under `jit`, `vmap`, `grad`, `jvp`,
     `jacfwd` and `linearize`, where a module closed over from outside would fail.
@@ -50,9 +50,9 @@ def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
         parameters nor random state are kept as constants.
 
     Returns:
-      `(apply, params)`. `apply(params, x, *times, key=None, **inputs)` evaluates the module:
-      without a key in evaluation mode, with a typed key in training mode, every random layer
-      drawing from its own fold of that key. Any other keyword, such as the `context` of
+      `(apply, params)`. `apply(params, x, *times, key=None, **inputs)` evaluates the module.
+      Without a key it runs in evaluation mode. With a typed key it runs in training mode, and every
+      random layer draws from its own fold of that key. Any other keyword, such as the `context` of
       `Conv1D`, goes to the module. `params` is a nested dict of arrays with string keys.
 
     Raises:
@@ -124,12 +124,12 @@ def _check_module(model: nnx.Module) -> None:
 
 
 def _no_running_statistics(rest: nnx.State) -> None:
-    """Raises ValueError if a variable is a running statistic of batch normalisation."""
+    """Raises ValueError if a variable is a running statistic of batch normalization."""
     for path, variable in nnx.to_flat_state(rest):
         if isinstance(variable, nnx.BatchStat):
             message = (
                 f"the module keeps running statistics at {'.'.join(map(str, path))}, which a pure "
-                "function of one example cannot update: use group or layer normalisation."
+                "function of one example cannot update: use group or layer normalization."
             )
             raise ValueError(message)  # noqa: TRY004  (a network that does not fit)
 

@@ -71,7 +71,7 @@ class Context(nnx.Module):
     def __call__(self, context: Array | int | None) -> Array | float:
         """Returns `[features]` for a label `[]` or a vector `[size]`, zero for a network without.
 
-        A traced label outside the classes gives NaN: neighbouring rows would be wrong silently.
+        A traced label outside the classes gives NaN: neighboring rows would be wrong silently.
         """
         if self.num_classes:
             _check_label(context, self.num_classes)
@@ -99,7 +99,7 @@ _ARRAYS = (int, float, np.number, np.ndarray, jax.Array)
 
 
 def _check_label(label: Array | int | None, num_classes: int) -> None:
-    """Raises ValueError unless a label is an integer scalar and, if static, that of a class."""
+    """Raises ValueError unless a label is an integer scalar and, if static, names a class."""
     fits = (
         isinstance(label, _ARRAYS)
         and jnp.shape(label) == ()

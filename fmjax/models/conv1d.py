@@ -1,11 +1,12 @@
 """A U-Net for sequences, such as the states of a dynamical system at equal steps of time.
 
 It is the network of `fmjax.models.unet` with one axis of positions: levels of residual blocks,
-halved by a convolution with stride 2 on the way down and met by the kept features on the way up.
-There is no attention: what lies far apart meets at the coarsest level, and in the normalisation.
+halved by a convolution with stride 2 on the way down and joined with the kept features on the way
+up. There is no attention: distant positions interact at the coarsest level and in the
+normalization.
 
-Knowledge about a sequence that is no part of the state, such as a mask and the values of the
-entries that are known, enters as further features of each position,
+What is known about a sequence but not part of the state, such as a mask and the values of known
+entries, enters as further features of each position,
 
     h = conv([x, context]),
 
@@ -49,11 +50,11 @@ class Conv1D(unet.Levels):
       channels: features of each level, from the full length to the coarsest.
       num_blocks: residual blocks of a level on the way down, and again on the way up; one number
         for all levels, or one for each.
-      kernel_size: positions that a convolution sees.
+      kernel_size: number of positions in the window of a convolution.
       num_times: 1 for a velocity `(x, t)`, 2 for an average velocity `(x, r, t)`.
       num_classes: classes of a label `context`; 0 for a network without labels.
       context: features of the context of each position; 0 for a network without.
-      num_groups: groups of each normalisation, a divisor of every entry of `channels`.
+      num_groups: groups of each normalization, a divisor of every entry of `channels`.
       dropout: probability of dropping a feature in training, in [0, 1).
       param_dtype: dtype of the parameters; float64 needs `jax.enable_x64`.
       rngs: random streams of flax, `nnx.Rngs(seed)`.

@@ -1,16 +1,16 @@
-"""The parts the networks are made of, each for one example without a batch axis.
+"""The layers of the networks, each for one example without a batch axis.
 
 Time enters as sines and cosines of geometrically spaced frequencies,
 
     embed(t) = [sin(w_1 t), ..., sin(w_n t), cos(w_1 t), ..., cos(w_n t)],           (1)
 
-w_1 = 1 to w_n = 100 radians per unit of time: they resolve a hundredth of the way, and are smooth
-enough for MeanFlow's time derivative. A block scales and shifts normalised features (FiLM),
+w_1 = 1 to w_n = 100 radians per unit of time. They resolve a hundredth of the path, and are smooth
+enough for MeanFlow's time derivative. A block scales and shifts normalized features (FiLM),
 
     h <- h + conv(silu((1 + scale) norm(h') + shift)),     h' = conv(silu(norm(h))),  (2)
 
-and its last layer starts at zero: every block starts as the identity. Normalisation is over
-groups of channels of one example: nothing ever looks at the rest of a batch.
+and its last layer starts at zero: every block starts as the identity. Normalization is over groups
+of channels of one example, never over a batch.
 
 References:
   Vaswani et al. (2017), Attention Is All You Need, arXiv 1706.03762 (embedding, attention).
@@ -114,11 +114,11 @@ def dropout(rate: float, *, rngs: nnx.Rngs) -> nnx.Dropout:
 def sinusoidal(
     t: Array, *, num_frequencies: int = _FREQUENCIES, max_frequency: float = 100.0
 ) -> Array:
-    """Returns sines and cosines of one time, eq. (1).
+    """Computes sines and cosines of one time, eq. (1).
 
     Args:
       t: `[]`, in [0, 1].
-      num_frequencies: how many frequencies, at least 1.
+      num_frequencies: number of frequencies, at least 1.
       max_frequency: the largest frequency in radians per unit of time; the smallest is 1.
 
     Returns:
@@ -150,7 +150,7 @@ class TimeEmbedding(nnx.Module):
     """Embeds one or several times as one vector: eq. (1), then a dense layer and a silu.
 
     Args:
-      num_times: how many times a call receives.
+      num_times: number of times that a call receives.
       features: length of the vector.
       param_dtype: dtype of the parameters, and of the result.
       rngs: random streams of flax.
@@ -179,11 +179,11 @@ class TimeEmbedding(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """Normalises one example over its positions and groups of channels, then scales and shifts.
+    """Normalizes one example over its positions and groups of channels, then scales and shifts.
 
-    `nnx.GroupNorm` takes the first axis of its input for the batch, so that on one example it
-    would normalise every row of an image by itself, silently. This one knows no batch axis,
-    and averages over positions before groups, which is faster on CPU.
+    `nnx.GroupNorm` takes the first axis of its input for the batch, so on one example it would
+    silently normalize every row of an image by itself. This layer has no batch axis. It averages
+    over positions before groups, which is faster on CPU.
 
     Args:
       channels: size of the last axis.
@@ -219,7 +219,7 @@ class GroupNorm(nnx.Module):
         return jnp.broadcast_to(groups.mean(1, keepdims=True), groups.shape).reshape(1, -1)
 
     def __call__(self, x: Array) -> Array:
-        """Returns the normalised `[*dims, channels]` of one example."""
+        """Returns the normalized `[*dims, channels]` of one example."""
         rows = x.reshape(-1, x.shape[-1])
         # In two passes: E[x^2] - E[x]^2 cancels when the mean is large.
         centred = rows - self._mean(rows)
@@ -234,9 +234,9 @@ class ResidualBlock(nnx.Module):
     Args:
       channels_in: channels of the input; a dense layer per position adapts it to `channels`.
       channels: channels of the result.
-      kernel_size: of both convolutions, a size for each axis of positions.
+      kernel_size: sizes of both convolutions, one for each axis of positions.
       time_features: length of the time embedding.
-      num_groups: groups of the normalisation, a divisor of both numbers of channels.
+      num_groups: groups of the normalization, a divisor of both numbers of channels.
       dropout_rate: probability of dropout before the last convolution, in [0, 1).
       param_dtype: dtype of the parameters.
       rngs: random streams of flax.
@@ -294,7 +294,7 @@ class Attention(nnx.Module):
     Args:
       channels: size of the last axis.
       num_heads: number of heads, a divisor of `channels`.
-      num_groups: groups of the normalisation in front, a divisor of `channels`.
+      num_groups: groups of the normalization in front, a divisor of `channels`.
       param_dtype: dtype of the parameters.
       rngs: random streams of flax.
 

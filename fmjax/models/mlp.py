@@ -5,7 +5,7 @@ is shifted by the embedded times e:
 
     h <- h + W_2 act(W_1 h + W_e e + b),     W_2 = 0 at the start.
 
-No normalisation: in few dimensions it threw away the scale of x and fitted a known velocity
+There is no normalization: in few dimensions it removed the scale of x and fitted a known velocity
 less well. All activations are smooth, since an adaptive solver must cut its step at each kink.
 """
 

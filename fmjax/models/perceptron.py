@@ -2,9 +2,9 @@
 
     h <- W silu(h) + b,     started by W [x, t] + b,     as often as there are hidden layers   (1)
 
-`fmjax.models.MLP` is the better network: it is residual, and it embeds the time. This one is what
-the numbers of the paper were measured with. Its weights and biases start uniform in
-+-1 / sqrt(inputs), as those of the paper's framework do, so its output does not start at zero.
+`fmjax.models.MLP` is the better network: it is residual, and it embeds the time. This network was
+used for the numbers of the paper. Its weights and biases start uniform in +-1 / sqrt(inputs), as in
+the paper's framework, so its output does not start at zero.
 
 Reference:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
@@ -66,7 +66,7 @@ def perceptron(
 
 
 def apply(params: PyTree, x: Array, t: Array) -> Array:
-    """Evaluates a plain perceptron, eq. (1); `perceptron` gives it with its parameters.
+    """Evaluates a plain perceptron, eq. (1), with the parameters that `perceptron` makes.
 
     Args:
       params: the parameters that `perceptron` made, or a tree like them.

@@ -1,14 +1,14 @@
 """A small U-Net for images: down to a coarse grid, attention there, and up again.
 
-Each level works at half the resolution of the one above. On the way down a level is left by a
-3x3 convolution with stride 2 and its features are kept; on the way up the coarse features
-are repeated to the finer grid (nearest neighbor) and meet the kept ones by
+Each level works at half the resolution of the level above. On the way down a 3x3 convolution with
+stride 2 leads to the next level, and the features are kept. On the way up the coarse features are
+repeated to the finer grid (nearest neighbor) and joined with the kept features by
 
     h <- up(W h) + U skip,
 
-which is a 1x1 convolution of the two side by side, done before the repetition, where it costs
-a quarter; the 3x3 convolutions of the following block smooth it. Odd sizes are rounded up on
-the way down (7 -> 4) and cropped on the way up, so any height and width work.
+which is a 1x1 convolution of both side by side. The coarse part is computed before the repetition,
+where it costs a quarter. The 3x3 convolutions of the following block smooth the result. Odd sizes
+are rounded up on the way down (7 -> 4) and cropped on the way up, so any height and width work.
 
 Reference:
   Ronneberger et al. (2015), U-Net, arXiv 1505.04597; Ho et al. (2020), Denoising Diffusion
@@ -33,14 +33,14 @@ __all__ = ["Levels", "UNet", "repeat_to"]
 
 
 def repeat_to(x: Array, *sizes: int) -> Array:
-    """Returns an image or a sequence at twice its resolution by repetition, cropped to a size.
+    """Doubles the resolution of an image or a sequence by repetition, and crops it to a size.
 
     Args:
       x: `[*positions, c]`.
-      *sizes: of the result, at most twice that of `x` along each axis of positions.
+      *sizes: sizes of the result, at most twice the size of `x` along each axis of positions.
 
     Returns:
-      `[*sizes, c]`; the pixel at `(i, j)` is the one of `x` at `(i // 2, j // 2)`.
+      `[*sizes, c]`; the pixel at `(i, j)` is the pixel of `x` at `(i // 2, j // 2)`.
 
     Example:
       >>> import fmjax
@@ -70,7 +70,7 @@ class _Merge(nnx.Module):
 
 
 class Levels(nnx.Module):
-    """The way down and up again, over any number of axes; a network adds what is around it."""
+    """The levels of a U-Net, down and up again, over any number of axes of positions."""
 
     def add_levels(self, channels, num_blocks, *, kernel_size, param_dtype, rngs, **block):
         """Makes the layers of all levels; `num_blocks` has one entry for each."""
@@ -120,12 +120,12 @@ class UNet(Levels):
     | (32, 32, 3) | (32, 64, 64) | 175   | 0.48 M     |
 
     Attention over n positions holds `num_heads` matrices of n x n numbers, `4 num_heads n^2` bytes
-    for each example of a batch, and three times that in a gradient. A call at (128, 128, 3) with
-    two levels, where n is 64 * 64, was measured to take 291 MB, its gradient 884 MB; without
-    attention 10 MB and 71 MB, and with four levels, n = 16 * 16, 6 MB and 83 MB.
+    for each example of a batch, and three times that in a gradient. At (128, 128, 3) a call with
+    two levels (n = 64 * 64) took 291 MB, its gradient 884 MB; without attention 10 MB and 71 MB;
+    with four levels (n = 16 * 16) 6 MB and 83 MB.
 
-    A directional derivative costs about as much again, so an exact divergence costs as many
-    calls as the image has numbers.
+    A directional derivative costs about the same again. So an exact divergence costs as many calls
+    as the image has entries.
 
     Args:
       shape: `(height, width, channels)` of one image, any sizes.
@@ -137,7 +137,7 @@ class UNet(Levels):
       attention: the levels with self-attention after their blocks on the way down, counted from
         0, the image's resolution, or from -1, the coarsest; `()` for none.
       num_heads: heads of the attention, a divisor of the channels of its levels.
-      num_groups: groups of each normalisation, a divisor of every entry of `channels`.
+      num_groups: groups of each normalization, a divisor of every entry of `channels`.
       dropout: probability of dropping a feature in training, in [0, 1).
       param_dtype: dtype of the parameters; float64 needs `jax.enable_x64`.
       rngs: random streams of flax, `nnx.Rngs(seed)`.

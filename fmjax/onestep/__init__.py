@@ -1,4 +1,4 @@
-"""What a one-step model knows about its own uncertainty, and what it does not.
+"""The uncertainty of one-step models: exact statements, approximations, and a wrong formula.
 
 A model of average velocities u(x, r, t) (MeanFlow) carries x at time t to
 
@@ -21,21 +21,22 @@ on the linear path:
                                                                   more so the nearer to the data
     E7  the covariance of G(x + e) for small e                    first order: J Cov[e] J^T
 
-In the form (2) of `fmjax.posterior` E1 holds on every path, E6 on those with alpha(1) = 1 and
-sigma(1) = 0. So "the uncertainty of a
-generated sample" is one of three questions, each with its function:
+E1 in the form (2) of `fmjax.posterior` holds on every path, E6 on paths with alpha(1) = 1 and
+sigma(1) = 0. So "the uncertainty of a generated sample" can mean three questions, each with its
+function:
 
 * How ambiguous is this sample at noise level t? `renoised`, E1 at a state made from it.
-* How would it change with the noise? `sensitivity`, E6. It equals C where the data are
-  Gaussian, `S = sigma^2 Sigma (alpha^2 Sigma + sigma^2 I)^-1`, and is close to it where the
-  posterior has one mode; where it has several, S is the spread within one of them, and large at
-  the borders between them: the mean over x0 of tr S has heavy tails, so take its median.
-* What is known before anything is drawn? `prior`, E2. No network can improve on it at t = 0,
-  where E1 is 0 times infinity and an evaluation of it only shows the network's error.
+* How would it change with the noise? `sensitivity`, E6. For Gaussian data it equals C,
+  `S = sigma^2 Sigma (alpha^2 Sigma + sigma^2 I)^-1`, and it is close to C where the posterior has
+  one mode. With several modes S is the spread within one mode, and large at the borders between
+  modes. So tr S has heavy tails over x0: report its median, not its mean.
+* What is known before anything is drawn? `prior`, E2. At t = 0 no network can improve on it: E1 is
+  0 times infinity there, and evaluating it only shows the network's error.
 
-E5 is not offered. For Gaussian data it is `(1 - t)^2 / t Sigma^{1/2} (t^2 Sigma + (1 - t)^2
-I)^{-1/2}`, in every direction above C and infinite at the noise end. How uncertain the weights
-are is a fourth question, to which none of these is an answer.
+fmjax does not implement E5. For Gaussian data it is
+`(1 - t)^2 / t Sigma^{1/2} (t^2 Sigma + (1 - t)^2 I)^{-1/2}`, which is above C in every direction
+and infinite at the noise end. None of these functions measures how uncertain the network's weights
+are.
 
 References:
   Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.

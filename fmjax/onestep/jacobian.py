@@ -1,9 +1,9 @@
 """How the sample of a one-step model varies with its noise: `S = sigma_t^2 J J^T`.
 
-Statement E6 of `fmjax.onestep`: `J = I + (1 - t) grad u(x, 1, t)` is the Jacobian of the map
-from t to the data, and row i of `sigma_t J` says which entries of the noise move entry i of the
-sample, by how much of a standard deviation each. S is positive semi-definite for any network.
-Whole, its diagonal, its trace, or the diagonal from a few random probes,
+Statement E6 of `fmjax.onestep`: `J = I + (1 - t) grad u(x, 1, t)` is the Jacobian of the map from t
+to the data. Row i of `sigma_t J` tells how far each entry of the noise moves entry i of the sample,
+per standard deviation. S is positive semi-definite for any network. The functions compute S, its
+diagonal, its trace, or the diagonal from a few random probes,
 
     E[(sigma_t J z)_i^2] = S_ii,        E[z z^T] = I                              (1)
 
@@ -31,9 +31,9 @@ __all__ = ["sensitivity", "sensitivity_diagonal", "sensitivity_estimate", "sensi
 def sensitivity(
     average_velocity: AverageVelocity, path: Path, x: Array, t: Array | float = 0.0
 ) -> Array:
-    """Returns `sigma_t^2 J J^T`, how the sample made from x varies with noise of x's size, E6.
+    """Computes `sigma_t^2 J J^T`, how the sample made from x varies with the noise in x, E6.
 
-    The posterior covariance for Gaussian data only; see `fmjax.onestep`.
+    For Gaussian data, and only there, it is the posterior covariance; see `fmjax.onestep`.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
@@ -74,16 +74,16 @@ def sensitivity_diagonal(
     *,
     chunk_size: int = 16,
 ) -> Array:
-    """Returns the diagonal of `sensitivity`, the squared norm of every row of `sigma_t J`.
+    """Computes the diagonal of `sensitivity`, the squared norm of every row of `sigma_t J`.
 
-    Exact, by one tangent per entry of x; its square root is a map in the unit of the data.
+    It is exact, by one tangent per entry of x. Its square root is a map in the unit of the data.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state at t, noise if t = 0.
       t: `[]`, in [0, 1].
-      chunk_size: tangents in flight; memory grows with it and not with the dimension.
+      chunk_size: number of tangents computed at once; memory grows with it, not with the dimension.
 
     Returns:
       `[*dims]`, not negative.
@@ -127,17 +127,17 @@ def sensitivity_trace(
     *,
     chunk_size: int = 16,
 ) -> Array:
-    """Returns the trace of `sensitivity`, the scalar `sigma_t^2 |J|_F^2`.
+    """Computes the trace of `sensitivity`, the scalar `sigma_t^2 |J|_F^2`.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
       path: the path that it was trained on.
       x: `[*dims]`, the state at t, noise if t = 0.
       t: `[]`, in [0, 1].
-      chunk_size: tangents in flight, as in `sensitivity_diagonal`.
+      chunk_size: number of tangents computed at once, as in `sensitivity_diagonal`.
 
     Returns:
-      `[]`, not negative; heavy-tailed over x where the data have several modes.
+      `[]`, not negative; heavy-tailed over x if the data have several modes.
 
     Raises:
       ValueError: as `sensitivity_diagonal`.
@@ -166,11 +166,11 @@ def sensitivity_estimate(
     *,
     num_probes: int = 16,
 ) -> Estimate:
-    """Returns an unbiased estimate of `sensitivity_diagonal` from K random probes.
+    """Estimates `sensitivity_diagonal` without bias from K random probes.
 
-    The mean of `(sigma_t J z)_i^2` over Rademacher z. One probe has the variance
-    `2 ((S_ii)^2 - sigma_t^4 sum_j J_ij^4)`, below that of Gaussian probes: the relative error of
-    an entry is at most `sqrt(2 / K)`, whatever d is.
+    It averages `(sigma_t J z)_i^2` over Rademacher probes z. One probe has the variance
+    `2 ((S_ii)^2 - sigma_t^4 sum_j J_ij^4)`, which is below the variance of a Gaussian probe. The
+    relative error of an entry is at most `sqrt(2 / K)` in any dimension d.
 
     Args:
       key: a typed PRNG key.
@@ -178,7 +178,7 @@ def sensitivity_estimate(
       path: the path that it was trained on.
       x: `[*dims]`, the state at t, noise if t = 0.
       t: `[]`, in [0, 1].
-      num_probes: K, at least 2; all are in flight at once.
+      num_probes: K, at least 2; all are computed at once.
 
     Returns:
       Mean and standard error, both `[*dims]`; the sum of the means estimates the trace.

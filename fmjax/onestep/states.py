@@ -1,4 +1,4 @@
-"""From an average velocity to its velocity, its map, and the posterior at a state.
+"""The velocity, the flow map and the posterior of an average velocity.
 
 Eq. (1) and the statements E1 and E2 of `fmjax.onestep`.
 
@@ -34,10 +34,10 @@ class Prior(NamedTuple):
 
 
 def instantaneous(average_velocity: AverageVelocity) -> Velocity:
-    """Returns the velocity inside an average velocity, its h = 0 slice `u(x, t, t)`.
+    """Extracts the velocity `u(x, t, t)` from an average velocity.
 
-    Every function of `fmjax.posterior` and every solver takes it. MeanFlow trains it on the
-    pairs with r = t.
+    Every function of `fmjax.posterior` and every solver takes it. MeanFlow trains it on the pairs
+    with r = t.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
@@ -70,16 +70,19 @@ def instantaneous(average_velocity: AverageVelocity) -> Velocity:
 
 
 def reverse_time(model: AverageVelocity) -> AverageVelocity:
-    """Returns, in our time, the average velocity of a model whose t = 1 is the noise.
+    """Converts an average velocity whose noise is at t = 1 to the time of fmjax.
 
-    As the MeanFlow papers count. A network that is given the length h of the interval instead of
-    one end is first `model = lambda z, r, t: network(z, t, t - r)`, both in its own time.
+    The MeanFlow papers count time in this way. If a network takes the length h of the interval
+    instead of one end, first write `model = lambda z, r, t: network(z, t, t - r)`, in its own time.
 
     Args:
       model: `(z[*dims], r[], t[]) -> [*dims]`, r = 0 the data and t = 1 the noise.
 
     Returns:
       `(x[*dims], r[], t[]) -> [*dims]`, t = 0 the noise and r = 1 the data.
+
+    Raises:
+      ValueError: if the model is not a function; on a call, if its value is not shaped like `x`.
 
     Example:
       >>> import fmjax
@@ -105,7 +108,7 @@ def reverse_time(model: AverageVelocity) -> AverageVelocity:
 
 
 def flow_map(average_velocity: AverageVelocity, x: Array, r: Array, t: Array) -> Array:
-    """Returns where the flow carries x from time t to time r, eq. (1).
+    """Moves the state x from time t to time r in one step, eq. (1).
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
@@ -146,22 +149,23 @@ def renoised(
     *,
     quantity: Callable[..., Any] = posterior.diagonal,
 ) -> Any:
-    """Returns what the posterior says once a sample has been noised again: E1.
+    """Computes a quantity of the posterior after a sample has been noised again, E1.
 
-    How ambiguous x1 is at noise level t: the law of the data given `alpha x1 + sigma x0`. Take
-    t between 0.3 and 0.7, where learned fields are informative, and the mean over a few x0.
+    It measures how ambiguous x1 is at noise level t, by the law of the data given
+    `alpha x1 + sigma x0`. Take t between 0.3 and 0.7, where learned fields are informative, and
+    average over a few x0.
 
     Args:
       average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`, trained without guidance.
       path: the path that it was trained on.
-      x0: `[*dims]`, fresh noise, not that which x1 was made from.
+      x0: `[*dims]`, fresh noise, not the noise from which x1 was made.
       x1: `[*dims]`, a sample of the model, or data.
       t: `[]`, in (0, 1].
       quantity: any function `(velocity, path, x, t)` of the posterior, options bound: `diagonal`,
         `trace`, `covariance`, `mean`.
 
     Returns:
-      What `quantity` returns; `[*dims]` variances by default.
+      The value of `quantity`; by default the variances `[*dims]`.
 
     Raises:
       ValueError: if the shapes differ, if `t` is batched or a static number outside [0, 1], or
@@ -185,16 +189,16 @@ def renoised(
 
 
 def prior(bank: Array) -> Prior:
-    """Returns the posterior at the noise end, the same for every noise: the law of the data, E2.
+    """Computes the posterior at the noise end, the same for every noise: the law of the data, E2.
 
-    On a path that starts from pure noise (alpha(0) = 0). `posterior.prior_variance` carries its
-    variance to later times.
+    It holds on a path that starts from pure noise (alpha(0) = 0). `posterior.prior_variance`
+    carries the variance to later times.
 
     Args:
-      bank: `[n, *dims]`, the data set, or the part of it that has the class asked for.
+      bank: `[n, *dims]`, the data set, or its points of the class in question.
 
     Returns:
-      Mean and variance of every entry; the variance divides by n, as the bank is the whole law.
+      Mean and variance of every entry. The variance divides by n, since the bank is the whole law.
 
     Raises:
       ValueError: if `bank` is empty or not of floating dtype.

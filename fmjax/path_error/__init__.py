@@ -10,9 +10,10 @@ eps = p - q obeys the error equation
 
     r = -(d log p / dt + div v + v . grad log p)                                  (2)
 
-per unit of time, zero everywhere if and only if v moves p as it should. Two velocities with
-r = 0 may still differ: only their action on p counts. Along the flow phi of v, with
-`J_t = det(d phi_t / d x0)`, equation (1) is an ordinary one and its solution is Duhamel's,
+per unit of time. It is zero everywhere if and only if v moves p_0 to p_t at every t. Two velocities
+with r = 0 may still differ, since r measures only how they move p. Along the flow phi of v, with
+`J_t = det(d phi_t / d x0)`, (1) is an ordinary differential equation. Its solution is Duhamel's
+formula,
 
     eps_t(phi_t(x0)) J_t = eps_0(x0) - integral_0^t p_s r_s(phi_s(x0)) J_s ds      (3)
 
@@ -21,29 +22,29 @@ variables bound the total variation distance (Theorem 3.3),
 
     TV(p_t, q_t) <= TV(p_0, q_0) + 1/2 integral_0^t E_{x ~ p_s} |r_s(x)| ds        (4)
 
-A true log-density is any function `log_density(x, t) -> nats`, differentiable in both. That of the
-data set `bank` is `partial(empirical.log_density, path, bank)`. With a bank of the one point x1 it
-is the conditional law `p_t(x | x1)`, and (2) becomes the conditional residual: its mean absolute
-value over x1 and x bounds that of the marginal one (Theorem 4.1) and is what a loss can see. On a
-path that ends without noise it is not finite: near t = 1 the mean grows as 1 / (1 - t) even for
-v = u, and the bound it gives as log 1 / (1 - t).
+A true log-density is any function `log_density(x, t) -> nats`, differentiable in both. For the data
+set `bank` it is `partial(empirical.log_density, path, bank)`. With a bank of the one point x1 it is
+the conditional law `p_t(x | x1)`, and (2) becomes the conditional residual. Its mean absolute value
+over x1 and x bounds the mean absolute value of the marginal residual (Theorem 4.1), and a loss can
+compute it. On a path that ends without noise it is not finite. Near t = 1 the mean grows as
+`1 / (1 - t)` even for v = u, and its bound as `log 1 / (1 - t)`.
 
 In many dimensions the integral (4) is a mean over samples of the path, `0.5 * mean |residual|`
 with t uniform on [0, 1] and x ~ p_t. In one or two, `bound` and `total_variation` sum over a grid.
 
-Where the true velocity u is known, as that of a finite data set is (`fmjax.empirical`), v can be
-held against it directly, in any dimension d. It matters at which states:
+If the true velocity u is known, as for a finite data set (`fmjax.empirical`), v can be compared
+with it directly, in any dimension d. The result depends on the states:
 
     E |v - u|^2 / d  at  x_t = alpha x1 + sigma x0,    x1 from the training data              (5)
     E |v - u|^2 / d  at  phi_t(x0), the trajectories of v itself                              (6)
 
-Flow matching sees and lowers (5) alone. For a data set, u leads from everywhere back to one of its
-points, so a model that makes anything new must have a large (6), however small its (5): it is said
-to underfit selectively.
+Flow matching minimizes (5) alone. For a finite data set u leads from everywhere to one of its
+points. So a model that generates anything new has a large (6), however small its (5). This is
+called selective underfitting.
 
 * `residual`: at a point, in any dimension
-* `forcing`, `duhamel`: at a point, in few dimensions, as they carry the density itself, which is
-  1e-5 in a typical place of 12 dimensions and 0 in float32 in a hundred; lower tolerances with it
+* `forcing`, `duhamel`: at a point, in few dimensions. They contain the density itself, which is
+  1e-5 at a typical point in 12 dimensions and 0 in float32 in a hundred; lower tolerances with it
 * `bound`, `total_variation`: of the whole law, on a grid
 * `gap_on_path`, `gap_along_flow`: of one example, the distance of v from u at all times
 

@@ -1,7 +1,7 @@
-"""How far a learned velocity is from the exact one, at states it was taught and at its own.
+"""How far a learned velocity is from the exact one, at training states and at its own states.
 
-The numbered equations are those of `fmjax.path_error`. Both functions take one example and all
-times; the mean over examples is the caller's:
+The equations are numbered as in `fmjax.path_error`. Both functions take one example and all times;
+average over examples yourself:
 
     exact = partial(empirical.velocity, path, bank)
     one = partial(path_error.gap_on_path, velocity, exact, path)
@@ -28,19 +28,19 @@ __all__ = ["gap_along_flow", "gap_on_path"]
 def gap_on_path(
     velocity: Velocity, exact: Velocity, path: Path, x0: Array, x1: Array, times: Array
 ) -> Array:
-    """Returns the squared distance of two velocities at the states of a training pair, eq. (5).
+    """Computes the squared distance of two velocities at the states of a training pair, eq. (5).
 
-    Averaged over pairs it is what flow matching minimises: the conditional loss `losses.cfm` of
-    `velocity` exceeds that of the exact field by it.
+    Flow matching minimizes its average over pairs: it is the loss `losses.cfm` of `velocity` minus
+    the loss of the exact field.
 
     Args:
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
-      exact: the field that it should be, such as `partial(empirical.velocity, path, bank)`.
+      exact: the true field, such as `partial(empirical.velocity, path, bank)`.
       path: the path.
       x0: `[*dims]`, noise.
       x1: `[*dims]`, data.
       times: `[n]`, in [0, 1], where both fields are finite: below 1 for a data set on a path that
-        ends without noise. They are taken one after another, in the memory of one.
+        ends without noise. They are evaluated one after another, with the memory of one.
 
     Returns:
       `[n]`, mean over the dimensions of `(velocity - exact)^2` at `x_t`, for each time.
@@ -74,15 +74,15 @@ def gap_on_path(
 def gap_along_flow(
     velocity: Velocity, exact: Velocity, x: Array, times: Array, *, solve: Solve = samplers.fixed
 ) -> Array:
-    """Returns the squared distance of two velocities along the learned flow itself, eq. (6).
+    """Computes the squared distance of two velocities along the learned flow itself, eq. (6).
 
-    These states are not those of training: a network that is right on the path of its data may be
-    far from the exact field here, which is where a new sample comes from.
+    These are not the states of training. A network that is right on the path of its data may be far
+    from the exact field here, and new samples come from this difference.
 
     Args:
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`, which makes the states.
-      exact: the field that it should be, such as `partial(empirical.velocity, path, bank)`.
-      x: `[*dims]`, the state at `times[0]`; noise if that is 0.
+      exact: the true field, such as `partial(empirical.velocity, path, bank)`.
+      x: `[*dims]`, the state at `times[0]`; noise if `times[0]` is 0.
       times: `[n]`, n >= 2, in [0, 1], increasing, where both fields are finite.
       solve: `samplers.fixed` or `samplers.adaptive` with options bound; `num_steps` counts per
         interval between two times.

@@ -1,8 +1,8 @@
 """The error of a whole density in one or two dimensions, summed over a grid of points.
 
-The numbered equations are those of `fmjax.path_error`. A sum over equally spaced points is as
-exact as the grid resolves the narrowest peak; of |r|, which has kinks, it errs by the square of
-the spacing.
+The equations are numbered as in `fmjax.path_error`. Sums over equally spaced points are accurate
+once the grid resolves the narrowest peak; for |r|, which has kinks, the error is quadratic in the
+spacing.
 
 Reference:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
@@ -35,22 +35,22 @@ def bound(
     num_nodes: int = 8,
     batch_size: int = 4096,
 ) -> Array:
-    """Returns the bound on the total variation at several times, the integral of eq. (4).
+    """Computes the bound on the total variation at several times, the integral of eq. (4).
 
-    Sees a batch: a grid of points over which the law is summed. Times are integrated by
-    Gauss-Legendre nodes inside each interval, never at its ends. Where the two laws differ at
+    It takes a batch: a grid of points over which the law is summed. Times are integrated by
+    Gauss-Legendre nodes inside each interval, never at its ends. If the two laws differ at
     `times[0]`, add their total variation there.
 
     Args:
-      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      log_density: the log-density of the true law, `(x[*dims], t[]) -> []`, in nats.
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
       grid: `[m, *dims]`, equally spaced points that cover the law at all times; the sum over them
         should resolve its narrowest peak.
-      cell: volume that belongs to one point, positive.
+      cell: volume of the cell around one point, positive.
       times: `[n]`, n >= 2, increasing, in [0, 1].
       divergence: any exact divergence of `fmjax.divergence`.
       num_nodes: nodes in each interval of time.
-      batch_size: points in flight at a time; memory grows with it.
+      batch_size: number of points evaluated at a time; memory grows with it.
 
     Returns:
       `[n]`, the bound at `times`; the first is 0.
@@ -105,24 +105,24 @@ def total_variation(
     solve: Solve = samplers.adaptive,
     batch_size: int = 4096,
 ) -> Array:
-    """Returns the total variation distance of the true law and the learned one at a time.
+    """Computes the total variation distance of the true law and the learned law at one time.
 
-    Sees a batch: a grid of points over which both densities are summed, the learned one by
-    `likelihood.log_prob`.
+    It takes a batch: a grid of points over which both densities are summed. The learned density
+    comes from `likelihood.log_prob`.
 
     Args:
-      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      log_density: the log-density of the true law, `(x[*dims], t[]) -> []`, in nats.
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
       grid: `[m, *dims]`, equally spaced points that cover both laws.
-      cell: volume that belongs to one point, positive.
+      cell: volume of the cell around one point, positive.
       t: `[]`, in (0, 1].
       log_prob0: log-density of the noise that the learned flow starts from, `[*dims] -> []`.
       divergence: any exact divergence of `fmjax.divergence`.
       solve: `samplers.adaptive` or `samplers.fixed`, with options bound.
-      batch_size: points in flight at a time; memory grows with it.
+      batch_size: number of points evaluated at a time; memory grows with it.
 
     Returns:
-      `[]`, in [0, 1] up to what the grid does not cover.
+      `[]`, in [0, 1] if the grid covers both laws.
 
     Raises:
       ValueError: as `likelihood.log_prob`; if `cell` or `batch_size` is not positive.

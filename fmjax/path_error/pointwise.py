@@ -1,6 +1,6 @@
-"""The error of a density at a point: its residual, what drives it, and where the flow takes it.
+"""The error of a density at one point: its residual, its source, and its transport by the flow.
 
-The numbered equations are those of `fmjax.path_error`.
+The equations are numbered as in `fmjax.path_error`.
 
 Reference:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
@@ -31,17 +31,17 @@ def residual(
     *,
     divergence: Divergence = divergence.exact,
 ) -> Array:
-    """Returns by how much a velocity fails to move a law as time goes, eq. (2).
+    """Computes the residual r of the continuity equation, eq. (2).
 
     Args:
-      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      log_density: the log-density of the true law, `(x[*dims], t[]) -> []`, in nats.
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
-      x: `[*dims]`, where the law has density.
+      x: `[*dims]`, a point where the density is positive.
       t: `[]`, in [0, 1].
       divergence: any estimator of `fmjax.divergence`.
 
     Returns:
-      `[]`, per unit of time; with the true velocity 0.
+      `[]`, per unit of time; 0 for the true velocity.
 
     Raises:
       ValueError: if the log-density is not a scalar, if the velocity is not shaped like `x`, or if
@@ -76,10 +76,10 @@ def forcing(
     *,
     divergence: Divergence = divergence.exact,
 ) -> Array:
-    """Returns what drives the error of the density, `-p r`, the right side of eq. (1).
+    """Computes the source of the density's error, `-p r`, the right side of eq. (1).
 
     Args:
-      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      log_density: the log-density of the true law, `(x[*dims], t[]) -> []`, in nats.
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
       x: `[*dims]`.
       t: `[]`, in [0, 1].
@@ -120,14 +120,14 @@ def duhamel(
     divergence: Divergence = divergence.exact,
     solve: Solve = samplers.adaptive,
 ) -> tuple[Array, Array]:
-    """Returns where a point goes and the error of the density there, by eq. (3).
+    """Moves a point along the learned flow and computes the error of the density there, eq. (3).
 
-    One solve carries the point, the logarithm of J and the integral. The density of the learned
-    flow is never formed, so `exp(log_density) - exp(likelihood.log_prob)` at the same point is
-    another route to the same number.
+    One solve integrates the point, the logarithm of J and the integral. The density of the learned
+    flow is never formed. So `exp(log_density) - exp(likelihood.log_prob)` at the same point is an
+    independent check.
 
     Args:
-      log_density: of the true law, `(x[*dims], t[]) -> []`, in nats.
+      log_density: the log-density of the true law, `(x[*dims], t[]) -> []`, in nats.
       velocity: the learned field, `(x[*dims], t[]) -> [*dims]`.
       x0: `[*dims]`, the point at time 0.
       t: `[]`, in [0, 1], where to stop.
@@ -164,7 +164,7 @@ def duhamel(
     def field(state: tuple[Array, Array, Array], t: Array) -> tuple[Array, Array, Array]:
         x, log_det, _ = state
         value, div = _checks.divergence_of(divergence, _checks.at(velocity, t), x)
-        # The same linearisation serves the residual.
+        # The same linearization serves the residual.
         known = lambda _, x: (value, div)  # noqa: ARG005, E731
         drive = forcing(log_density, velocity, x, t, divergence=known)
         return value, div, drive * jnp.exp(log_det)
@@ -181,8 +181,8 @@ def _scalar(log_density: LogDensity, x: Array, t: Array) -> Array:
     value = log_density(x, t)
     if jnp.shape(value) != ():
         message = (
-            f"log_density must return a scalar, got shape {jnp.shape(value)}: it is that of one "
-            "example, summed over its dimensions."
+            f"log_density must return a scalar, got shape {jnp.shape(value)}: it is the "
+            "log-density of one example, summed over its dimensions."
         )
         raise ValueError(message)
     return value

@@ -231,7 +231,7 @@ def _refuse(options: dict[str, Any]) -> None:
     wrong = sorted({"of", "noise"} & set(options))
     if wrong:
         message = (
-            f"near_noise takes no {' and no '.join(wrong)}: its limit is that of the data under "
+            f"near_noise takes no {' and no '.join(wrong)}: its limit holds for the data under "
             "white noise; call the quantity itself at times where it is finite, or in the units "
             "of the network."
         )

@@ -174,7 +174,7 @@ def diagonal(
       t: `[]`, in (0, 1]; see `fmjax.posterior` for small t.
       of: what the variance is of, eq. (6).
       noise: the covariance of the noise, `w[*dims] -> [*dims]`.
-      chunk_size: tangents in flight.
+      chunk_size: number of tangents computed at once.
 
     Returns:
       `[*dims]`; a learned field may make entries negative.

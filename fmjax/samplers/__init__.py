@@ -1,9 +1,10 @@
 """Solving the flow: deterministic, in jumps, or at random.
 
 * `fixed`, `adaptive`, `trajectory`: the flow equation by diffrax, forwards and backwards
-* `hybrid`, `few_step`, `one_step`: in pieces, and in jumps by an average velocity
-* `guided`: the velocity of a class and the one of no class, mixed, in an interval of times
-* `memoryless_sde`: many endings of one state, draws of the data given that state
+* `hybrid`: piece by piece, with one velocity after another
+* `few_step`, `one_step`: jumps of an average velocity
+* `guided`: classifier-free guidance in an interval of times
+* `memoryless_sde`: random draws of the data given a noisy state
 
 This package is the only one that imports diffrax.
 

@@ -2,12 +2,12 @@
 
     guided(x, t) = unconditional(x, t) + scale (conditional(x, t) - unconditional(x, t))    (1)
 
-A scale of 0 is the field without the class, a scale of 1 the field with it, and a larger scale goes
-beyond it. Guidance is often limited to an interval of times; outside it the conditional field acts
-alone. Papers that write `(1 + w) conditional - w unconditional` mean `scale = 1 + w`.
+A scale of 0 gives the field without the class, a scale of 1 the field with the class, and a larger
+scale extrapolates. Guidance is often limited to an interval of times; outside it the conditional
+field is used alone. Papers that write `(1 + w) conditional - w unconditional` mean `scale = 1 + w`.
 
-The fields may be predictions of any kind (`fmjax.predictions`): conversions are affine, and the
-two weights of (1) sum to one, so that mixing and converting can be done in either order.
+The fields may be predictions of any kind (`fmjax.predictions`): conversions are affine, and the two
+weights of (1) sum to one, so mixing and converting can be done in either order.
 
 References:
   Ho and Salimans (2022), Classifier-Free Diffusion Guidance, arXiv 2207.12598.
@@ -40,13 +40,13 @@ def guided(
 ) -> Velocity:
     """Mixes the velocities with and without a class into a guided one, eq. (1).
 
-    The posterior of a guided velocity is no posterior: `posterior.covariance` of it mixes two
-    covariances with weights that may be negative. Ask the conditional velocity, or all classes
+    Do not compute a posterior from a guided velocity: `posterior.covariance` then mixes two
+    covariances with weights that may be negative. Use the conditional velocity, or all classes
     together by `posterior.total_covariance`.
 
-    A call evaluates both fields, outside the interval too. With constant `low` and `high` the
-    pieces `samplers.hybrid([conditional, guided, conditional], [0, low, high, 1], x)` evaluate one
-    field outside, and no step of an adaptive solver meets a jump.
+    A call evaluates both fields, outside the interval too. With constant `low` and `high` call
+    `samplers.hybrid([conditional, guided, conditional], [0, low, high, 1], x)`. It evaluates one
+    field outside the interval, and no step of an adaptive solver crosses a jump.
 
     Args:
       conditional: `(x[*dims], t[]) -> [*dims]`, the velocity given the class.

@@ -69,7 +69,7 @@ def fixed(
     solver: diffrax.AbstractSolver = diffrax.Heun(),  # noqa: B008 - a frozen dataclass
     adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint(),  # noqa: B008
 ) -> PyTree:
-    """Returns the solution at t1 by equal steps.
+    """Integrates the flow from t0 to t1 by equal steps.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
@@ -130,7 +130,7 @@ def adaptive(
     solver: diffrax.AbstractSolver = diffrax.Tsit5(),  # noqa: B008 - a frozen dataclass
     adjoint: diffrax.AbstractAdjoint = diffrax.RecursiveCheckpointAdjoint(),  # noqa: B008
 ) -> PyTree:
-    """Returns the solution at t1 by steps chosen to meet a tolerance.
+    """Integrates the flow from t0 to t1 by steps chosen to meet a tolerance.
 
     Under `vmap` every example chooses its own steps, so its result does not depend on the
     others. Use a smooth velocity: kinks (ReLU, SELU) cost tens of times more steps.
@@ -188,7 +188,7 @@ def adaptive(
 
 
 def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fixed) -> PyTree:
-    """Returns the states at all given times, one solve from each to the next.
+    """Integrates the flow through several times and returns the states at all of them.
 
     Args:
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.

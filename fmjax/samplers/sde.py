@@ -1,11 +1,11 @@
 """The memoryless stochastic flow: draws of the data given a noisy state.
 
-The flow equation moves one state to one ending. For any `g(t) >= 0` the stochastic equation
+The flow equation moves one state to one end point. For any `g(t) >= 0` the stochastic equation
 
     dx = [v + (g^2 / 2) s] dt + g dW,    s = grad log p_t = (alpha v - alpha_dot x) / (sigma D)  (1)
 
-with `D = alpha_dot sigma - alpha sigma_dot` has the same marginals p_t, but joins its ends
-differently for every g. One choice, the memoryless one,
+with `D = alpha_dot sigma - alpha sigma_dot` has the same marginals p_t, but for every g another
+joint law of its two ends. One choice, the memoryless one,
 
     g^2 = 2 sigma D / alpha,    dx = [2 v - (alpha_dot / alpha) x] dt + g dW      (2)
 
@@ -15,29 +15,28 @@ in the time `u = alpha^2 / sigma^2`, the signal-to-noise ratio:
 
     dz = m du + dW_u,    m = E[x1 | x_t = x] = (sigma v - sigma_dot x) / D         (3)
 
-This is stochastic localisation. The process `z_u = u x1 + W_u` with x1 drawn from
-`p(x1 | z_u0)` solves (3), because m is what the past of z knows about x1, and `z_u / u`
-tends to x1.
+This is stochastic localization. The process `z_u = u x1 + W_u` with x1 drawn from `p(x1 | z_u0)`
+solves (3), because m is the mean of x1 given the past of z, and `z_u / u` tends to x1.
 
-The same process gives the law of a step from t to s without solving anything. Given x_t, with
+The same process gives the law of a step from t to s without a solver. Given x_t, with
 `w = alpha_t sigma_s / (sigma_t alpha_s)`, which falls from 1 towards 0 as the step grows, and
 `C = Cov[x1 | x_t]`,
 
     mean        (sigma_s / sigma_t) w x_t + alpha_s (1 - w^2) m                    (4)
     covariance  sigma_s^2 (1 - w^2) I + alpha_s^2 (1 - w^2)^2 C                    (5)
 
-The sampler takes the mean exactly and the covariance to second order, by noise xi ~ N(0, I) that
-is also sent through m, at a distance `delta = sigma_t sqrt(1 - w^2) xi`:
+The sampler takes the mean exactly and the covariance to second order. It draws noise xi ~ N(0, I)
+and also evaluates m at a distance `delta = sigma_t sqrt(1 - w^2) xi`:
 
     x_s = (4) + sigma_s sqrt(1 - w^2) xi + alpha_s (1 - w) [m(x + delta) - m(x - delta)] / 2  (6)
 
-For affine m this is (5) exactly where C is 0 or `(sigma_t / alpha_t)^2 I`, the two extremes of a
-known and of a locally flat density. No step divides by alpha_t or sigma_s, so t = 0 and t = 1
-need no care; the velocity is never asked for at the end, nor for a derivative, so the draws check
-the closed forms of `fmjax.posterior` by another route.
+For affine m this is (5) exactly where C is 0 or `(sigma_t / alpha_t)^2 I`, the extremes of known
+data and of a locally flat density. No step divides by alpha_t or sigma_s, so t = 0 and t = 1 need
+no special treatment. The velocity is never evaluated at the end and never differentiated. So the
+draws check the closed forms of `fmjax.posterior` independently.
 
-Error of the variance at t = 1 as a share of the data's, for N(0, 1/2) along the linear path;
-Euler and Heun solve (2), and each of the three pays about 100 evaluations:
+Relative error of the variance at t = 1, for N(0, 1/2) along the linear path. Euler and Heun solve
+(2), and each of the three takes about 100 evaluations:
 
 | t    | Euler    | Heun     | (6), 33 steps | (6), 50 steps |
 |------|----------|----------|---------------|---------------|
@@ -46,9 +45,9 @@ Euler and Heun solve (2), and each of the three pays about 100 evaluations:
 | 0.5  | +0.0048  | -0.0001  | -0.0006       | -0.0003       |
 | 0.9  | +0.0002  | +0.0000  | -0.0000       | -0.0000       |
 
-So (6) is not the sharpest for such data. It is the safest: Euler and Heun leave noise of standard
-deviation 0.02 and 0.03 (from t = 0.1) along directions in which the data do not vary, the
-constant pixels of an image, and may diverge with few steps; (6) does neither.
+So (6) is not the most accurate for such data, but the safest. Along directions in which the data do
+not vary, such as constant pixels, Euler and Heun leave noise of standard deviation 0.02 and 0.03
+(from t = 0.1). With few steps they may diverge. (6) does neither.
 
 References:
   Domingo-Enrich et al. (2025), Adjoint Matching, arXiv 2409.08861 (the memoryless schedule).
@@ -78,11 +77,11 @@ def memoryless_sde(
     *,
     num_steps: int = 50,
 ) -> Array:
-    """Returns one draw of the state at t1 given the state at t0, by eq. (6) in equal steps.
+    """Draws the state at t1 given the state at t0, by eq. (6) in equal steps.
 
-    Draws over many keys show what the state leaves open: with the exact velocity and a path
-    that ends without noise they follow the posterior `p(x1 | x_t0 = x)`, whose mean and
-    covariance are `posterior.mean` and `posterior.covariance`. From `t0 = 0` it is a sampler.
+    With the exact velocity and a path that ends without noise, draws over many keys follow the
+    posterior `p(x1 | x_t0 = x)`. Its mean and covariance are `posterior.mean` and
+    `posterior.covariance`. From `t0 = 0` it is a sampler.
 
     Args:
       key: a random key.
@@ -90,7 +89,7 @@ def memoryless_sde(
       path: the path that it was trained on.
       x: `[*dims]`, the state at t0.
       t0: `[]`, in [0, 1].
-      t1: `[]`, in [t0, 1]; below 1, and for ve, the draw is a state that is still noisy.
+      t1: `[]`, in [t0, 1]; below 1, and for ve, the draw is a noisy state.
       num_steps: number of equal steps; the error of the variance falls with its square.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Samples in pieces and in jumps: a flow that changes its field, and average velocities.
+"""Sampling piece by piece (`hybrid`) and by jumps of an average velocity (`few_step`, `one_step`).
 
 `hybrid` solves one field after another. A one-step model predicts the mean velocity between
 two times of the path through x,
@@ -31,10 +31,10 @@ __all__ = ["few_step", "hybrid", "one_step"]
 def hybrid(
     velocities: Sequence[Velocity], knots: Sequence[float], x: Array, *, solve: Solve = fixed
 ) -> Array:
-    """Returns the solution of a flow that changes its velocity at given times.
+    """Integrates a flow that changes its velocity at given times.
 
-    Each piece is a solve of its own, so no step straddles a jump. Two pieces, the exact field
-    up to `tau` and a learned one after it, show where a model stops copying its data.
+    Each piece is solved separately, so no step crosses a jump. Take the exact field up to `tau` and
+    a learned field after it, to see where a model stops copying its data.
 
     Args:
       velocities: k fields, in order.
@@ -73,7 +73,7 @@ def hybrid(
 
 
 def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float]) -> Array:
-    """Returns a sample from an average velocity, in as many evaluations as there are intervals.
+    """Samples from an average velocity, with one evaluation per interval.
 
     Args:
       average_velocity: `(x at t, r, t) -> u`, the mean velocity from t to r.
@@ -111,7 +111,7 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
 
 
 def one_step(average_velocity: AverageVelocity, x0: Array) -> Array:
-    """Returns a sample from an average velocity in one evaluation, `x0 + u(x0, 1, 0)`.
+    """Samples from an average velocity in one evaluation, `x0 + u(x0, 1, 0)`.
 
     Args:
       average_velocity: `(x at t, r, t) -> u`, the mean velocity from t to r.
