@@ -52,7 +52,6 @@ from fmjax.empirical.derivatives import (
 from fmjax.empirical.devices import padded, partition
 from fmjax.empirical.moments import (
     Law,
-    anchored_velocity,
     law,
     log_density,
     mean,
@@ -64,9 +63,9 @@ from fmjax.empirical.neighbors import (
     Truncated,
     effective_number,
     entropy,
-    refined_velocity,
     truncated,
 )
+from fmjax.empirical.targets import anchored_velocity, refined_velocity
 
 __all__ = [
     "Bank",

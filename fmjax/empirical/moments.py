@@ -12,7 +12,7 @@ from fmjax._bank import Bank
 from fmjax.paths import Path
 from fmjax.types import Array
 
-__all__ = ["Law", "anchored_velocity", "law", "log_density", "mean", "velocity", "weights"]
+__all__ = ["Law", "law", "log_density", "mean", "velocity", "weights"]
 
 
 class Law(NamedTuple):
@@ -221,51 +221,6 @@ def velocity(
       Bertrand et al. (2025), arXiv 2506.03719, eq. (6). [bertrand2025closed]
     """
     return law(path, bank, x, t, chunk_size=chunk_size, axis_name=axis_name).velocity
-
-
-def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Array:
-    """Computes the exact velocity at the state of a known pair, accurate as t -> 1.
-
-    With `x = alpha x1 + sigma x0` and x1 in the bank, the logits relative to the logit of x1 are
-
-        -rho^2 |x1 - b_j|^2 / 2 - rho <x0, x1 - b_j>,    rho = alpha / sigma,
-
-    No large terms cancel here as t -> 1. In float32 the error stays below 1e-5 |x1 - x0| at every t
-    up to 0.99999, and below 1e-6 of the velocity itself for images. The form (4) has lost half its
-    digits there.
-
-    Args:
-      path: the path.
-      bank: `[n, *dims]`, the data set or a minibatch of it. It must contain x1: a bank without
-        it gives the law of another data set, and a biased target.
-      x0: `[*dims]`, noise.
-      x1: `[*dims]`, data, one of the points of the bank.
-      t: `[]`, in [0, 1], with `sigma(t) > 0`.
-
-    Returns:
-      `[*dims]`, the velocity (4) at `alpha x1 + sigma x0`.
-
-    Raises:
-      ValueError: if the bank is empty or shapes differ, if `t` is batched or a static number
-        outside [0, 1], or if sigma is not positive at a static t.
-
-    Example:
-      >>> import fmjax
-      >>> import jax.numpy as jnp
-      >>> path, bank, x0 = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([-0.5])
-      >>> print(f"{fmjax.empirical.anchored_velocity(path, bank, x0, bank[1], 0.5)[0]:.4f}")
-      0.4242
-
-    Reference:
-      Bertrand et al. (2025), arXiv 2506.03719, eq. (8) of appendix B.1, where the bank is a
-      minibatch; the anchored form is this library's. [bertrand2025closed]
-    """
-    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
-    weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
-    pull = _bank.average(weights, gaps)
-    dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
-    value = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
-    return value.astype(dtype)
 
 
 def log_density(

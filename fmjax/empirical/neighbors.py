@@ -12,9 +12,6 @@ of points `1 / sum_i w_i^2`, from n down to 1. Then few points are enough:
 
   because E|b - m_k|^2 over all points equals tr C + |m - m_k|^2. It also equals (1 - eps) tr C_k
   plus eps times the mean over the other points, which is at most S^2.
-
-* `refined_velocity` uses all points, but takes differences instead of inner products for the k
-  likeliest: those are the points that float32 inner products cannot separate as t -> 1.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from fmjax.empirical import moments
 from fmjax.paths import Path
 from fmjax.types import Array
 
-__all__ = ["Truncated", "effective_number", "entropy", "refined_velocity", "truncated"]
+__all__ = ["Truncated", "effective_number", "entropy", "truncated"]
 
 
 def effective_number(
@@ -217,55 +214,3 @@ def _split(
     present = True if bank.log_weights is None else bank.log_weights > 0.5 * EXCLUDED
     norms = jnp.where(present, 2.0 * bank.half_squares, 0.0).at[likeliest].set(0.0)
     return likeliest, (eps, jnp.sqrt(jnp.max(norms)))
-
-
-def refined_velocity(
-    path: Path,
-    bank: Array | Bank,
-    x0: Array,
-    x1: Array,
-    t: Array,
-    *,
-    k: int = 8,
-    chunk_size: int | None = None,
-) -> Array:
-    """Computes the exact velocity of a large bank at the state of a known pair.
-
-    The result is the same as from `anchored_velocity`. It takes two products with the bank and the
-    differences from x1 of the k likeliest points only. Under `vmap` the memory is batch times n,
-    not batch times n times d. In float32 it is as accurate if at most k points share the weight as
-    t -> 1, which holds for images.
-
-    Args:
-      path: the path.
-      bank: `[n, *dims]`, the data set or a minibatch of it, or a `Bank`. It must contain x1: a
-        bank without it gives the law of another data set, and a biased target.
-      x0: `[*dims]`, noise.
-      x1: `[*dims]`, data, one of the points of the bank.
-      t: `[]`, in [0, 1], with `sigma(t) > 0`.
-      k: number of points whose differences are taken; all if the bank is smaller.
-      chunk_size: points of the bank in memory at a time; None takes the bank whole.
-
-    Returns:
-      `[*dims]`, the velocity at `alpha x1 + sigma x0`.
-
-    Raises:
-      ValueError: if k or `chunk_size` is not positive, if shapes differ, if `t` is batched or a
-        static number outside [0, 1], or if sigma is not positive at a static t.
-
-    Example:
-      >>> import fmjax
-      >>> import jax.numpy as jnp
-      >>> path, bank, x0 = fmjax.paths.linear(), jnp.array([[-1.0], [1.0]]), jnp.array([-0.5])
-      >>> print(f"{fmjax.empirical.refined_velocity(path, bank, x0, bank[1], 0.5)[0]:.4f}")
-      0.4242
-
-    Reference:
-      Bertrand et al. (2025), arXiv 2506.03719, eq. (8) of appendix B.1; this form is this
-      library's. [bertrand2025closed]
-    """
-    x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
-    found, _, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
-    dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
-    value = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
-    return value.astype(dtype)

@@ -27,6 +27,7 @@ from flax import nnx
 
 from fmjax.models import layers
 from fmjax.models._context import Context
+from fmjax.models.blocks import Attention, ResidualBlock
 from fmjax.types import Array
 
 __all__ = ["Levels", "UNet", "repeat_to"]
@@ -193,10 +194,10 @@ class UNet(Levels):
         heads = {"num_heads": num_heads, "num_groups": num_groups}
         levels = _levels(attention, len(channels))
         coarsest = len(channels) - 1 in levels
-        self.attention = layers.Attention(last, **heads, **options) if coarsest else None
+        self.attention = Attention(last, **heads, **options) if coarsest else None
         self.finer = tuple(level for level in levels if level < len(channels) - 1)
         self.finer_attention = layers.List(
-            [layers.Attention(channels[level], **heads, **options) for level in self.finer]
+            [Attention(channels[level], **heads, **options) for level in self.finer]
         )
         self.norm_out = layers.GroupNorm(first, num_groups=num_groups, **options)
         self.conv_out = nnx.Conv(first, self.shape[-1], (3, 3), kernel_init=zeros, **options)
@@ -257,10 +258,7 @@ def _blocks(channels_in, channels, count, **options) -> layers.List:
     """Returns `count` residual blocks, the first of which may change the channels."""
     sizes = [channels_in] + [channels] * count
     return layers.List(
-        [
-            layers.ResidualBlock(before, after, **options)
-            for before, after in itertools.pairwise(sizes)
-        ]
+        [ResidualBlock(before, after, **options) for before, after in itertools.pairwise(sizes)]
     )
 
 

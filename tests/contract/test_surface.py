@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import inspect
+import pathlib
 import re
 import textwrap
 
@@ -33,6 +34,12 @@ def test_a_module_lists_its_public_names(name):
     }
     assert mine <= set(module.__all__)
     assert all(hasattr(module, key) for key in module.__all__)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_of_the_library_is_at_most_300_lines(name):
+    path = pathlib.Path(importlib.import_module(name).__file__)
+    assert len(path.read_text().splitlines()) <= 300
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -1,6 +1,5 @@
 """fmjax.models.Conv1D: against the image network and differences, sizes, context, errors."""
 
-import doctest
 import re
 from functools import partial
 
@@ -11,7 +10,7 @@ import pytest
 from flax import nnx
 
 from fmjax import models
-from fmjax.models import conv1d, layers, unet
+from fmjax.models import blocks, unet
 from tests.fmjax.test_models import example, filled, parts
 
 make = partial(models.Conv1D, channels=(4, 8), num_groups=2)
@@ -44,8 +43,8 @@ def test_it_starts_at_zero_and_later_depends_on_everything():
 def test_an_image_of_one_column_is_a_sequence():
     """The same blocks with 3x3 kernels whose outer columns are empty, on a `[h, 1, c]` image."""
     options = {"time_features": 3, "num_groups": 2, "rngs": nnx.Rngs(0)}
-    line = layers.ResidualBlock(2, 4, kernel_size=(3,), **options)
-    plane = layers.ResidualBlock(2, 4, **options)
+    line = blocks.ResidualBlock(2, 4, kernel_size=(3,), **options)
+    plane = blocks.ResidualBlock(2, 4, **options)
     line.conv_out.kernel[...] = example((3, 4, 4), seed=2)
     for name in ("conv_in", "conv_out"):
         kernel = getattr(line, name).kernel[...]
@@ -146,7 +145,3 @@ def test_wrong_calls_are_named():
             ValueError, match=rf"shape \(5, 3\) for this network, got {got}.*: call"
         ):
             apply(params, x, 0.3, context=context)
-
-
-def test_examples_in_the_documentation_run():
-    assert doctest.testmod(conv1d) == (0, 5)

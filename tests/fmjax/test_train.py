@@ -1,7 +1,5 @@
 """fmjax.train: one step against gradient descent by hand, and what a loop relies on."""
 
-import doctest
-
 import chex
 import equinox as eqx
 import jax
@@ -293,9 +291,3 @@ def test_a_loss_with_auxiliary_outputs_is_refused(key):
     step = train.make_step(lambda params, *_: (params**2, {"norm": params}), optimizer)
     with pytest.raises(ValueError, match="must be a scalar, got a tuple"):
         step(train.init(jnp.array(1.0), optimizer), key, None)
-
-
-def test_examples_in_the_documentation_run():
-    result = doctest.testmod(train)
-    assert result.failed == 0
-    assert result.attempted > 5

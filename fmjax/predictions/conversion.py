@@ -1,27 +1,4 @@
-"""What a network may predict along a path, and the conversion between predictions.
-
-Every kind of prediction is a linear combination `a(t) x1 + b(t) x0` of data and noise. A kind is
-therefore a pair of coefficients, its row `(a, b)`:
-
-    velocity   (alpha_dot, sigma_dot)        d x_t / dt
-    x1         (1, 0)                        the data ("denoiser", "x-prediction")
-    x0         (0, 1)                        the noise ("epsilon-prediction")
-    score      (0, -1 / sigma)               grad log p_t(x_t | x1)
-    v          (-sigma, alpha)               Salimans and Ho's v
-
-A prediction and the state `x = alpha x1 + sigma x0` together form a 2 x 2 system for the pair
-
-    [ a     b     ] [x1]   [value]
-    [ alpha sigma ] [x0] = [x    ]                                                (1)
-
-so one function, `convert`, handles all pairs of kinds. The solution is affine in `value`, so it
-holds for conditional means too. For example, it turns the exact velocity `E[dx_t/dt | x_t]` into
-the exact denoiser `E[x1 | x_t]` or the exact score `grad log p_t(x_t)`.
-
-The system is singular where the prediction adds no information to x: x1 at sigma = 0, x0 and score
-at alpha = 0, velocity where `alpha_dot sigma = alpha sigma_dot` or a derivative is infinite (vp at
-t = 1). v is never singular. Your own kind is any function `(path, t) -> (a, b)`. `as_velocity` and
-`reverse_time` (for a time that starts at the data) turn a model of any kind into a velocity.
+"""Conversion between predictions, eq. (1) of `fmjax.predictions`, and models as velocities.
 
 References:
   Salimans and Ho (2022), Progressive Distillation, arXiv 2202.00512, appendix D (v).
@@ -32,153 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-
-from fmjax import _checks, paths
+from fmjax import _checks
 from fmjax.paths import Path
+from fmjax.predictions.rows import Prediction, velocity
 from fmjax.types import Array, Velocity
 
-__all__ = [
-    "Prediction",
-    "as_velocity",
-    "convert",
-    "reverse_time",
-    "score",
-    "target",
-    "v",
-    "velocity",
-    "x0",
-    "x1",
-]
-
-Prediction = Callable[[Path, Array], tuple[Array, Array]]
-"""`(path, t) -> (a, b)`: the kind predicts `a x1 + b x0`."""
-
-
-def velocity(path: Path, t: Array) -> tuple[Array, Array]:
-    """Gives the row of the velocity, `(alpha_dot, sigma_dot)`.
-
-    Args:
-      path: the path.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      Two scalars `(a, b)`.
-
-    Raises:
-      ValueError: if `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> import fmjax
-      >>> [float(c) for c in fmjax.predictions.velocity(fmjax.paths.linear(), 0.3)]
-      [1.0, -1.0]
-
-    Reference:
-      Lipman et al. (2023), arXiv 2210.02747, eq. (15). [lipman2023flow]
-    """
-    c = paths.coefficients(path, t)
-    return c.alpha_dot, c.sigma_dot
-
-
-def x1(path: Path, t: Array) -> tuple[Array, Array]:
-    """Gives the row of the data, `(1, 0)`; cannot be converted where sigma = 0.
-
-    Args:
-      path: the path.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      Two scalars `(a, b)`.
-
-    Raises:
-      ValueError: if `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> import fmjax
-      >>> [float(c) for c in fmjax.predictions.x1(fmjax.paths.linear(), 0.3)]
-      [1.0, 0.0]
-    """
-    _checks.path(path)
-    t = _checks.time(t)
-    return jnp.ones_like(t), jnp.zeros_like(t)
-
-
-def x0(path: Path, t: Array) -> tuple[Array, Array]:
-    """Gives the row of the noise, `(0, 1)`; cannot be converted where alpha = 0.
-
-    Args:
-      path: the path.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      Two scalars `(a, b)`.
-
-    Raises:
-      ValueError: if `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> import fmjax
-      >>> [float(c) for c in fmjax.predictions.x0(fmjax.paths.linear(), 0.3)]
-      [0.0, 1.0]
-    """
-    _checks.path(path)
-    t = _checks.time(t)
-    return jnp.zeros_like(t), jnp.ones_like(t)
-
-
-def score(path: Path, t: Array) -> tuple[Array, Array]:
-    """Gives the row of the score, `(0, -1 / sigma)`; infinite where sigma = 0.
-
-    For one pair it gives the conditional score `grad log p_t(x_t | x1) = -x0 / sigma`. The
-    conditional mean of `-x0 / sigma` given x_t is the score of the marginal.
-
-    Args:
-      path: the path.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      Two scalars `(a, b)`; the score cannot be converted where alpha = 0.
-
-    Raises:
-      ValueError: if `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> import fmjax
-      >>> [float(c) for c in fmjax.predictions.score(fmjax.paths.linear(), 0.5)]
-      [0.0, -2.0]
-
-    Reference:
-      Song et al. (2021), arXiv 2011.13456, eq. (7). [song2021score]
-    """
-    _checks.path(path)
-    t = _checks.time(t)
-    return jnp.zeros_like(t), -1.0 / path.sigma(t)
-
-
-def v(path: Path, t: Array) -> tuple[Array, Array]:
-    """Gives the row of Salimans and Ho's v, `(-sigma, alpha)`.
-
-    Args:
-      path: the path.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      Two scalars `(a, b)`.
-
-    Raises:
-      ValueError: if `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> import fmjax
-      >>> [float(c) for c in fmjax.predictions.v(fmjax.paths.linear(), 0.25)]
-      [-0.75, 0.25]
-
-    Reference:
-      Salimans and Ho (2022), arXiv 2202.00512, appendix D. [salimans2022progressive]
-    """
-    _checks.path(path)
-    t = _checks.time(t)
-    return -path.sigma(t), path.alpha(t)
+__all__ = ["as_velocity", "convert", "reverse_time", "target"]
 
 
 def target(kind: Prediction, path: Path, x0: Array, x1: Array, t: Array) -> Array:
@@ -224,7 +60,8 @@ def convert(
       path: the path.
       value: `[*dims]`, the prediction to convert, of kind `given`.
       x: `[*dims]`, the state at which the network predicted `value`.
-      t: `[]`, in [0, 1]; where `given` is singular (module docstring) the result is not finite.
+      t: `[]`, in [0, 1]. The result is not finite where `given` is singular (see
+        `fmjax.predictions`).
       given: the kind of `value`.
       wanted: the kind to return.
 
@@ -268,11 +105,11 @@ def as_velocity(
       model: `(x[*dims], t[]) -> [*dims]`, predicts `given` at the state x and time t, where t = 0
         is noise.
       path: the path that the model was trained on.
-      given: the kind of the model's prediction, a row of this module or your own.
+      given: the kind of the model's prediction, a row of `fmjax.predictions` or your own.
 
     Returns:
-      `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (module docstring): begin
-      to solve at t0 = 1e-3 for the noise and the score, stop at t1 = 1 - 1e-3 for the data.
+      `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (see `fmjax.predictions`).
+      Begin to solve at t0 = 1e-3 for the noise and the score, stop at t1 = 1 - 1e-3 for the data.
 
     Raises:
       ValueError: on a call, if the model's value is not shaped like `x`, or `t` is batched or a
@@ -307,7 +144,7 @@ def reverse_time(
     Args:
       model: `(x[*dims], s[]) -> [*dims]`, s = 0 at the data.
       path: the model's path in the time t of fmjax: `linear()` for `(1 - s) x1 + s x0`.
-      given: the kind of the model's prediction, a row of this module or your own.
+      given: the kind of the model's prediction, a row of `fmjax.predictions` or your own.
 
     Returns:
       `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise; singular where `as_velocity` is.
