@@ -7,9 +7,9 @@ with covariance eigenvalues v_k, along `x_t = alpha x1 + sigma x0`, it is in nat
 
     I(t) = 1/2 sum_k log(1 + (alpha / sigma)^2 v_k)                                       (1)
 
-if the data are Gaussian. The likelihood of the point that made the state exceeds the likelihood of
-another point by a factor of about exp(I), and there are n other points. So the posterior weight of
-the true point rises from 0 to 1 around the time t_c at which
+if the data are Gaussian. The likelihood of the point that made the state is about exp(I) times the
+likelihood of another point, and there are n other points. So the posterior weight of the true point
+rises from 0 to 1 around the time t_c at which
 
     I(t_c) = log n                                                                        (2)
 

@@ -18,7 +18,7 @@ It is a velocity like any other: every sampler and every function of `posterior`
 may be conditioned again on another event.
 
 What to know before use
-* For other data or other C, (1) is an approximation that becomes exact as sigma -> 0, wherever the
+* For other data or other C, (1) is an approximation. It becomes exact as sigma -> 0, wherever the
   data have a density and C has a gradient. It is worst if the data given the state have two distant
   modes, one of them in E. For two such peaks on a line the mean error of P(E | x_t) is 0.08 up to t
   = 0.4 and below 0.001 from t = 0.8. Draws given E by `memoryless_sde` are then closer to the law
@@ -33,8 +33,8 @@ What to know before use
   Jacobian is, and a too cautious probability is better than a too sharp one. For an exact field
   take jitter 0. Where its variance is 0, as next to a point of a finite data set, E is certain or
   impossible and the state is not changed.
-* At the noise end alpha -> 0 the product in (2) is infinity times zero, and (1) needs the
-  covariance of the data, which a velocity at that time does not contain. The limit is finite:
+* At the noise end alpha -> 0 the product in (2) is infinity times zero. There (1) needs the
+  covariance of the data, which the velocity does not contain. The limit is finite:
   `sigma^2 / alpha grad_x log P` becomes independent of x and almost independent of t. So below a
   smallest t `conditioned` uses its value at that t, for the same noise x0.
 * At the data end the second term grows for a state outside E and vanishes for a state inside. Where

@@ -126,8 +126,8 @@ def log_prob(
 def bits_per_dim(log_prob: Array, num_dims: int, *, bin_width: float = 1.0) -> Array:
     """Converts a log-density to a negative log-likelihood in bits per dimension.
 
-    For data with discrete levels, dequantized by uniform noise that fills a bin, the result is an
-    upper bound on the bits per dimension of a discrete model.
+    For data with discrete levels, add uniform noise that fills a bin. The result is then an upper
+    bound on the bits per dimension of a discrete model.
 
     Args:
       log_prob: log-density in nats, `[]` or any shape.

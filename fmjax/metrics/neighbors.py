@@ -21,9 +21,9 @@ def nearest_neighbor(x: Array, data: Array, *, chunk: int = 256) -> tuple[Array,
     """Finds the nearest row of data for each row of x, and its distance.
 
     One matrix product per chunk proposes the 17 nearest rows, and differences decide among them, so
-    a copy is at distance zero. The product rounds. It may miss the nearest row where the squared
-    distances of more than 17 rows agree to the float precision of the squared distance from the
-    mean of the data. Half precision is searched in float32.
+    a copy is at distance zero. The product rounds. It may miss the nearest row if more than 17 rows
+    have squared distances that agree to its precision, which is relative to the squared distance
+    from the mean of the data. Half precision is searched in float32.
 
     Args:
       x: `[n, *dims]`, for example generated images.

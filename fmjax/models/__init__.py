@@ -42,8 +42,8 @@ __all__ = ["MLP", "Conv1D", "UNet", "functional", "perceptron"]
 def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:
     """Converts a module to a pure function and its parameters.
 
-    The function is free of hidden state, so it works under `jit`, `vmap`, `grad`, `jvp`,
-    `jacfwd` and `linearize`, where a module closed over from outside would fail.
+    The function has no hidden state, so it works under `jit`, `vmap`, `grad`, `jvp`, `jacfwd` and
+    `linearize`. A module closed over from outside would fail there.
 
     Args:
       model: any `nnx.Module`, called as `model(x, *times)`. Variables that are neither

@@ -18,8 +18,8 @@ multiplied by `sigma^3 / (alpha D)`, on the linear path `(1 - t)^3 / t`:
 Three ways to stay finite:
 
 * `gain`, the covariance in units of `sigma^2 / alpha^2`, is finite at both ends;
-* `prior_variance` and `prior_covariance` are the posterior of Gaussian data with the moments of
-  the data set, right in the limit and close to it for any data;
+* `prior_variance` and `prior_covariance` are the posterior of Gaussian data with the moments of the
+  data set. For any data this is exact in the limit and accurate near it;
 * `near_noise` takes these limits below a smallest t, by default `SMALLEST_T`, and the network above
   it.
 """
