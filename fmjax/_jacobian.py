@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array
 
-__all__ = ["Estimate", "Field", "linearized", "summary", "symmetric"]
+__all__ = ["Estimate", "Field", "linearized", "summary", "symmetric", "widened"]
 
 Field = Callable[[Array], Array]
 
@@ -48,6 +48,15 @@ def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field
     if given.dtype != x.dtype:
         value = value.astype(jax.eval_shape(f, given).dtype)
     return x, value, lambda w: tangent_map(w).astype(x.dtype)
+
+
+def widened(f: Field, x: Array) -> tuple[Field, Array]:
+    """Gives f and its point in float32 at least, so that sums over tangents are as wide.
+
+    The function that is asked still sees the dtype of x, and may return any other.
+    """
+    x = _checks.floating(x)
+    return lambda z: _checks.wide(f(z.astype(x.dtype))), _checks.wide(x)
 
 
 def summary(terms: Array) -> Estimate:

@@ -34,7 +34,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks
+from fmjax import _checks, _jacobian
 from fmjax.types import Array, Key
 
 __all__ = ["chunked", "diagonal", "exact", "hutchinson", "unrolled"]
@@ -72,7 +72,7 @@ def exact(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
         _checks.returned(x, field=value)
         return value.ravel(), value
 
-    x = _checks.floating(x)
+    f, x = _jacobian.widened(f, x)
     jacobian, value = jax.jacfwd(flat, has_aux=True)(x.ravel())
     return value, jnp.trace(jacobian)
 
@@ -106,7 +106,7 @@ def unrolled(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
       Grathwohl et al. (2019), arXiv 1810.01367, eq. (2). [grathwohl2019ffjord]
     """
     _checks.functions(f=f)
-    x = _checks.floating(x)
+    f, x = _jacobian.widened(f, x)
     if x.size > _MAX_UNROLLED:
         message = (
             f"unrolled writes out a tangent for each entry of x, at most {_MAX_UNROLLED}, got "
@@ -180,7 +180,7 @@ def diagonal(f: Callable[[Array], Array], x: Array, *, chunk_size: int = 16) -> 
     """
     _checks.functions(f=f)
     _checks.count("it counts tangents in flight", chunk_size=chunk_size)
-    x = _checks.floating(x)
+    f, x = _jacobian.widened(f, x)
     value, tangent_map = jax.linearize(f, x)
     _checks.returned(x, field=value)
 
@@ -238,7 +238,7 @@ def hutchinson(
     _checks.functions(f=f, probe=probe)
     _checks.count("it counts random probes", num_probes=num_probes)
 
-    x = _checks.floating(x)
+    f, x = _jacobian.widened(f, x)
 
     def form(key: Key) -> tuple[Array, Array]:
         z = probe(key, x.shape, x.dtype)

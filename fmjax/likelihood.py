@@ -119,7 +119,7 @@ def log_prob(
         raise ValueError(message)
     x1 = _checks.state(x1, "x1")
     # Solved from t1 down to t0, the second entry becomes minus the integral in (1).
-    x0, minus_integral = solve(field, (x1, jnp.zeros_like(x1, shape=())), t1, t0)
+    x0, minus_integral = solve(field, (x1, jnp.zeros((), _checks.wide_dtype(x1))), t1, t0)
     return log_prob0(x0) + minus_integral
 
 

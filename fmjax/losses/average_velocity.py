@@ -258,7 +258,7 @@ def _along_the_flow(
     average_velocity: AverageVelocity, x: Array, r: Array, t: Array, v: Array
 ) -> tuple[Array, Array]:
     """Returns u and its derivative along the flow, eq. (2), from one evaluation."""
-    tangents = (v, jnp.zeros_like(r), jnp.ones_like(t))
+    tangents = (v.astype(x.dtype), jnp.zeros_like(r), jnp.ones_like(t))
     u, du = jax.jvp(average_velocity, (x, r, t), tangents)
     _checks.returned(x, average_velocity=u)
     return u, du

@@ -42,7 +42,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks, divergence
+from fmjax import _checks, _jacobian, divergence
 from fmjax.losses.target import Target, residual
 from fmjax.types import Array, Divergence, Key
 
@@ -203,6 +203,7 @@ def _tangents(
 ) -> tuple[Array, list[Array], list[Array]]:
     """Returns the value of a field and its derivatives along random probes, and the probes."""
     _checks.count("it counts random probes", num_probes=num_probes)
+    field, x = _jacobian.widened(field, x)
     value, tangent_map = jax.linearize(field, x)
     _checks.returned(x, velocity=value)
     probes = [probe(k, x.shape, x.dtype) for k in jax.random.split(key, num_probes)]

@@ -63,7 +63,7 @@ def gap_on_path(
     """
     _checks.functions(velocity=velocity, exact=exact, path=path)
     x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
-    times = _vector(times, x0.dtype)
+    times = _vector(times, _checks.wide_dtype(x0, x1))
 
     def at(t: Array) -> Array:
         return _gap(velocity, exact, paths.interpolate(path, x0, x1, t), t)
@@ -108,18 +108,18 @@ def gap_along_flow(
     """
     _checks.functions(velocity=velocity, exact=exact, solve=solve)
     states = samplers.trajectory(velocity, _checks.state(x), times, solve=solve)
-    times = jnp.asarray(times, states.dtype)
+    times = jnp.asarray(times, _checks.wide_dtype(states))
     return jax.lax.map(lambda state: _gap(velocity, exact, *state), (states, times))
 
 
 def _gap(velocity: Velocity, exact: Velocity, x: Array, t: Array) -> Array:
     learned, true = velocity(x, t), exact(x, t)
     _checks.returned(x, velocity=learned, exact=true)
-    return jnp.mean((learned - true) ** 2)
+    return jnp.mean((_checks.wide(learned) - _checks.wide(true)) ** 2)
 
 
 def _vector(times: Array, dtype: jnp.dtype) -> Array:
-    """Returns the times in the dtype of the states, or says what is wrong with them."""
+    """Returns the times in a dtype, or says what is wrong with them."""
     if len(np.shape(times)) != 1:
         message = f"times must be a vector of times in [0, 1], got shape {np.shape(times)}."
         raise ValueError(message)

@@ -74,7 +74,7 @@ def bound(
     _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
     _check_positive(cell=cell, num_nodes=num_nodes, batch_size=batch_size)
     grid = _checks.state(grid, "grid")
-    times = _vector_of_times(times, grid.dtype)
+    times = _vector_of_times(times, _checks.wide_dtype(grid))
     points, weights = np.polynomial.legendre.leggauss(num_nodes)  # on [-1, 1]
 
     def rate(t: Array) -> Array:
@@ -84,12 +84,12 @@ def bound(
             # Off the law r may be infinite; a density that is NaN is not off it.
             return jnp.where(p == 0, 0.0, p * jnp.abs(rest))
 
-        return 0.5 * cell * jnp.sum(_over(at, grid, batch_size))
+        return 0.5 * cell * jnp.sum(_checks.wide(_over(at, grid, batch_size)))
 
     half = 0.5 * jnp.diff(times)[:, None]
-    inside = times[:-1, None] + half * jnp.asarray(points + 1.0, grid.dtype)[None]
+    inside = times[:-1, None] + half * jnp.asarray(points + 1.0, times.dtype)[None]
     rates = jax.lax.map(rate, inside.ravel()).reshape(inside.shape)
-    integrals = jnp.sum(half * jnp.asarray(weights, grid.dtype)[None] * rates, axis=1)
+    integrals = jnp.sum(half * jnp.asarray(weights, times.dtype)[None] * rates, axis=1)
     return jnp.concatenate([jnp.zeros_like(times[:1]), jnp.cumsum(integrals)])
 
 
@@ -151,7 +151,9 @@ def total_variation(
     _checks.time(t)
     options = {"log_prob0": log_prob0, "divergence": divergence, "solve": solve, "t1": t}
     learned = _over(partial(likelihood.log_prob, velocity, **options), grid, batch_size)
-    true = _over(lambda x: log_density(x, _checks.time(t).astype(x.dtype)), grid, batch_size)
+    true = _over(
+        lambda x: log_density(x, _checks.time(t).astype(_checks.wide_dtype(x))), grid, batch_size
+    )
     return metrics.total_variation(cell * jnp.exp(true), cell * jnp.exp(learned))
 
 
@@ -161,7 +163,7 @@ def _over(function: Callable[[Array], Array], grid: Array, batch_size: int) -> A
 
 
 def _vector_of_times(times: Array, dtype: jnp.dtype) -> Array:
-    """Returns the times in the dtype of the grid, or says what is wrong with them."""
+    """Returns the times in a dtype, or says what is wrong with them."""
     shape = np.shape(times)
     if len(shape) != 1 or shape[0] < 2:
         message = (

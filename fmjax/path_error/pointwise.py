@@ -62,10 +62,10 @@ def residual(
     """
     _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
     x = _checks.state(x)
-    t = _checks.time(t).astype(x.dtype)
+    t = _checks.time(t).astype(_checks.wide_dtype(x))
     value, div = _checks.divergence_of(divergence, _checks.at(velocity, t), x)
     score, rate = jax.grad(partial(_scalar, log_density), argnums=(0, 1))(x, t)
-    return -(rate + div + jnp.sum(value * score))
+    return -(rate + div + jnp.sum(_checks.wide(value) * _checks.wide(score)))
 
 
 def forcing(
@@ -105,7 +105,7 @@ def forcing(
     """
     _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
     x = _checks.state(x)
-    t = _checks.time(t).astype(x.dtype)
+    t = _checks.time(t).astype(_checks.wide_dtype(x))
     rest = residual(log_density, velocity, x, t, divergence=divergence)
     return -jnp.exp(log_density(x, t)) * rest
 
@@ -170,7 +170,7 @@ def duhamel(
         return value, div, drive * jnp.exp(log_det)
 
     x0 = _checks.state(x0, "x0")
-    start = jnp.zeros_like(x0, shape=())
+    start = jnp.zeros((), _checks.wide_dtype(x0))
     error0 = jnp.exp(_scalar(log_density, x0, start)) - jnp.exp(log_prob0(x0))
     x, log_det, total = solve(field, (x0, start, error0), 0.0, t)
     return x, total * jnp.exp(-log_det)

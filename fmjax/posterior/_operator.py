@@ -46,7 +46,7 @@ def field(
         step = noise(z - x)
         _checks.returned(x, noise=step)
         state = x + step
-        value = velocity(state, t)
+        value = velocity(state.astype(x.dtype), t)
         _checks.returned(state, velocity=value)
         mean = predictions.convert(
             path, value, state, t, given=predictions.velocity, wanted=predictions.x1
@@ -58,6 +58,7 @@ def field(
 
 def symmetric(function: Linear, x: Array) -> Linear:
     """Returns products with the symmetric part of a field's Jacobian, from one linearization."""
+    x = _checks.wide(x)  # of the vectors; the field of eq. (1) sees a state in its own dtype
     _, tangent_map = jax.linearize(function, x)
     return _jacobian.symmetric(tangent_map, x)
 

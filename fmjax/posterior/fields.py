@@ -19,7 +19,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks, paths
+from fmjax import _checks, _jacobian, paths
 from fmjax.paths import Path
 from fmjax.posterior._operator import Linear, white
 from fmjax.types import Array, Key, Velocity
@@ -125,8 +125,9 @@ def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: i
     """
     _checks.functions(velocity=velocity)
     _checks.count("it counts random probes", num_probes=num_probes)
-    t, x = _checks.time(t), _checks.state(x)
-    value, tangent = jax.linearize(lambda z: velocity(z, t), x)
+    t = _checks.time(t)
+    field, x = _jacobian.widened(lambda z: velocity(z, t), _checks.state(x))
+    value, tangent = jax.linearize(field, x)
     _checks.returned(x, velocity=value)
     transposed = jax.linear_transpose(tangent, x)
 

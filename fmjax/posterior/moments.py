@@ -106,7 +106,8 @@ def matvec(
     _checks.functions(velocity=velocity, path=path, of=of, noise=noise)
     x, vector = _checks.state(x), _checks.floating(vector)
     _checks.same_shape(x=x, vector=vector)
-    return _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)(vector)
+    product = _operator.symmetric(_operator.field(velocity, path, x, t, of, noise), x)
+    return product(vector.astype(_checks.wide_dtype(x)))
 
 
 def covariance(

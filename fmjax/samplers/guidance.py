@@ -84,11 +84,12 @@ def guided(
     _check_numbers(scale, low, high)
 
     def field(x: Array, t: Array) -> Array:
-        t = _checks.time(t)
+        t = _checks.wide(_checks.time(t))  # to be compared with low and high
         given, free = conditional(x, t), unconditional(x, t)
         _checks.returned(x, conditional=given, unconditional=free)
         # Not free + scale (given - free), which at scale 1 is given up to rounding only.
-        mixed = (1.0 - scale) * free + scale * given
+        mixed = (1.0 - scale) * _checks.wide(free) + scale * _checks.wide(given)
+        mixed = mixed.astype(jnp.result_type(free, given))
         return jnp.where((low <= t) & (t <= high), mixed, given)
 
     return field

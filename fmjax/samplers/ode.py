@@ -20,9 +20,12 @@ References:
 
 from __future__ import annotations
 
+import operator
+
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmjax import _checks
 from fmjax.types import Array, PyTree, Solve, Velocity
@@ -30,25 +33,52 @@ from fmjax.types import Array, PyTree, Solve, Velocity
 __all__ = ["adaptive", "fixed", "trajectory"]
 
 
-def _solve(velocity: Velocity, x: PyTree, t0: Array, t1: Array, **options: object) -> PyTree:
-    """Returns the solution at t1; diffrax's argument order lives here and nowhere else."""
+def _solve(
+    velocity: Velocity, x: PyTree, t0: Array, t1: Array, num_ticks: int, **options: object
+) -> PyTree:
+    """Returns the solution at t1; diffrax's argument order lives here and nowhere else.
 
-    def field(t: Array, y: PyTree, _: None) -> PyTree:
-        value = velocity(y, t)
+    diffrax counts ticks, from -num_ticks to 0. It takes every number within 100 rounding units of
+    the last for the last, so on the clock of the flow it would skip the last steps.
+    """
+
+    def field(ticks: Array, y: PyTree, times: tuple[Array, Array]) -> PyTree:
+        (t0, t1), left = times, -ticks / num_ticks
+        state = jax.tree.map(lambda now, start: now.astype(start.dtype), y, x)
+        value = velocity(state, left * t0 + (1 - left) * t1)
         _checks.returned_tree(y, velocity=value)
-        return value
+        return jax.tree.map(
+            lambda now, change: _change(now, change, (t1 - t0) / num_ticks), y, value
+        )
 
-    term = diffrax.ODETerm(field)
-    solution = diffrax.diffeqsolve(term, t0=t0, t1=t1, y0=x, **options)
-    return jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        t0=jnp.full_like(t0, -num_ticks),
+        t1=jnp.zeros_like(t1),
+        y0=x,
+        args=(t0, t1),
+        **options,
+    )
+    return jax.tree.map(lambda ended, start: ended[-1].astype(start.dtype), solution.ys, x)
 
 
-def _interval(x: PyTree, t0: Array | float, t1: Array | float) -> tuple[PyTree, Array, Array]:
-    """Returns the state, floating, and both times in its dtype, so that nothing is widened."""
+def _change(now: Array, change: Array, tick: Array) -> Array:
+    """Returns the change of an entry in one tick, in the dtype that the solver computes in."""
+    change, tick = jnp.asarray(change, now.dtype), tick.astype(now.dtype)
+    # In no time an infinite velocity moves nothing: an example may begin at its end.
+    return tick * jnp.where((tick == 0) & ~jnp.isfinite(change), 0, change)
+
+
+def _interval(x: PyTree, t0: Array | float, t1: Array | float) -> tuple[PyTree, Array, Array, bool]:
+    """Returns the state, floating, both times, and whether they are numbers that are equal.
+
+    The times are of float32 or wider: a bfloat16 between 1/2 and 1 knows 1/256 of time.
+    """
+    nowhere = not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and t0 == t1
     x = jax.tree.map(_checks.floating, x)
-    dtype = jnp.result_type(*jax.tree.leaves(x))
+    dtype = _checks.wide_dtype(*jax.tree.leaves(x))
     t0, t1 = _checks.time(t0, "t0"), _checks.time(t1, "t1")
-    return x, t0.astype(dtype), t1.astype(dtype)
+    return x, t0.astype(dtype), t1.astype(dtype), nowhere
 
 
 def _check(velocity: Velocity, solver: object, adjoint: object) -> None:
@@ -100,19 +130,19 @@ def fixed(
     """
     _check(velocity, solver, adjoint)
     _checks.count("it counts steps of the solver", num_steps=num_steps)
-    nowhere = not isinstance(t0, jax.Array) and not isinstance(t1, jax.Array) and t0 == t1
-    x, t0, t1 = _interval(x, t0, t1)
+    num_steps = operator.index(num_steps)  # diffrax takes no integer of NumPy
+    x, t0, t1, nowhere = _interval(x, t0, t1)
     if nowhere:
-        return x  # diffrax wants knots that increase
-    knots = jnp.linspace(t0, t1, num_steps + 1)
+        return x
     return _solve(
         velocity,
         x,
         t0,
         t1,
+        num_ticks=num_steps,
         solver=solver,
         dt0=None,
-        stepsize_controller=diffrax.StepTo(ts=knots),
+        stepsize_controller=diffrax.StepTo(ts=np.arange(-num_steps, 1, dtype=t0.dtype)),
         max_steps=num_steps,
         adjoint=adjoint,
     )
@@ -173,16 +203,19 @@ def adaptive(
             f"{rtol}, {atol} and {max_steps}: try rtol=1e-5, atol=1e-5, max_steps=4096."
         )
         raise ValueError(message)
-    x, t0, t1 = _interval(x, t0, t1)
+    x, t0, t1, nowhere = _interval(x, t0, t1)
+    if nowhere:
+        return x
     return _solve(
         velocity,
         x,
         t0,
         t1,
+        num_ticks=1,
         solver=solver,
         dt0=None,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
-        max_steps=max_steps,
+        max_steps=operator.index(max_steps),
         adjoint=adjoint,
     )
 
@@ -218,7 +251,7 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
         for t in times:
             _checks.time(t, "every entry of times")
     x = jax.tree.map(_checks.floating, x)
-    times = jnp.asarray(times, jnp.result_type(*jax.tree.leaves(x)))
+    times = jnp.asarray(times, _checks.wide_dtype(*jax.tree.leaves(x)))
     if times.ndim != 1 or times.shape[0] < 2:
         message = (
             f"times must be a vector of two or more times in [0, 1], got shape {times.shape}: "

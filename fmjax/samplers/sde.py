@@ -118,21 +118,22 @@ def memoryless_sde(
     _checks.functions(velocity=velocity, path=path)
     nowhere = _nowhere(t0, t1, num_steps)
     x = _checks.floating(x)
-    t0, t1 = (_checks.time(t, name).astype(x.dtype) for t, name in ((t0, "t0"), (t1, "t1")))
+    dtype = _checks.wide_dtype(x)  # of the clock, and of the state in between
+    t0, t1 = (_checks.time(t, name).astype(dtype) for t, name in ((t0, "t0"), (t1, "t1")))
     if nowhere:
         return x
     # The last knot is t1 to the bit: rounded beyond 1, the sigma of vp would be the root of
     # a negative number.
-    knots = t0 + (t1 - t0) * jnp.linspace(0.0, 1.0, num_steps + 1, dtype=x.dtype)
+    knots = t0 + (t1 - t0) * jnp.linspace(0.0, 1.0, num_steps + 1, dtype=dtype)
     knots = knots.at[-1].set(t1)
 
-    def advance(x: Array, step: tuple[Key, Array, Array]) -> tuple[Array, None]:
+    def advance(y: Array, step: tuple[Key, Array, Array]) -> tuple[Array, None]:
         key, t, s = step
-        noise = jax.random.normal(key, x.shape, x.dtype)
-        return _step(velocity, path, x, t, s, noise), None
+        noise = jax.random.normal(key, y.shape, dtype)
+        return _step(lambda z, t: velocity(z.astype(x.dtype), t), path, y, t, s, noise), None
 
-    keys = jax.random.split(key, num_steps)
-    return jax.lax.scan(advance, x, (keys, knots[:-1], knots[1:]))[0]
+    steps = jax.random.split(key, num_steps), knots[:-1], knots[1:]
+    return jax.lax.scan(advance, x.astype(dtype), steps)[0].astype(x.dtype)
 
 
 def _step(velocity: Velocity, path: Path, x: Array, t: Array, s: Array, noise: Array) -> Array:
@@ -145,7 +146,7 @@ def _step(velocity: Velocity, path: Path, x: Array, t: Array, s: Array, noise: A
     def mean(z: Array) -> Array:  # of the data, eq. (3)
         value = velocity(z, t)
         _checks.returned(z, velocity=value)
-        return (sigma * value - sigma_dot * z) / wronskian
+        return (sigma * value.astype(z.dtype) - sigma_dot * z) / wronskian
 
     alpha_s, sigma_s = path.alpha(s), path.sigma(s)
     w = alpha * sigma_s / (sigma * alpha_s)

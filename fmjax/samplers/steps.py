@@ -102,11 +102,12 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
         message = f"few_step needs two or more times, got {len(times)}: give both ends, [0, 1]."
         raise ValueError(message)
     x = _checks.floating(x0, "x0")
+    dtype = _checks.wide_dtype(x)
     for start, stop in itertools.pairwise(times):
-        t, r = _checks.time(start, "t"), _checks.time(stop, "r")
+        t, r = _checks.time(start, "t").astype(dtype), _checks.time(stop, "r").astype(dtype)
         step = average_velocity(x, r, t)
         _checks.returned(x, average_velocity=step)
-        x = x + (r - t) * step
+        x = (x + (r - t) * step).astype(x.dtype)
     return x
 
 

@@ -8,6 +8,7 @@ functions run under `jit` and keep float32. A public function without a line her
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -45,9 +46,14 @@ SLOW = [(), (2,), (4, 4, 3)]
 SHAPES = [(2, 3), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
 
 
+def _computed(value):
+    """What the networks of the table return; one test makes them return half precision."""
+    return value
+
+
 def _field(x, t):
     """A smooth velocity that mixes all entries of the state."""
-    return jnp.tanh(x) * (1 - t) + 0.1 * jnp.sum(x) * t
+    return _computed(jnp.tanh(x) * (1 - t) + 0.1 * jnp.sum(x) * t)
 
 
 def _conditional(x, t, c):
@@ -473,6 +479,24 @@ def test_float32_stays_float32_where_float64_is_on(name, x64):
         out = jax.eval_shape(lambda *rest, t=t: case.call(*rest), *t)
         wide = [a for a in _numbers(out) if a.dtype == jnp.float64 and not a.weak_type]
         assert not wide
+
+
+@pytest.mark.parametrize("name", PER_EXAMPLE)
+def test_networks_and_states_of_half_precision_run(name, monkeypatch):
+    case = PER_EXAMPLE[name]
+    arguments = _one(case, _arguments(case, (2,)), 1)
+    half = lambda value: value.astype(jnp.bfloat16)
+    halves = [
+        half(a) if letter in "xyb" else a
+        for letter, a in zip(case.arguments, arguments, strict=True)
+    ]
+    jax.eval_shape(lambda *rest: case.call(*rest), *halves)
+    monkeypatch.setattr(sys.modules[__name__], "_computed", half)
+    jax.eval_shape(lambda *rest: case.call(*rest), *halves)
+    out = jax.eval_shape(lambda *rest: case.call(*rest), *arguments)
+    if name.startswith("estimators."):
+        out = out[1]  # the first is what the network returned, as it is
+    assert {a.dtype for a in _numbers(out)} == {jnp.dtype(jnp.float32)}
 
 
 TIMED = [
