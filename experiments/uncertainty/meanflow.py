@@ -146,13 +146,8 @@ def slice_of(apply: Callable[..., Array], params: PyTree, x: Array, t: Array) ->
 
 def _few(apply: Callable[..., Array], steps: int, params: PyTree, noise: Array) -> Array:
     """Returns a sample of the average velocity in equal steps."""
-    u, knots = average(apply, params), jnp.linspace(0.0, 1.0, steps + 1)
-
-    def advance(x: Array, ends: tuple[Array, Array]) -> tuple[Array, None]:
-        return fmjax.onestep.flow_map(u, x, ends[1], ends[0]), None
-
-    # samplers.few_step in a loop: fifty networks in a row would compile for minutes.
-    return jax.lax.scan(advance, noise, (knots[:-1], knots[1:]))[0]
+    times = jnp.linspace(0.0, 1.0, steps + 1)
+    return fmjax.samplers.few_step(average(apply, params), noise, times)
 
 
 def _euler(apply: Callable[..., Array], steps: int, params: PyTree, noise: Array) -> Array:

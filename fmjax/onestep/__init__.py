@@ -4,10 +4,10 @@ A model of average velocities u(x, r, t) (MeanFlow) carries x at time t to
 
     x_r = x + (r - t) u(x, r, t),        G(x0) = x0 + u(x0, 1, 0)                     (1)
 
-the sample of the noise x0. `C(x, t) = Cov[x1 | x_t = x]` is the posterior covariance of
-`fmjax.posterior` and `J_t(x) = I + (1 - t) grad u(x, 1, t)` the Jacobian of the map (1) from t
-to the data. For an exact u, trained without guidance on noise drawn independently of the data,
-on the linear path:
+the sample of the noise x0 (`samplers.flow_map`, `samplers.one_step`).
+`C(x, t) = Cov[x1 | x_t = x]` is the posterior covariance of `fmjax.posterior` and
+`J_t(x) = I + (1 - t) grad u(x, 1, t)` the Jacobian of the map (1) from t to the data. For an exact
+u, trained without guidance on noise drawn independently of the data, on the linear path:
 
     statement                                                    verdict
     E1  C = (1 - t)^2 / t (I + (1 - t) grad u(x, t, t))           exact, at any 0 < t < 1: the h = 0
@@ -49,11 +49,10 @@ from fmjax.onestep.jacobian import (
     sensitivity_estimate,
     sensitivity_trace,
 )
-from fmjax.onestep.states import Prior, flow_map, instantaneous, prior, renoised, reverse_time
+from fmjax.onestep.states import Prior, instantaneous, prior, renoised, reverse_time
 
 __all__ = [
     "Prior",
-    "flow_map",
     "instantaneous",
     "prior",
     "renoised",

@@ -19,9 +19,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks, _jacobian
+from fmjax import _checks, _jacobian, samplers
 from fmjax.estimators import Estimate
-from fmjax.onestep.states import flow_map
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Key
 
@@ -216,4 +215,4 @@ def _map(
     All are of float32 at least: sums of squares stop growing in half precision.
     """
     t, x = _checks.wide(_checks.time(t)), _checks.wide(_checks.state(x))
-    return x, lambda z: flow_map(average_velocity, z, 1.0, t), path.sigma(t)
+    return x, lambda z: samplers.flow_map(average_velocity, z, 1.0, t), path.sigma(t)

@@ -18,7 +18,7 @@ from fmjax import _checks, paths, posterior
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Velocity
 
-__all__ = ["Prior", "flow_map", "instantaneous", "prior", "renoised", "reverse_time"]
+__all__ = ["Prior", "instantaneous", "prior", "renoised", "reverse_time"]
 
 
 class Prior(NamedTuple):
@@ -89,7 +89,7 @@ def reverse_time(model: AverageVelocity) -> AverageVelocity:
       >>> import jax.numpy as jnp
       >>> theirs = lambda z, r, t: z * (t - r)  # one step from the noise: z - theirs(z, 0, 1)
       >>> ours = fmjax.onestep.reverse_time(theirs)
-      >>> float(fmjax.onestep.flow_map(ours, jnp.array(3.0), 1.0, 0.25))  # 3 - 0.75 * 3 * 0.75
+      >>> float(fmjax.samplers.flow_map(ours, jnp.array(3.0), 1.0, 0.25))  # 3 - 0.75 * 3 * 0.75
       1.3125
 
     Reference:
@@ -105,39 +105,6 @@ def reverse_time(model: AverageVelocity) -> AverageVelocity:
         return -value
 
     return average_velocity
-
-
-def flow_map(average_velocity: AverageVelocity, x: Array, r: Array, t: Array) -> Array:
-    """Moves the state x from time t to time r in one step, eq. (1).
-
-    Args:
-      average_velocity: the model, `(x[*dims], r[], t[]) -> [*dims]`.
-      x: `[*dims]`, the state at time t.
-      r: `[]`, in [0, 1]; a network is usually trained on r >= t only.
-      t: `[]`, in [0, 1].
-
-    Returns:
-      `[*dims]`, the state at time r.
-
-    Raises:
-      ValueError: if a time is batched or a static number outside [0, 1], or if the average
-        velocity is not shaped like `x`.
-
-    Example:
-      >>> import fmjax
-      >>> import jax.numpy as jnp
-      >>> constant = lambda x, r, t: 2.0 * jnp.ones_like(x)
-      >>> fmjax.onestep.flow_map(constant, jnp.zeros(2), 0.75, 0.25).tolist()
-      [1.0, 1.0]
-
-    Reference:
-      Geng et al. (2025), arXiv 2505.13447, eq. (12). [geng2025mean]
-    """
-    _checks.functions(average_velocity=average_velocity)
-    r, t, x = _checks.time(r, "r"), _checks.time(t), _checks.state(x)
-    step = average_velocity(x, r, t)
-    _checks.returned(x, average_velocity=step)
-    return x + (r - t) * step
 
 
 def renoised(

@@ -2,7 +2,7 @@
 
 * `fixed`, `adaptive`, `trajectory`: the flow equation by diffrax, forwards and backwards
 * `hybrid`: piece by piece, with one velocity after another
-* `few_step`, `one_step`: jumps of an average velocity
+* `flow_map`, `few_step`, `one_step`: jumps of an average velocity
 * `guided`: classifier-free guidance in an interval of times
 * `memoryless_sde`: random draws of the data given a noisy state
 
@@ -15,12 +15,13 @@ References:
 from fmjax.samplers.guidance import guided
 from fmjax.samplers.ode import adaptive, fixed, trajectory
 from fmjax.samplers.sde import memoryless_sde
-from fmjax.samplers.steps import few_step, hybrid, one_step
+from fmjax.samplers.steps import few_step, flow_map, hybrid, one_step
 
 __all__ = [
     "adaptive",
     "few_step",
     "fixed",
+    "flow_map",
     "guided",
     "hybrid",
     "memoryless_sde",

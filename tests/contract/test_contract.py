@@ -283,7 +283,7 @@ PER_EXAMPLE = {
     "events.log_probability": Case(
         partial(events.log_probability, _event, _field, PATH), STATE
     ),
-    "onestep.flow_map": Case(lambda x, t: onestep.flow_map(_average, x, 1.0, t), STATE),
+    "samplers.flow_map": Case(lambda x, t: samplers.flow_map(_average, x, 1.0, t), STATE),
     "onestep.renoised": Case(partial(onestep.renoised, _average, PATH), PAIR),
     "onestep.sensitivity": Case(partial(onestep.sensitivity, _average, PATH), STATE),
     "onestep.sensitivity_diagonal": Case(

@@ -109,16 +109,14 @@ def test_improved_meanflow_and_matching(key):
         assert float(penalty) == pytest.approx(0.25, rel=1e-6)
 
 
-@STATES
-def test_two_velocities_of_different_dtypes(dtype):
+def test_two_velocities_of_different_dtypes():
     low, same = _low(lambda x, t: 0.5 * x), lambda x, t: 0.5 * x.astype(FLOAT32)
-    x, times = jnp.ones(2, dtype), jnp.array([0.0, 0.5, 1.0])
-    ends = samplers.hybrid([low, same, low], [0.0, 0.25, 0.5, 1.0], x)
-    assert ends.dtype == dtype
-    np.testing.assert_allclose(ends.astype(FLOAT32), np.exp(0.5), rtol=5e-3)
-    for learned, exact in ((low, same), (same, low)):
-        zero = path_error.gap_along_flow(learned, exact, x, times)
-        on_path = path_error.gap_on_path(learned, exact, PATH, x, 2 * x, times)
-        assert zero.dtype == on_path.dtype == FLOAT32
-        assert float(jnp.max(zero)) < 2e-5
-        assert float(jnp.max(on_path)) < 2e-5
+    ends = samplers.hybrid([low, same], [0.0, 0.25, 1.0], jnp.ones(2))
+    assert ends.dtype == FLOAT32
+    np.testing.assert_allclose(ends, np.exp(0.5), rtol=5e-3)
+    x, times = jnp.ones(2, BFLOAT16), jnp.array([0.0, 0.5, 1.0])
+    along = path_error.gap_along_flow(low, same, x, times)
+    on_path = path_error.gap_on_path(same, low, PATH, x, 2 * x, times)
+    assert along.dtype == on_path.dtype == FLOAT32
+    assert float(jnp.max(along)) < 2e-5  # the square of what bfloat16 rounds 0.5 exp(0.5) by
+    assert float(jnp.max(on_path)) < 2e-5

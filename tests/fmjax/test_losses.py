@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import losses, onestep, paths, times
+from fmjax import losses, onestep, paths, samplers, times
 from tests.oracles import flows
 from tests.oracles import mixture as oracles
 
@@ -147,7 +147,7 @@ def test_the_two_errors_differ_by_the_jacobian_of_the_flow(x64):
 
     def both(x0, x1, r, t):
         x = paths.interpolate(PATH, x0, x1, t)
-        jacobian = jax.jacfwd(lambda x: onestep.flow_map(flows.gaussian, x, r, t))(x)
+        jacobian = jax.jacfwd(lambda x: samplers.flow_map(flows.gaussian, x, r, t))(x)
         old, new = (error(loss, x0, x1, r, t) for loss in MEANFLOWS.values())
         marginal = flows.gaussian_velocity(x, t) - (x1 - x0)
         return old, new, jacobian @ new, marginal

@@ -47,9 +47,9 @@ def test_the_flow_map_of_gaussian_data_by_matrix_square_roots(x64):
     for r, t in itertools.product((0.0, 0.35, 1.0), (0.0, 0.2, 0.35, 0.9)):
         carry = scipy.linalg.sqrtm(total(r)) @ np.linalg.inv(scipy.linalg.sqrtm(total(t)))
         expected = r * flows.CENTRE + carry @ (x - t * flows.CENTRE)
-        ours = onestep.flow_map(flows.gaussian, x, r, t)
+        ours = samplers.flow_map(flows.gaussian, x, r, t)
         np.testing.assert_allclose(ours, expected, atol=1e-13)
-    sample = onestep.flow_map(flows.gaussian, x, 1.0, 0.0)
+    sample = samplers.flow_map(flows.gaussian, x, 1.0, 0.0)
     np.testing.assert_array_equal(sample, samplers.one_step(flows.gaussian, x))
 
 
@@ -61,7 +61,7 @@ def test_the_instantaneous_velocity_is_the_marginal_one(x64):
     # So it is what solvers want: solving it is the map of the average velocity.
     solve = partial(samplers.adaptive, rtol=1e-11, atol=1e-11)
     end = solve(onestep.instantaneous(flows.gaussian), x, 0.0, 1.0)
-    np.testing.assert_allclose(end, onestep.flow_map(flows.gaussian, x, 1.0, 0.0), atol=1e-9)
+    np.testing.assert_allclose(end, samplers.flow_map(flows.gaussian, x, 1.0, 0.0), atol=1e-9)
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_the_estimate_is_unbiased_and_its_error_is_the_formula(x64):
         num_probes=probes,
     )
     draws = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), n))
-    jacobian = (1 - t) * jax.jacfwd(lambda x: onestep.flow_map(flows.gaussian, x, 1.0, t))(x)
+    jacobian = (1 - t) * jax.jacfwd(lambda x: samplers.flow_map(flows.gaussian, x, 1.0, t))(x)
     rows = np.sum(np.asarray(jacobian) ** 2, axis=1)
     variance = 2 * (rows**2 - np.sum(np.asarray(jacobian) ** 4, axis=1)) / probes
     mean, spread = draws.mean.mean(axis=0), draws.mean.std(axis=0)
@@ -276,7 +276,7 @@ def test_sizes_are_refused_with_the_alternative():
     with pytest.raises(ValueError, match="covariance of the data set"):
         onestep.renoised(flows.gaussian, PATH, jnp.zeros(3), jnp.zeros(3), 0.0)
     with pytest.raises(ValueError, match="r must be a scalar"):
-        onestep.flow_map(flows.gaussian, jnp.zeros(3), jnp.ones(2), 0.0)
+        samplers.flow_map(flows.gaussian, jnp.zeros(3), jnp.ones(2), 0.0)
 
 
 def test_a_model_of_the_other_time_direction(x64):
@@ -288,7 +288,7 @@ def test_a_model_of_the_other_time_direction(x64):
     np.testing.assert_allclose(back(x, 0.8, 0.3), ours(x, 0.8, 0.3), rtol=1e-14)
     # One step as the paper writes it, x = z - u(z, 0, 1), is our map from t = 0 to r = 1.
     np.testing.assert_allclose(
-        onestep.flow_map(back, x, 1.0, 0.0), x - theirs(x, 0.0, 1.0), rtol=1e-14
+        samplers.flow_map(back, x, 1.0, 0.0), x - theirs(x, 0.0, 1.0), rtol=1e-14
     )
 
 

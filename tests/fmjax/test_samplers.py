@@ -154,7 +154,10 @@ def test_a_velocity_that_explodes_is_an_error_and_not_a_number():
         (lambda x: samplers.trajectory(_linear, x, [0.0, 2.0]), "times must lie in"),
         (lambda x: samplers.fixed(lambda x, t: jnp.sum(x), x), r"x \(2,\), velocity \(\)"),
         (lambda x: samplers.few_step(lambda x, r, t: x[:, None], x, [0, 1]), "shapes must be"),
-        (lambda x: samplers.few_step(lambda x, r, t: x, x, [0.0, 1.5]), "r must lie in"),
+        (
+            lambda x: samplers.few_step(lambda x, r, t: x, x, [0.0, 1.5]),
+            "every entry of times must lie in",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, words):

@@ -64,11 +64,11 @@ def flow_maps() -> Iterator[Row]:
     with jax.enable_x64(True):
         x, _, t = _triples()
         for name, (average, velocity) in FLOWS.items():
-            ours = jax.vmap(lambda x, t, u=average: onestep.flow_map(u, x, 1.0, t))
+            ours = jax.vmap(lambda x, t, u=average: samplers.flow_map(u, x, 1.0, t))
             solved = jax.vmap(lambda x, t, v=velocity: solve(v, x, t, 1.0))
             yield Row(
                 f"one step to the data against an ODE, {name}",
-                "onestep.flow_map",
+                "samplers.flow_map",
                 "MF (12)",
                 _largest(jax.jit(ours)(x, t), jax.jit(solved)(x, t)),
                 1e-9,
