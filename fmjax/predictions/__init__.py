@@ -20,8 +20,11 @@ the exact denoiser `E[x1 | x_t]` or the exact score `grad log p_t(x_t)`.
 
 The system is singular where the prediction adds no information to x: x1 at sigma = 0, x0 and score
 at alpha = 0, velocity where `alpha_dot sigma = alpha sigma_dot` or a derivative is infinite (vp at
-t = 1). v is never singular. Your own kind is any function `(path, t) -> (a, b)`. `as_velocity` and
-`reverse_time` (for a time that starts at the data) turn a model of any kind into a velocity.
+t = 1). v is never singular. Your own kind is any function `(path, t) -> (a, b)`.
+
+`as_velocity` and `reverse_time` (for a time that starts at the data) turn a model of any kind into
+a velocity. At an end of the path where the system is singular they take the velocity of a time a
+little inside the path, so that every sampler runs from end to end.
 
 References:
   Salimans and Ho (2022), Progressive Distillation, arXiv 2202.00512, appendix D (v).

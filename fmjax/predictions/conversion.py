@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
+
 from fmjax import _checks
 from fmjax.paths import Path
 from fmjax.predictions.rows import Prediction, velocity
@@ -85,19 +87,16 @@ def convert(
     _checks.functions(path=path, given=given, wanted=wanted)
     value, x = _checks.floating(value, "value"), _checks.state(x)
     _checks.same_shape(value=value, x=x)
-    t = _checks.time(t)
-    a, b = given(path, t)
-    c, d = wanted(path, t)
-    alpha, sigma = path.alpha(t), path.sigma(t)
-    # wanted = p * value + q * x, matched on x1 and on x0.
-    determinant = a * sigma - b * alpha
-    p = (c * sigma - d * alpha) / determinant
-    q = (a * d - b * c) / determinant
+    p, q = _shares(path, _checks.time(t), given, wanted)
     return p * value + q * x
 
 
 def as_velocity(
-    model: Callable[[Array, Array], Array], path: Path, *, given: Prediction
+    model: Callable[[Array, Array], Array],
+    path: Path,
+    *,
+    given: Prediction,
+    margin: float = 1e-3,
 ) -> Velocity:
     """Turns a model that predicts another quantity into a velocity.
 
@@ -105,15 +104,17 @@ def as_velocity(
       model: `(x[*dims], t[]) -> [*dims]`, predicts `given` at the state x and time t, where t = 0
         is noise.
       path: the path that the model was trained on.
-      given: the kind of the model's prediction, a row of `fmjax.predictions` or your own.
+      given: the kind of the model's prediction, a row of this module or your own.
+      margin: at an end of the path where `given` is singular (the noise and the score at t = 0,
+        the data at t = 1) the velocity of the same state at this distance from the end stands for
+        the limit, which asks for 0 / 0. In (0, 1/2); elsewhere it changes nothing.
 
     Returns:
-      `(x[*dims], t[]) -> [*dims]`; not finite where `given` is singular (see `fmjax.predictions`).
-      Begin to solve at t0 = 1e-3 for the noise and the score, stop at t1 = 1 - 1e-3 for the data.
+      `(x[*dims], t[]) -> [*dims]`, finite from t = 0 to t = 1.
 
     Raises:
-      ValueError: on a call, if the model's value is not shaped like `x`, or `t` is batched or a
-        static number outside [0, 1].
+      ValueError: if `margin` is outside (0, 1/2); on a call, if the model's value is not shaped
+        like `x`, or `t` is batched or a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -124,9 +125,15 @@ def as_velocity(
       [-1.0, 2.0]
     """
     _checks.functions(model=model, path=path, given=given)
+    if not 0 < margin < 0.5:
+        message = (
+            f"margin must lie between 0 and 1/2, got {margin}: it is the distance in time from an "
+            "end of the path at which the prediction is singular."
+        )
+        raise ValueError(message)
 
     def field(x: Array, t: Array) -> Array:
-        t, x = _checks.time(t), _checks.state(x)
+        x, t = _checks.state(x), _inside(path, _checks.wide(_checks.time(t)), given, margin)
         value = _checks.at(model, t, "model")(x)
         return convert(path, value, x, t, given=given, wanted=velocity)
 
@@ -134,7 +141,11 @@ def as_velocity(
 
 
 def reverse_time(
-    model: Callable[[Array, Array], Array], path: Path, *, given: Prediction = velocity
+    model: Callable[[Array, Array], Array],
+    path: Path,
+    *,
+    given: Prediction = velocity,
+    margin: float = 1e-3,
 ) -> Velocity:
     """Turns a model whose time runs from data at 0 to noise at 1 into a velocity of fmjax.
 
@@ -144,14 +155,15 @@ def reverse_time(
     Args:
       model: `(x[*dims], s[]) -> [*dims]`, s = 0 at the data.
       path: the model's path in the time t of fmjax: `linear()` for `(1 - s) x1 + s x0`.
-      given: the kind of the model's prediction, a row of `fmjax.predictions` or your own.
+      given: the kind of the model's prediction, a row of this module or your own.
+      margin: as in `as_velocity`, from an end of the path where `given` is singular.
 
     Returns:
-      `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise; singular where `as_velocity` is.
+      `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise.
 
     Raises:
-      ValueError: on a call, if the model's value is not shaped like `x`, or `t` is batched or a
-        static number outside [0, 1].
+      ValueError: if `margin` is outside (0, 1/2); on a call, if the model's value is not shaped
+        like `x`, or `t` is batched or a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -165,12 +177,37 @@ def reverse_time(
       Geng et al. (2025), arXiv 2505.13447, for the convention. [geng2025mean]
     """
     _checks.functions(model=model, path=path, given=given)
+    if given is velocity:
+        ours = lambda x, t: -_checks.at(model, 1.0 - t, "model")(x)  # noqa: E731
+        return as_velocity(ours, path, given=velocity, margin=margin)
     theirs = Path(alpha=lambda s: path.alpha(1.0 - s), sigma=lambda s: path.sigma(1.0 - s))
+    row = lambda path, t: given(theirs, 1.0 - t)  # noqa: ARG005, E731
+    return as_velocity(lambda x, t: model(x, 1.0 - t), path, given=row, margin=margin)
 
-    def field(x: Array, t: Array) -> Array:
-        t, x = _checks.time(t), _checks.state(x)
-        row = lambda path, t: given(theirs, 1.0 - t)  # noqa: ARG005, E731
-        value = _checks.at(model, 1.0 - t, "model")(x)
-        return convert(path, value, x, t, given=row, wanted=velocity)
 
-    return field
+def _shares(path: Path, t: Array, given: Prediction, wanted: Prediction) -> tuple[Array, Array]:
+    """Solves (1) for p and q in `wanted = p given + q x`."""
+    if given is wanted:  # where the row is infinite, too
+        return jnp.ones_like(t), jnp.zeros_like(t)
+    a, b = given(path, t)
+    c, d = wanted(path, t)
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    determinant = a * sigma - b * alpha
+    return (c * sigma - d * alpha) / determinant, (a * d - b * c) / determinant
+
+
+_SINGULAR = 1e6
+"""A share of (1) as large as this comes from a sigma or alpha that is zero but for rounding."""
+
+
+def _inside(path: Path, t: Array, given: Prediction, margin: float) -> Array:
+    """Keeps t away from the ends of the path at which the velocity is singular in `given`."""
+
+    def singular(end: Array) -> Array:
+        found = jnp.stack(_shares(path, end, given, velocity))
+        return ~jnp.all(jnp.abs(found) < _SINGULAR)  # a NaN is not below it
+
+    near_noise = (t < margin) & singular(jnp.zeros_like(t))
+    near_data = (t > 1 - margin) & singular(jnp.ones_like(t))
+    # Not by `clip`, which halves the derivative in t at the ends.
+    return jnp.where(near_noise, margin, jnp.where(near_data, 1 - margin, t))

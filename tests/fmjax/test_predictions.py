@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import paths, predictions
+from fmjax import paths, predictions, samplers
 
 
 def test_targets_of_a_pair_by_hand():
@@ -134,3 +134,82 @@ def test_models_of_another_kind_name_wrong_input():
         with pytest.raises(ValueError, match="must lie in"):
             field(x, 1.5)
     assert predictions.reverse_time(lambda x, s: -s * x, path)(x, 0).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "path", [paths.linear(), paths.cosine(), paths.vp()], ids=["linear", "cosine", "vp"]
+)
+@pytest.mark.parametrize(
+    "kind", [k for k in KINDS if k is not predictions.velocity], ids=lambda kind: kind.__name__
+)
+def test_models_of_every_kind_are_finite_at_both_ends_and_near_the_limit(kind, path):
+    # Data N(2, 9): with V = 9 alpha^2 + sigma^2 and g = x - 2 alpha the means and the score are
+    def model(x, t):
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        total, gap = 9 * alpha**2 + sigma**2, x - 2 * alpha
+        data, noise = 2 + 9 * alpha * gap / total, sigma * gap / total
+        return {
+            predictions.x1: data, predictions.x0: noise, predictions.score: -gap / total,
+            predictions.v: alpha * noise - sigma * data,
+        }[kind]  # fmt: skip
+
+    field = predictions.as_velocity(model, path, given=kind)
+    theirs = predictions.reverse_time(lambda x, s: model(x, 1 - s), path, given=kind)
+    x = jnp.array([0.7, -1.3, 4.0])
+    for t in (0.0, 1.0, jnp.float32(0.0), jnp.float32(1.0)):
+        ours = field(x, t)
+        assert bool(jnp.all(jnp.isfinite(ours)))
+        np.testing.assert_allclose(theirs(x, t), ours, rtol=1e-3)
+        if path.sigma(jnp.float32(0.5)) == paths.vp().sigma(jnp.float32(0.5)):
+            continue  # its velocity is infinite at the data
+        c = paths.coefficients(path, t)
+        total = 9 * c.alpha**2 + c.sigma**2
+        pull = (9 * c.alpha * c.alpha_dot + c.sigma * c.sigma_dot) / total
+        np.testing.assert_allclose(ours, 2 * c.alpha_dot + pull * (x - 2 * c.alpha), atol=0.1)
+
+
+@pytest.mark.parametrize("solve", [samplers.fixed, samplers.adaptive], ids=["fixed", "adaptive"])
+def test_a_model_of_the_noise_is_sampled_from_the_noise_to_the_data(solve):
+    # Data N(2, 9): the flow carries z to 2 + 3 z.
+    noise = lambda x, t: (1 - t) * (x - 2 * t) / (9 * t**2 + (1 - t) ** 2)
+    data = lambda x, t: 2 + 9 * t * (x - 2 * t) / (9 * t**2 + (1 - t) ** 2)
+    z, path = jnp.array([0.7, -1.3, 0.0]), paths.linear()
+    field = predictions.as_velocity(noise, path, given=predictions.x0)
+    np.testing.assert_allclose(solve(field, z), 2 + 3 * z, rtol=5e-3)
+    back = predictions.as_velocity(data, path, given=predictions.x1)
+    np.testing.assert_allclose(solve(back, 2 + 3 * z, 1.0, 0.0), z, atol=1e-2)
+
+
+def test_a_velocity_needs_no_conversion_where_its_row_is_infinite():
+    path, x = paths.vp(), jnp.array([0.7, -1.3])
+    field = lambda x, t: t * x
+    for t in (0.5, 0.9995, 1.0):
+        ours = predictions.as_velocity(field, path, given=predictions.velocity)(x, t)
+        np.testing.assert_allclose(ours, t * x, rtol=1e-6)
+        ours = predictions.reverse_time(lambda x, s: -(1 - s) * x, path)(x, t)
+        np.testing.assert_allclose(ours, t * x, rtol=1e-6)
+
+
+def test_a_row_that_is_nowhere_singular_is_left_alone_and_its_derivative_in_time_is_whole():
+    field = predictions.as_velocity(lambda x, t: t * x, paths.linear(), given=predictions.v)
+    x = jnp.array(1.0)
+    for t in (0.0, 1e-4, 0.9999, 1.0):
+        # v = -sigma x1 + alpha x0: velocity = [x1 - x0], by hand for the linear path.
+        wanted = jax.jvp(lambda t: _from_v(t * x, x, t), (t,), (1.0,))
+        ours = jax.jvp(lambda t: field(x, t), (t,), (1.0,))
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
+def _from_v(v, x, t):
+    """The velocity x1 - x0 from v = t x0 - (1 - t) x1 and x = t x1 + (1 - t) x0."""
+    total = t**2 + (1 - t) ** 2
+    x1, x0 = (t * x - (1 - t) * v) / total, ((1 - t) * x + t * v) / total
+    return x1 - x0
+
+
+def test_a_margin_outside_the_path_is_refused():
+    for margin in (0.0, 0.5, -1e-3, float("nan")):
+        with pytest.raises(ValueError, match="margin must lie between 0 and 1/2"):
+            predictions.as_velocity(
+                lambda x, t: x, paths.linear(), given=predictions.x0, margin=margin
+            )
