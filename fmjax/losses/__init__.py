@@ -7,7 +7,7 @@ whole batch.
 * flow matching: `cfm` on drawn pairs; `adaptive` weights any loss by its value
 * flow and divergence matching: `fdm` on drawn pairs, `dm` on the exact field of a data set or of
   a minibatch; what is matched is a function, `match_trace`, `match_product` or `match_jacobian`,
-  to a target, `of_pair`, `of_bank` or `of_large_bank`, by its `residual`;
+  to a target, `of_pair`, `of_bank` or `of_large_bank`, by its `scaled_residual`;
   `cdm` and `cdm_absolute`, the divergence loss alone, to train on and to report; `probe_every`
   for a divergence on a share of the batch
 * empirical flow matching: `efm`, on the closed form of the data set or of a draw from it
@@ -21,7 +21,7 @@ from fmjax.losses.flow import adaptive, cfm
 from fmjax.losses.flow_divergence import cdm, cdm_absolute, dm, fdm
 from fmjax.losses.matching import Matching, match_jacobian, match_product, match_trace
 from fmjax.losses.share import probe_every
-from fmjax.losses.target import Target, of_bank, of_large_bank, of_pair, residual
+from fmjax.losses.target import Target, of_bank, of_large_bank, of_pair, scaled_residual
 
 __all__ = [
     "Guide",
@@ -45,5 +45,5 @@ __all__ = [
     "of_large_bank",
     "of_pair",
     "probe_every",
-    "residual",
+    "scaled_residual",
 ]

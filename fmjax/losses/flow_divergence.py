@@ -138,7 +138,7 @@ def cdm_absolute(
     _checks.positive_sigma(path, t)
     target = targets.of_pair(path, x0, x1, t)
     value, div = _checks.divergence_of(divergence, _checks.at(velocity, t), target.x)
-    return jnp.abs(targets.residual(value, div, target)) / target.sigma
+    return jnp.abs(targets.scaled_residual(value, div, target)) / target.sigma
 
 
 def fdm(

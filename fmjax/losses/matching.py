@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks, _jacobian, divergence
-from fmjax.losses.target import Target, residual
+from fmjax.losses.target import Target, scaled_residual
 from fmjax.types import Array, Divergence, Key
 
 __all__ = ["Matching", "match_jacobian", "match_product", "match_trace"]
@@ -91,7 +91,7 @@ def match_trace(
     """
     _checks.functions(field=field, divergence=divergence)
     value, div = _checks.divergence_of(divergence, field, target.x)
-    return value, jnp.square(residual(value, div, target) / target.x.size)
+    return value, jnp.square(scaled_residual(value, div, target) / target.x.size)
 
 
 def match_product(
@@ -135,7 +135,7 @@ def match_product(
     _checks.functions(field=field, probe=probe)
     value, tangents, probes = _tangents(key, field, target.x, 2, probe)
     first, second = (
-        residual(value, jnp.sum(z * tangent), target) / target.x.size
+        scaled_residual(value, jnp.sum(z * tangent), target) / target.x.size
         for z, tangent in zip(probes, tangents, strict=True)
     )
     return value, first * second

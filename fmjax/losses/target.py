@@ -35,7 +35,7 @@ from fmjax._bank import Bank, Refined
 from fmjax.paths import Path
 from fmjax.types import Array
 
-__all__ = ["Target", "of_bank", "of_large_bank", "of_pair", "residual"]
+__all__ = ["Target", "of_bank", "of_large_bank", "of_pair", "scaled_residual"]
 
 
 class Target(NamedTuple):
@@ -215,7 +215,7 @@ def _slope(sigma_dot: Array, gain: Array, weights: Array, offsets: Array, z: Arr
     return sigma_dot * z + gain * _bank.average(weights * along, offsets).reshape(z.shape)
 
 
-def residual(value: Array, div: Array, target: Target) -> Array:
+def scaled_residual(value: Array, div: Array, target: Target) -> Array:
     """Computes sigma times the residual r of a velocity, without a gradient through its value.
 
     `sigma r = rate + v . n - sigma div v`, eq. (3) of `fmjax.losses.matching`.
@@ -236,7 +236,7 @@ def residual(value: Array, div: Array, target: Target) -> Array:
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
       >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
       >>> value, div = fmjax.divergence.exact(lambda x: 0.0 * x, target.x)
-      >>> float(fmjax.losses.residual(value, div, target))
+      >>> float(fmjax.losses.scaled_residual(value, div, target))
       -2.0
 
     Reference:

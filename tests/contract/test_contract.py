@@ -228,8 +228,8 @@ PER_EXAMPLE = {
         "bxyt",
         "b",
     ),
-    "losses.residual": Case(
-        lambda x, y, t: losses.residual(x, jnp.sum(y), losses.of_pair(PATH, x, y, t)), PAIR
+    "losses.scaled_residual": Case(
+        lambda x, y, t: losses.scaled_residual(x, jnp.sum(y), losses.of_pair(PATH, x, y, t)), PAIR
     ),
     "losses.match_trace": Case(
         lambda x, y, t: losses.match_trace(

@@ -178,7 +178,7 @@ def test_the_absolute_loss_bounds_the_marginal_one(x64):
     def three(x0, x1):
         target = losses.of_bank(PATH, bank, x0, x1, TIME)
         value, div = divergence.exact(lambda x: field(x, TIME), target.x)
-        marginal = losses.residual(value, div, target) / target.sigma
+        marginal = losses.scaled_residual(value, div, target) / target.sigma
         conditional = losses.cdm_absolute(field, PATH, x0, x1, TIME)
         return jnp.abs(marginal), conditional, losses.cdm(field, PATH, x0, x1, TIME)
 

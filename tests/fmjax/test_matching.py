@@ -70,7 +70,7 @@ def _against_the_density(path, t, maker):
     score, rate = jax.grad(log_density, (1, 2))(path, target.x, t)
     value, jacobian = _field(target.x), jax.jacfwd(_field)(target.x)
     r = -(rate + jnp.trace(jacobian) + value @ score)
-    found = losses.residual(value, jnp.trace(jacobian), target)
+    found = losses.scaled_residual(value, jnp.trace(jacobian), target)
     return {
         "rate": (target.rate, -sigma * rate),
         "noise": (target.noise, -sigma * score),

@@ -45,7 +45,7 @@ def targets() -> Iterator[Row]:
         value, div = divergence.unrolled(_field, target.x)
         log_density = partial(empirical.log_density, path, bank)
         exact = path_error.residual(log_density, lambda x, _: _field(x), target.x, t)
-        return losses.residual(value, div, target), path.sigma(t) * exact
+        return losses.scaled_residual(value, div, target), path.sigma(t) * exact
 
     with jax.enable_x64(True):
         for name, path in PATHS.items():
@@ -53,7 +53,9 @@ def targets() -> Iterator[Row]:
                 found, exact = jax.jit(jax.vmap(partial(both, path, points)))(jnp.asarray(TIMES))
                 yield Row(
                     f"sigma r of {what}, {name} path, relative",
-                    "losses.of_pair, residual" if points == 1 else "losses.of_bank, residual",
+                    "losses.of_pair, scaled_residual"
+                    if points == 1
+                    else "losses.of_bank, scaled_residual",
                     "FDM eq. 14" if points == 1 else "FDM thm. 3.3",
                     _largest(found, exact),
                     1e-10,

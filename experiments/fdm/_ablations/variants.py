@@ -31,7 +31,7 @@ def match_without_stop(field: Callable, target: Target, *, divergence: Divergenc
 def match_absolute(field: Callable, target: Target, *, divergence: Divergence) -> tuple:
     """Returns value and absolute residual per dimension."""
     value, div = divergence(field, target.x)
-    return value, jnp.abs(losses.residual(value, div, target)) / target.x.size
+    return value, jnp.abs(losses.scaled_residual(value, div, target)) / target.x.size
 
 
 class Problem(NamedTuple):
