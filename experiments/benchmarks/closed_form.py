@@ -63,6 +63,19 @@ class Config:
     seed: int = 0
     """Seed of the bank and of the network."""
 
+    def check(self) -> None:
+        """Raises ValueError for a number out of its bounds."""
+        bounds = {
+            "num_points": (1, 1e9),
+            "size": (4, 1e9),
+            "colors": (1, 1e9),
+            "batch_size": (1, self.num_points),
+            "chunk_size": (1, 1e9),
+            "turns": (1, 1e9),
+            "seed": (0, 2**32 - 1),
+        }
+        options.check_bounds(self, bounds)
+
 
 def make_bank(config: Config) -> Array:
     """Returns bytes `[n, size, size, colors]`."""
@@ -203,9 +216,7 @@ def step_table(config: Config, taken: dict[str, list[float]]) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints both tables in Markdown."""
-    bounds = {name: (1, 1e9) for name in ("num_points", "colors", "chunk_size", "turns")}
-    bounds |= {"size": (4, 1e9), "batch_size": (1, config.num_points), "seed": (0, 2**32 - 1)}
-    options.check_bounds(config, bounds)
+    config.check()
     devices.announce()
     if config.channels:
         nnx.eval_shape(lambda: make_network(config))  # what does not fit is said first

@@ -53,6 +53,16 @@ class Config:
     seed: int = 0
     """Seed of parameters and data."""
 
+    def check(self) -> None:
+        """Raises ValueError for an unknown network, or a number out of its bounds."""
+        unknown = set(self.networks) - {"perceptron", "U-Net", "Conv1D"}
+        if unknown:
+            message = f"networks must be of perceptron, U-Net and Conv1D, got {sorted(unknown)}."
+            raise ValueError(message)
+        bounds = {"points": (4, 1e9), "images": (4, 1e9), "trajectories": (4, 1e9)}
+        bounds |= {"turns": (1, 1e9), "seed": (0, 2**32 - 1)}
+        options.check_bounds(self, bounds)
+
 
 class Case(NamedTuple):
     """A network and its batch."""
@@ -190,12 +200,7 @@ def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints a table in Markdown for every network."""
-    unknown = set(config.networks) - {"perceptron", "U-Net", "Conv1D"}
-    if unknown:
-        message = f"networks must be of perceptron, U-Net and Conv1D, got {sorted(unknown)}."
-        raise ValueError(message)
-    sizes = {name: (4, 1e9) for name in ("points", "images", "trajectories")}
-    options.check_bounds(config, {"turns": (1, 1e9), **sizes})
+    config.check()
     devices.announce()
     print(f"\n{jax.devices()[0]}")
     for name in config.networks:

@@ -26,7 +26,7 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli, devices
+from experiments.run import cli, devices, options
 from fmjax.types import Array, Key
 
 path = fmjax.paths.linear()
@@ -53,6 +53,16 @@ class Config:
     """Image sizes, for the memory of the exact map at a chunk of 16."""
     seed: int = 0
     """Seed of the parameters and the states."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers that cannot be timed."""
+        options.check_times((self.time,))
+        bounds = {"batch_size": (1, 1e9), "size": (4, 1e9), "repeats": (1, 1e9)}
+        options.check_bounds(self, bounds | {"seed": (0, 2**32 - 1)})
+        for name, values in {"chunks": self.chunks, "sizes": self.sizes}.items():
+            if any(value < 1 for value in values):
+                message = f"{name} must be positive, got {values}."
+                raise ValueError(message)
 
 
 def make_velocity(config: Config, size: int) -> Callable[[Array, Array], Array]:
@@ -136,6 +146,7 @@ def _shape(config: Config) -> tuple[int, int, int]:
 
 def main(config: Config) -> None:
     """Measures and prints two tables in Markdown."""
+    config.check()
     devices.announce()
     taken = seconds(config)
     forward = taken["forward pass"]

@@ -33,31 +33,14 @@ from experiments.images import data
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
+from experiments.run.options import Free, Place
 from fmjax.types import Key
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options, each with its default."""
+class Moons:
+    """The two moons."""
 
-    datasets: tuple[str, ...] = ("moons", "digits")
-    """Any of moons, digits, photographs, mnist, fashion_mnist, cifar10, cifar10_subset, and paths
-    to .npz files with an array "images", uint8 [n, h, w] or [n, h, w, c]. Of images the training
-    part is used; photographs are 550 crops of 256x256 pixels of the two of scikit-learn."""
-    data_dir: str | None = None
-    """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
-    a missing data set is downloaded. Only for data sets of tensorflow-datasets."""
-    workdir: str | None = None
-    """Run folder; None is runs/closed_form/cosine. The same command continues it, and what has been
-    measured of a data set is not repeated."""
-    seed: int = 0
-    """Seed of the moons, of the pairs and of the split of images without one, an integer >= 0."""
-    num_pairs: int = 256
-    """Pairs of noise and data, at least 2, the same at all times."""
-    num_times: int = 51
-    """Times from 0.01 to 0.99, one more than a multiple of 5: six of them have a histogram."""
-    sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
-    """Sides, in pixels, to which images are subsampled; those below the images' own are used."""
     moons_points: int = 50_000
     """Points of the moons."""
     moons_noise: float = 0.2
@@ -66,30 +49,91 @@ class Config:
     """Factor by which the moons are then enlarged, positive."""
     moons_shift: float = -1.0
     """What is then added to both coordinates."""
-    eval_batch_size: int = 64
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds; the law itself checks its noise."""
+        bounds = {
+            "moons_points": (2, math.inf),
+            "moons_scale": (1e-6, 1e6),
+            "moons_shift": (-1e6, 1e6),
+        }
+        options.check_bounds(self, bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What is measured of every data set."""
+
+    num_pairs: int = 256
+    """Pairs of noise and data, at least 2, the same at all times."""
+    num_times: int = 51
+    """Times from 0.01 to 0.99, one more than a multiple of 5: six of them have a histogram."""
+    eval_batch_size: Free[int] = 64
     """Pairs at a time; memory grows with its product with the number of points."""
 
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {"num_pairs": (2, math.inf), "num_times": (6, math.inf)}
+        options.check_bounds(self, bounds | {"eval_batch_size": (1, math.inf)})
+        if self.num_times % 5 != 1:
+            message = (
+                f"num_times must be one more than a multiple of 5, got {self.num_times}: the six "
+                "times of the histograms are among them."
+            )
+            raise ValueError(message)
 
-FREE = ("datasets", "sizes", "eval_batch_size")  # may change in a run folder
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default."""
+
+    datasets: Free[tuple[str, ...]] = ("moons", "digits")
+    """Any of moons, digits, photographs, mnist, fashion_mnist, cifar10, cifar10_subset, and paths
+    to .npz files with an array "images", uint8 [n, h, w] or [n, h, w, c]. Of images the training
+    part is used; photographs are 550 crops of 256x256 pixels of the two of scikit-learn."""
+    data_dir: Place = None
+    """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
+    a missing data set is downloaded. Only for data sets of tensorflow-datasets."""
+    workdir: Place = None
+    """Run folder; None is runs/closed_form/cosine. The same command continues it, and what has been
+    measured of a data set is not repeated."""
+    seed: int = 0
+    """Seed of the moons, of the pairs and of the split of images without one, an integer >= 0."""
+    sizes: Free[tuple[int, ...]] = (4, 8, 16, 32, 64, 128, 256)
+    """Sides, in pixels, to which images are subsampled; those below the images' own are used."""
+    moons: Moons = Moons()
+    measures: Measures = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would fail later, or would measure the wrong thing."""
+        labels = [_label(name) for name in self.datasets]
+        if not labels or len(set(labels)) < len(labels):
+            message = f"datasets must be one or more of different names, got {self.datasets}."
+            raise ValueError(message)
+        options.check_bounds(self, {"seed": (0, 2**32 - 1)})
+        options.check_parts(self)
+        if any(side < 1 for side in self.sizes) or len(set(self.sizes)) < len(self.sizes):
+            message = f"sizes must be different positive numbers of pixels, got {self.sizes}."
+            raise ValueError(message)
 
 
-def _keys(config: Config) -> Key:
+def _keys(seed: int) -> Key:
     """Returns the keys of the moons and of the pairs."""
-    return jax.random.split(jax.random.key(config.seed))
+    return jax.random.split(jax.random.key(seed))
 
 
-def moons(config: Config) -> np.ndarray:
+def moons(asked: Moons, seed: int) -> np.ndarray:
     """Returns the points in the plane, `[n, 2]`."""
-    law = fmjax.toy.moons(config.moons_noise)
-    keys = jax.random.split(_keys(config)[0], config.moons_points)
+    law = fmjax.toy.moons(asked.moons_noise)
+    keys = jax.random.split(_keys(seed)[0], asked.moons_points)
     points = jax.jit(jax.vmap(law.sample))(keys)
-    return np.float32(config.moons_scale * np.asarray(points) + config.moons_shift)
+    return np.float32(asked.moons_scale * np.asarray(points) + asked.moons_shift)
 
 
 def load(config: Config, name: str) -> np.ndarray:
     """Returns a data set as float32, `[n, 2]` or, in [-1, 1], `[n, h, w, c]`."""
     if name == "moons":
-        return moons(config)
+        return moons(config.moons, config.seed)
     if name == "photographs":
         return photographs.photographs()
     images = data.load(name, data_dir=config.data_dir, seed=config.seed)
@@ -104,15 +148,15 @@ def sized(points: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     return [*(photographs.subsample(points, side) for side in smaller), points]
 
 
-def measure(config: Config, name: str, bank: np.ndarray) -> dict[str, Any]:
+def measure(asked: Measures, seed: int, name: str, bank: np.ndarray) -> dict[str, Any]:
     """Returns what is known of one data set at one size, with its name."""
     label = f"{name} {measures.size_of(bank.shape[1:])}".rstrip()
     found = measures.measure(
         bank,
-        _keys(config)[1],
-        np.linspace(0.01, 0.99, config.num_times),
-        num_pairs=config.num_pairs,
-        size=config.eval_batch_size,
+        _keys(seed)[1],
+        np.linspace(0.01, 0.99, asked.num_times),
+        num_pairs=asked.num_pairs,
+        size=asked.eval_batch_size,
         label=label,
     )
     return {"label": label} | found
@@ -142,44 +186,18 @@ def _label(name: str) -> str:
     return os.path.splitext(os.path.basename(name))[0]
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would fail later, or would measure the wrong thing."""
-    labels = [_label(name) for name in config.datasets]
-    if not labels or len(set(labels)) < len(labels):
-        message = f"datasets must be one or more of different names, got {config.datasets}."
-        raise ValueError(message)
-    bounds = {
-        "seed": (0, 2**32 - 1),
-        "num_pairs": (2, math.inf),
-        "num_times": (6, math.inf),
-        "moons_points": (2, math.inf),
-        "moons_scale": (1e-6, 1e6),
-        "moons_shift": (-1e6, 1e6),
-        "eval_batch_size": (1, math.inf),
-    }
-    options.check_bounds(config, bounds)
-    if config.num_times % 5 != 1:
-        message = (
-            f"num_times must be one more than a multiple of 5, got {config.num_times}: the six "
-            "times of the histograms are among them."
-        )
-        raise ValueError(message)
-    if any(side < 1 for side in config.sizes) or len(set(config.sizes)) < len(config.sizes):
-        message = f"sizes must be different positive numbers of pixels, got {config.sizes}."
-        raise ValueError(message)
-
-
 def kept(config: Config, folder: Any, name: str, bank: np.ndarray) -> dict[str, Any]:
     """Returns `measure` and what it was measured of, read back where that was done before."""
     facts = {"data": measures.fingerprint(bank)}
     file = folder / name / f"{bank[0].size}" / "evaluation.json"
-    return remembered(file, facts, functools.partial(measure, config, name, bank)) | facts
+    make = functools.partial(measure, config.measures, config.seed, name, bank)
+    return remembered(file, facts, make) | facts
 
 
 def main(config: Config) -> None:
     """Measures every data set at every size, and leaves everything under the run folder."""
-    _check(config)
-    folder = loop.open_run(config.workdir or "runs/closed_form/cosine", config, evaluation=FREE)
+    config.check()
+    folder = loop.open_run(config.workdir or "runs/closed_form/cosine", config)
     if jax.process_index() != 0:
         return  # one process measures and writes
     points = {_label(name): load(config, name) for name in config.datasets}  # mistakes come first

@@ -28,7 +28,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,43 +38,22 @@ from flax import nnx
 import fmjax
 from experiments.closed_form._efm import pictures, tables
 from experiments.closed_form._efm import training as efm_training
+from experiments.closed_form._efm.training import Networks
 from experiments.images import classifier, data, quality, training
 from experiments.images.features import Embedding, pin
+from experiments.images.options import Features, Source
 from experiments.run import batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
+from experiments.run.options import Free, Place
 from fmjax.empirical import Bank
 from fmjax.types import Array, Key, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options, each with its default: a run on the digits."""
+class Training:
+    """The U-Net and its training, by Adam."""
 
-    dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and "labels", integers [n]."""
-    data_dir: str | None = None
-    """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
-    a missing data set is downloaded. Not used by digits and .npz files."""
-    held_out: float = 0.2
-    """Share of the images held out, in (0, 1), where the data set has no split of its own."""
-    workdir: str | None = None
-    """Run folder; None is runs/closed_form/efm_images/DATASET. The same command continues it."""
-    embedding_dir: str | None = None
-    """Folder of the classifier whose features are compared; None is one in the run folder. Runs of
-    the same data, seed and embedding_steps may share it."""
-    embedding_steps: int = 1000
-    """Training steps of that classifier."""
-    seed: int = 0
-    """Seed of the split and of the classifier, an integer >= 0."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of network, order and noise, integers >= 0, each with every method."""
-    methods: tuple[Literal["CFM", "OT-CFM", "EFM-n"], ...] = ("CFM", "OT-CFM", "EFM-n")
-    """Methods without a size: the random target of independent pairs, that of pairs by optimal
-    transport within the batch, and the exact velocity of the whole training set."""
-    banks: tuple[int, ...] = (128, 256, 1000)
-    """Sizes M of the banks of EFM, the batch among them, each a method of its own."""
     channels: tuple[int, ...] = (32, 64)
     """Features of each level of the U-Net, multiples of 8."""
     batch_size: int = 64
@@ -87,19 +66,64 @@ class Config:
     """Learning rate of Adam, constant; the paper's is 1e-3."""
     ema_decay: float = 0.995
     """Decay of the moving average of the parameters, per step; 0 takes the last ones."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {
+            "batch_size": (1, math.inf),
+            "epochs": (1, math.inf),
+            "eval_epochs": (1, math.inf),
+            "learning_rate": (1e-12, 1e12),
+            "ema_decay": (0.0, 1.0 - 1e-9),
+        }
+        options.check_bounds(self, bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What is generated in every evaluation, in the training and after it."""
+
     num_samples: int = 1438
     """Images that are generated in every evaluation. The distance of few is mostly bias and noise:
     that of 360 training digits from as many held out is 4.4 ± 0.5."""
     solver_steps: int = 10
     """Steps of Heun from noise to image, of two evaluations each."""
-    eval_batch_size: int = 240
+    eval_batch_size: Free[int] = 240
     """Images that are generated at a time; memory grows with it."""
-    num_shown: int = 12
+    num_shown: Free[int] = 12
     """Generated images of the figure, for each method."""
 
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {
+            "num_samples": (2, math.inf),
+            "solver_steps": (1, math.inf),
+            "eval_batch_size": (1, math.inf),
+            "num_shown": (1, self.num_samples),
+        }
+        options.check_bounds(self, bounds)
 
-# What no training depends on; every method and seed is a training of its own, in its own folder.
-EVALUATION = ("embedding_dir", "seeds", "methods", "banks", "eval_batch_size", "num_shown")
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default: a run on the digits."""
+
+    workdir: Place = None
+    """Run folder; None is runs/closed_form/efm_images/DATASET. The same command continues it."""
+    seed: int = 0
+    """Seed of the split and of the classifier, an integer >= 0."""
+    source: Source = Source()
+    features: Features = Features()
+    networks: Free[Networks] = Networks()
+    training: Training = Training()
+    samples: Samples = Samples()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after a training."""
+        options.check_parts(self)
+        options.check_bounds(self.features, {"embedding_steps": (1, math.inf)})
+
+
 # Two products with the bank, in memory batch times n; chunks of it are scaled to the states.
 target = functools.partial(fmjax.empirical.refined_velocity, chunk_size=4096)
 
@@ -110,30 +134,32 @@ def bank_of(images: data.Images) -> Bank:
     return fmjax.empirical.prepare(jnp.asarray(images.train), scale=width, shift=0.5 * width - 1.0)
 
 
-def network(config: Config, images: data.Images, seed: int) -> tuple[Callable[..., Array], PyTree]:
+def network(
+    channels: tuple[int, ...], images: data.Images, seed: int
+) -> tuple[Callable[..., Array], PyTree]:
     """Returns the U-Net as a pure function, and its first parameters."""
-    unet = fmjax.models.UNet(images.train.shape[1:], channels=config.channels, rngs=nnx.Rngs(seed))
+    unet = fmjax.models.UNet(images.train.shape[1:], channels=channels, rngs=nnx.Rngs(seed))
     return fmjax.models.functional(unet)
 
 
 def sampler(
-    config: Config, apply: Callable[..., Array], reference: quality.Reference, seed: int
+    asked: Samples, apply: Callable[..., Array], reference: quality.Reference, seed: int
 ) -> Callable[[PyTree], np.ndarray]:
     """Returns a function from the parameters to generated images, from the same noise always."""
     key = jax.random.fold_in(jax.random.key(seed), 1000)
-    noise = jax.random.normal(key, (config.num_samples, *reference.images.shape[1:]))
+    noise = jax.random.normal(key, (asked.num_samples, *reference.images.shape[1:]))
     return lambda params: quality.sample(
         apply,
         params,
         noise,
         reference.levels,
-        num_steps=config.solver_steps,
-        size=config.eval_batch_size,
+        num_steps=asked.solver_steps,
+        size=asked.eval_batch_size,
     )
 
 
 def train(
-    config: Config,
+    options: Training,
     loss: Callable[..., Array],
     params: PyTree,
     bank: Bank,
@@ -144,18 +170,18 @@ def train(
 ) -> PyTree:
     """Trains one network by one method, or restores it, and returns its parameters."""
     order = np.arange(len(bank.points), dtype=np.int32)
-    per_epoch = len(order) // config.batch_size
-    every = config.eval_epochs * per_epoch
+    per_epoch = len(order) // options.batch_size
+    every = options.eval_epochs * per_epoch
     state = loop.fit(
         loss,
         params,
-        batches.batches(order, config.batch_size, seed=seed),  # the images are on the devices
-        efm_training.adam(config.learning_rate),
+        batches.batches(order, options.batch_size, seed=seed),  # the images are on the devices
+        efm_training.adam(options.learning_rate),
         measure,
         workdir=folder,
-        num_steps=config.epochs * per_epoch,
+        num_steps=options.epochs * per_epoch,
         seed=seed,
-        ema_decay=config.ema_decay,
+        ema_decay=options.ema_decay,
         eval_every=every,
         save_every=every,
         shared={"data": bank},
@@ -170,60 +196,43 @@ def evaluated(
     config: Config,
 ) -> dict[str, Any]:
     """Returns the final numbers of one network, read back where they were measured before."""
-    options = {name: getattr(config, name) for name in ("epochs", "num_shown")}
+    facts = {"epochs": config.training.epochs, "num_shown": config.samples.num_shown}
 
     def make() -> dict[str, Any]:
         pixels = generate()
         numbers = quality.frechet(reference, pixels) | quality.copies(reference, pixels)
-        return numbers | {"shown": pixels[: config.num_shown]}
+        return numbers | {"shown": pixels[: config.samples.num_shown]}
 
-    return remembered(folder / "evaluation.json", options, make)
+    return remembered(folder / "evaluation.json", facts, make)
 
 
 def run(config: Config, images: data.Images, reference: Any, folder: Any) -> list[dict[str, Any]]:
     """Trains and evaluates every method with every seed, and returns the row of each network."""
     rows, bank = [], bank_of(images)
     # One function for all seeds, so that step and sampler are compiled once for each method.
-    apply, _ = network(config, images, 0)
-    losses = efm_training.losses(apply, config, target=target)
-    for seed in config.seeds:
-        _, params = network(config, images, seed)
-        generate = sampler(config, apply, reference, seed)
+    channels = config.training.channels
+    apply, _ = network(channels, images, 0)
+    losses = efm_training.losses(apply, config.networks, target=target)
+    for seed in config.networks.seeds:
+        _, params = network(channels, images, seed)
+        generate = sampler(config.samples, apply, reference, seed)
         measure = lambda params, _, g=generate: quality.frechet(reference, g(params))  # noqa: E731
         for name, loss in losses.items():
             place = folder / f"seed_{seed}" / name
             efm_training.announce(seed, name)
-            trained = train(config, loss, params, bank, measure, folder=place, seed=seed)
+            trained = train(config.training, loss, params, bank, measure, folder=place, seed=seed)
             if jax.process_index() == 0:  # one process evaluates and writes
                 final = evaluated(place, functools.partial(generate, trained), reference, config)
-                curve = tables.curve(place, len(images.train) // config.batch_size)
+                curve = tables.curve(place, len(images.train) // config.training.batch_size)
                 rows.append({"seed": seed, "method": name, **final, "curve": curve})
     return rows
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after a training."""
-    efm_training.check(config)
-    bounds = {
-        "embedding_steps": (1, math.inf),
-        "batch_size": (1, math.inf),
-        "epochs": (1, math.inf),
-        "eval_epochs": (1, math.inf),
-        "learning_rate": (1e-12, 1e12),
-        "ema_decay": (0.0, 1.0 - 1e-9),
-        "num_samples": (2, math.inf),
-        "solver_steps": (1, math.inf),
-        "eval_batch_size": (1, math.inf),
-        "num_shown": (1, config.num_samples),
-    }
-    options.check_bounds(config, bounds)
-
-
 def _check_sizes(config: Config, images: data.Images) -> None:
     """Raises ValueError if the batch, a bank or the network does not fit the images."""
-    batches.batches(images.train, config.batch_size, seed=0)
-    efm_training.check_banks(config, len(images.train))
-    network(config, images, 0)
+    batches.batches(images.train, config.training.batch_size, seed=0)
+    efm_training.check_banks(config.networks.banks, config.training.batch_size, len(images.train))
+    network(config.training.channels, images, 0)
 
 
 def main(config: Config, *, features: Embedding | None = None) -> None:
@@ -233,15 +242,14 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
       config: the options.
       features: in which images are compared, in place of the features of a classifier.
     """
-    _check(config)
-    devices.check_batch(config.batch_size)
-    name, images = training.load(config)
+    config.check()
+    devices.check_batch(config.training.batch_size)
+    name, images = training.load(config.source, config.seed)
     _check_sizes(config, images)
-    choose = classifier.of_run(config, images, features)
+    choose = classifier.of_run(config.features, config.source, config.seed, images, features)
     folder = loop.open_run(
         config.workdir or f"runs/closed_form/efm_images/{name}",
         config,
-        evaluation=EVALUATION,
         data=data.fingerprint(images),
     )
     embedded = choose(folder)
@@ -250,7 +258,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     rows = run(config, images, reference, folder)
     if jax.process_index() != 0:
         return
-    of_data = quality.of_data(reference, images, config.num_samples)
+    of_data = quality.of_data(reference, images, config.samples.num_samples)
     with run_pictures.style():
         names = {"dataset": name, "space": embedded.name}
         figures = pictures.all_of(rows, of_data, images.levels, **names)

@@ -33,6 +33,7 @@ from experiments.closed_form._efm import toy_pictures, training
 from experiments.run import batches, cli, loop, numbers, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
+from experiments.run.options import Free, Place
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
 
@@ -41,19 +42,21 @@ target = fmjax.empirical.anchored_velocity  # from differences: in the plane man
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options. Data, network, batch and learning rate are those of the paper's code."""
+class Networks(training.Networks):
+    """Which networks are trained: every method with every seed, each in a folder of its own."""
 
-    workdir: str | None = None
-    """Run folder; None is runs/closed_form/efm_toy. The same command continues it."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of data, network and noise, integers >= 0, each with every method."""
     methods: tuple[Literal["CFM", "EFM-n"], ...] = ("CFM", "EFM-n")
     """The random target, and the exact velocity of the whole training set."""
     banks: tuple[int, ...] = (256,)
     """Sizes M of the banks of EFM, the batch among them, each a method of its own."""
-    num_train: int = 5000
-    """Training points, and as many test points."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The perceptron and its training, by Adam."""
+
     width: int = 64
     """Width of the hidden layers."""
     depth: int = 3
@@ -66,6 +69,23 @@ class Config:
     """Learning rate of Adam, constant."""
     eval_every: int = 100
     """Steps between evaluations."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {
+            "width": (1, math.inf),
+            "depth": (1, math.inf),
+            "num_steps": (1, math.inf),
+            "learning_rate": (1e-12, 1e12),
+            "eval_every": (1, math.inf),
+        }
+        options.check_bounds(self, bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What is measured in every evaluation, in the training and after it."""
+
     num_pairs: int = 512
     """Pairs of noise and training points on which the error of the velocity is measured."""
     num_points: int = 500
@@ -74,9 +94,32 @@ class Config:
     tolerance: float = 1e-4
     """Relative and absolute tolerance of the adaptive solver."""
 
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        options.check_bounds(self, {"num_pairs": (1, math.inf), "tolerance": (1e-12, 1.0)})
 
-# What no training depends on; every method and seed is a training of its own, in its own folder.
-EVALUATION = ("seeds", "methods", "banks")
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options. Data, network, batch and learning rate are those of the paper's code."""
+
+    workdir: Place = None
+    """Run folder; None is runs/closed_form/efm_toy. The same command continues it."""
+    num_train: int = 5000
+    """Training points, and as many test points."""
+    networks: Free[Networks] = Networks()
+    training: Training = Training()
+    measures: Measures = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after a training."""
+        options.check_parts(self)
+        options.check_bounds(self, {"num_train": (2, math.inf)})
+        options.check_bounds(self.training, {"batch_size": (1, self.num_train)})
+        options.check_bounds(self.measures, {"num_points": (1, self.num_train)})
+        training.check_banks(self.networks.banks, self.training.batch_size, self.num_train)
+
+
 _distance = jax.jit(fmjax.metrics.wasserstein2)
 
 
@@ -134,25 +177,26 @@ def train(
 ) -> PyTree:
     """Trains one network by one method, or restores it, and returns its parameters."""
     key = jax.random.fold_in(jax.random.key(seed), 1001)
-    params = fmjax.models.perceptron(key, 2, width=config.width, depth=config.depth)[1]
+    options, tolerance = config.training, config.measures.tolerance
+    params = fmjax.models.perceptron(key, 2, width=options.width, depth=options.depth)[1]
 
     def evaluate(params: PyTree, _: Key) -> dict[str, float]:
-        errors, _ = measure(jax.device_get(params), given, tolerance=config.tolerance)
+        errors, _ = measure(jax.device_get(params), given, tolerance=tolerance)
         return {name: float(value) for name, value in errors.items()}
 
     state = loop.fit(
         loss,
         params,
-        batches.batches(np.arange(config.num_train, dtype=np.int32), config.batch_size, seed=seed),
-        training.adam(config.learning_rate),
+        batches.batches(np.arange(config.num_train, dtype=np.int32), options.batch_size, seed=seed),
+        training.adam(options.learning_rate),
         evaluate,
         workdir=folder,
-        num_steps=config.num_steps,
+        num_steps=options.num_steps,
         seed=seed,
         ema_decay=0.0,
-        log_every=config.eval_every,
-        eval_every=config.eval_every,
-        save_every=config.num_steps,  # a minute is not worth more
+        log_every=options.eval_every,
+        eval_every=options.eval_every,
+        save_every=options.num_steps,  # a minute is not worth more
         shared={"data": given.train},
     )
     return jax.device_get(state.ema_params)
@@ -161,9 +205,10 @@ def train(
 def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns a row for every network, and one for the data of every seed."""
     rows, of_data = [], []
-    sizes = (config.num_train, config.num_pairs, config.num_points)
-    losses = training.losses(perceptron, config, target=target)
-    for seed in config.seeds:
+    measures = config.measures
+    sizes = (config.num_train, measures.num_pairs, measures.num_points)
+    losses = training.losses(perceptron, config.networks, target=target)
+    for seed in config.networks.seeds:
         key = jax.random.fold_in(jax.random.key(seed), 1000)
         given, variance = jax.device_get(problem(key, *sizes))
         floor = float(_distance(*given.near))
@@ -173,7 +218,7 @@ def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[st
             training.announce(seed, name)
             params = train(config, given, loss, seed, place)
             if jax.process_index() == 0:  # one process evaluates and writes
-                errors, points = measure(params, given, tolerance=config.tolerance)
+                errors, points = measure(params, given, tolerance=measures.tolerance)
                 errors = {name: float(value) for name, value in errors.items()}
                 row = {"seed": seed, "method": name, **errors, "curve": read_metrics(place)}
                 rows.append(row | {"points": points, "train": given.near[0]})
@@ -193,31 +238,10 @@ def table(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after a training."""
-    training.check(config)
-    bounds = {
-        "num_train": (2, math.inf),
-        "batch_size": (1, config.num_train),
-        "width": (1, math.inf),
-        "depth": (1, math.inf),
-        "num_steps": (1, math.inf),
-        "eval_every": (1, math.inf),
-        "num_pairs": (1, math.inf),
-        "num_points": (1, config.num_train),
-        "learning_rate": (1e-12, 1e12),
-        "tolerance": (1e-12, 1.0),
-    }
-    options.check_bounds(config, bounds)
-    training.check_banks(config, config.num_train)
-
-
 def main(config: Config) -> None:
     """Trains or continues every network, measures, and leaves everything under the run folder."""
-    _check(config)
-    folder = loop.open_run(
-        config.workdir or "runs/closed_form/efm_toy", config, evaluation=EVALUATION
-    )
+    config.check()
+    folder = loop.open_run(config.workdir or "runs/closed_form/efm_toy", config)
     rows, of_data = run(config, folder)
     if jax.process_index() != 0:
         return

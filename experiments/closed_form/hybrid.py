@@ -32,9 +32,11 @@ import fmjax
 from experiments.closed_form._copies import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding
+from experiments.images.options import Features, Source, Training
 from experiments.run import batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
+from experiments.run.options import Free, Place
 from fmjax.types import Array, Key, PyTree, Velocity
 
 path = measures.path
@@ -46,45 +48,11 @@ def pixels(x: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options, each with its default: a run on the digits in two minutes."""
+class Measures:
+    """What is drawn, at which times of taking over."""
 
-    dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and, unless embedding_steps is 0,
-    "labels", integers [n]."""
-    data_dir: str | None = None
-    """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
-    a missing data set is downloaded. Not used by digits and .npz files."""
-    held_out: float = 0.2
-    """Share of the images held out, in (0, 1), where the data set has no split of its own."""
-    workdir: str | None = None
-    """Run folder; None is runs/closed_form/hybrid/DATASET. The same command continues it."""
-    seed: int = 0
-    """Seed of the split, the network and all noise, an integer >= 0."""
-    channels: tuple[int, ...] = (32, 64)
-    """Features of each level of the U-Net, multiples of 8."""
-    dropout: float = 0.0
-    """Probability of dropping a feature in training, in [0, 1)."""
-    batch_size: int = 64
-    """Images per step, a multiple of the number of devices."""
-    num_steps: int = 3000
-    """Training steps."""
-    learning_rate: float = 2e-3
-    """Peak of the learning rate; warm-up over the first tenth at most 100 steps, then cosine."""
-    weight_decay: float = 0.0
-    """Weight decay of AdamW, per unit of the learning rate."""
-    ema_decay: float = 0.995
-    """Decay of the moving average of the parameters, per step."""
-    save_every: int = 500
-    """Steps between checkpoints and between evaluations of the held-out loss."""
     taus: tuple[float, ...] = tuple(i / 20 for i in range(21))
     """Times at which the network takes over, increasing from 0 to 1."""
-    embedding_dir: str | None = None
-    """Folder of a classifier in whose features images are compared too; None is one in the run
-    folder. Runs of the same data, seed and embedding_steps may share it."""
-    embedding_steps: int = 1000
-    """Training steps of that classifier; 0 does without it and without labels: pixels only."""
     num_noises: int = 256
     """Noises, at least 4, the same for every tau."""
     solver_steps: int = 100
@@ -92,9 +60,33 @@ class Config:
     eval_batch_size: int = 64
     """Images evaluated at a time; memory grows with it."""
 
+    def check(self) -> None:
+        """Raises ValueError for times or numbers that cannot be measured."""
+        taus = np.float32(self.taus)  # as they are used; NaN does not increase
+        ends = len(taus) > 2 and (taus[0], taus[-1]) == (0.0, 1.0)
+        if not ends or not (np.diff(taus) > 0).all():
+            message = f"taus must increase from 0 to 1, at least one between them, got {self.taus}."
+            raise ValueError(message)
+        bounds = {"num_noises": (4, math.inf), "solver_steps": (1, math.inf)}
+        options.check_bounds(self, bounds | {"eval_batch_size": (1, math.inf)})
 
-# What the training of the network does not depend on.
-EVALUATION = ("taus", "num_noises", "solver_steps", "eval_batch_size", *classifier.OPTIONS)
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default: a run on the digits in two minutes."""
+
+    workdir: Place = None
+    """Run folder; None is runs/closed_form/hybrid/DATASET. The same command continues it."""
+    seed: int = 0
+    """Seed of the split, the network and all noise, an integer >= 0."""
+    source: Source = Source()
+    training: Training = Training(dropout=0.0, num_steps=3000, weight_decay=0.0)
+    features: Free[Features] = Features()
+    measures: Free[Measures] = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after the training."""
+        options.check_parts(self)
 
 
 def generate(
@@ -117,7 +109,7 @@ def generate(
 
 
 def generate_all(
-    apply: Callable[..., Array], params: PyTree, points: np.ndarray, noise: Array, config: Config
+    apply: Callable[..., Array], params: PyTree, points: np.ndarray, noise: Array, asked: Measures
 ) -> np.ndarray:
     """Returns the samples of every tau, `[len(taus), n, h, w, c]`.
 
@@ -126,14 +118,14 @@ def generate_all(
       params: the parameters.
       points: `[m, h, w, c]`, what the network was trained on.
       noise: `[n, h, w, c]`.
-      config: the options.
+      asked: the times, and how to follow the fields.
     """
     bank = fmjax.empirical.prepare(points)
 
     def one(params: PyTree, bank: PyTree, x0: Array, tau: Array | float) -> Array:
         exact = functools.partial(fmjax.empirical.velocity, path, bank)
         learned = functools.partial(apply, params)
-        return generate(exact, learned, x0, tau, num_steps=config.solver_steps)
+        return generate(exact, learned, x0, tau, num_steps=asked.solver_steps)
 
     def alone(tau: float) -> Callable[..., Array]:
         return lambda params, bank, x0, _: one(params, bank, x0, tau)
@@ -141,10 +133,10 @@ def generate_all(
     compiled = lambda f: jax.jit(jax.vmap(f, in_axes=(None, None, 0, 0)))  # noqa: E731
     ends = {tau: compiled(alone(tau)) for tau in (0.0, 1.0)}
     between, drawn = compiled(one), []  # one program for every other tau
-    for tau in config.taus:
+    for tau in asked.taus:
         many = functools.partial(ends.get(tau, between), params, bank)
         taus, label = np.full(len(noise), tau, np.float32), f"samples, tau = {tau:g}"
-        size = config.eval_batch_size
+        size = asked.eval_batch_size
         drawn.append(batches.in_batches(many, noise, taus, size=size, label=label))
     return np.stack(drawn)
 
@@ -162,7 +154,7 @@ def followed(distance: np.ndarray) -> np.ndarray:
 def evaluate(
     network: tuple[Callable[..., Array], PyTree],
     images: data.Images,
-    config: Config,
+    asked: Measures,
     key: Key,
     *,
     embeddings: dict[str, measures.Embed],
@@ -172,19 +164,19 @@ def evaluate(
     Args:
       network: `apply` and its parameters.
       images: the data set.
-      config: the options.
+      asked: what to draw.
       key: for the noise.
       embeddings: from the name of a space to the embedding into it; the first is reported.
     """
     points = measures.points(images, len(images.train))
-    held_out = data.centres(images.held_out[: config.num_noises], images.levels)
-    noise = jax.random.normal(key, (config.num_noises, *points.shape[1:]))
-    samples = generate_all(*network, points, noise, config)
+    held_out = data.centres(images.held_out[: asked.num_noises], images.levels)
+    noise = jax.random.normal(key, (asked.num_noises, *points.shape[1:]))
+    samples = generate_all(*network, points, noise, asked)
     distances = functools.partial(measures.distances, samples, points, held_out)
     found = {name: distances(embed) for name, embed in embeddings.items()}
     which = followed(next(iter(found.values()))["distance"])
     results = {
-        "taus": config.taus,
+        "taus": asked.taus,
         "collapse_time": measures.collapse_time(measures.variances(points), points),
         "spaces": {name: _summary(space) for name, space in found.items()},
     }
@@ -218,28 +210,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after the training."""
-    taus = np.float32(config.taus)  # as they are used; NaN does not increase
-    ends = len(taus) > 2 and (taus[0], taus[-1]) == (0.0, 1.0)
-    if not ends or not (np.diff(taus) > 0).all():
-        message = f"taus must increase from 0 to 1, at least one between them, got {config.taus}."
-        raise ValueError(message)
-    bounds = {
-        "batch_size": (1, math.inf),
-        "save_every": (1, math.inf),
-        "ema_decay": (0.0, 1.0 - 1e-9),
-        "num_steps": (1, math.inf),
-        "num_noises": (4, math.inf),
-        "solver_steps": (1, math.inf),
-        "eval_batch_size": (1, math.inf),
-        "embedding_steps": (0, math.inf),
-        "learning_rate": (1e-12, 1e12),
-        "weight_decay": (0, 1e12),
-    }
-    options.check_bounds(config, bounds)
-
-
 def main(config: Config, *, features: Embedding | None = None) -> None:
     """Trains or continues, evaluates, and leaves everything under the run folder.
 
@@ -247,19 +217,22 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
       config: the options.
       features: in which images are compared beside pixels, instead of a classifier's.
     """
-    _check(config)
-    devices.check_batch(config.batch_size)
-    name, images = training.load(config)
-    choose = classifier.of_run(config, images, features)
+    config.check()
+    devices.check_batch(config.training.batch_size)
+    name, images = training.load(config.source, config.seed)
+    choose = classifier.of_run(config.features, config.source, config.seed, images, features)
     folder = config.workdir or f"runs/closed_form/hybrid/{name}"
-    folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
+    folder = loop.open_run(folder, config, data=data.fingerprint(images))
     embedded = choose(folder)
     embeddings = {"pixels": pixels} | ({embedded.name: embedded.embed} if embedded else {})
     key_loss, key_evaluate = training.keys(config.seed)
-    network = measures.train(config, images, len(images.train), folder, key_loss)
+    count, seed = len(images.train), config.seed
+    network = measures.train(config.training, images, count, folder, key_loss, seed=seed)
     if jax.process_index() != 0:
         return  # one process evaluates and writes
-    results, arrays = evaluate(network, images, config, key_evaluate, embeddings=embeddings)
+    results, arrays = evaluate(
+        network, images, config.measures, key_evaluate, embeddings=embeddings
+    )
     facts = embedded.facts() if embedded else {}
     write_json(folder / "results.json", facts | results)
     with run_pictures.style():

@@ -41,89 +41,81 @@ import fmjax
 from experiments.closed_form._copies import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding, principal_components
+from experiments.images.options import Features, Source, Training
 from experiments.run import batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
+from experiments.run.options import Free, Place
 from fmjax.types import Array, Key, PyTree, Velocity
 
 path = measures.path
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options, each with its default: a run on the digits in five minutes."""
+class Measures:
+    """What is measured of every network."""
 
-    dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with arrays "images", uint8 [n, h, w] or [n, h, w, c], and, unless embedding_steps is 0,
-    "labels", integers [n]."""
-    data_dir: str | None = None
-    """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
-    a missing data set is downloaded. Not used by digits and .npz files."""
-    held_out: float = 0.2
-    """Share of the images held out, in (0, 1), where the data set has no split of its own."""
-    workdir: str | None = None
-    """Run folder; None is runs/closed_form/learning/DATASET. The same command continues it."""
-    sizes: tuple[int, ...] = (10, 30, 100, 300, 1000, 0)
-    """Numbers of training images, at least 2, each a network of its own; 0 is all of them."""
-    seed: int = 0
-    """Seed of the split, the networks and all noise, an integer >= 0."""
-    channels: tuple[int, ...] = (32, 64)
-    """Features of each level of the U-Net, multiples of 8."""
-    dropout: float = 0.0
-    """Probability of dropping a feature in training, in [0, 1)."""
-    batch_size: int = 64
-    """Pairs per step, a multiple of the number of devices; fewer images are repeated in it."""
-    num_steps: int = 2000
-    """Training steps of each network."""
-    learning_rate: float = 2e-3
-    """Peak of the learning rate; warm-up over the first tenth at most 100 steps, then cosine. The
-    paper's stays constant after 5,000 steps of warm-up."""
-    weight_decay: float = 0.0
-    """Weight decay of AdamW, per unit of the learning rate."""
-    ema_decay: float = 0.995
-    """Decay of the moving average of the parameters, per step."""
-    save_every: int = 500
-    """Steps between checkpoints and between evaluations of the held-out loss."""
     times: tuple[float, ...] = (*(i / 20 for i in range(1, 20)), 0.98)
     """Times of the distance from the exact field, increasing, in (0, 1); 0 comes by itself."""
-    embedding_dir: str | None = None
-    """Folder of a classifier in whose features Frechet distances are taken; None is one in the run
-    folder. Runs of the same data, seed and embedding_steps may share it."""
-    embedding_steps: int = 1000
-    """Training steps of that classifier; 0 does without it and without labels, and takes distances
-    in the first 64 principal components of the pixels."""
     num_samples: int = 360
     """Samples of each network, at least 2, and pairs at which its field is measured."""
     solver_steps: int = 50
     """Steps of Heun's method from noise to data for the samples; along the trajectories of part 1
     as many, rounded up to a multiple of the number of times."""
-    eval_batch_size: int = 40
+    eval_batch_size: Free[int] = 40
     """Images evaluated at a time; memory grows with it."""
 
+    def check(self) -> None:
+        """Raises ValueError for times or numbers that cannot be measured."""
+        options.check_times(self.times)
+        if list(self.times) != sorted(self.times):
+            message = (
+                f"times must increase, got {self.times}: a trajectory is followed through them."
+            )
+            raise ValueError(message)
+        bounds = {"num_samples": (2, math.inf), "solver_steps": (1, math.inf)}
+        options.check_bounds(self, bounds | {"eval_batch_size": (1, math.inf)})
 
-MEASURED = ("times", "num_samples", "solver_steps")  # what an evaluation depends on
-# What the training of no network depends on.
-EVALUATION = ("sizes", *MEASURED, "eval_batch_size", *classifier.OPTIONS)
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default: a run on the digits in five minutes."""
+
+    workdir: Place = None
+    """Run folder; None is runs/closed_form/learning/DATASET. The same command continues it."""
+    sizes: Free[tuple[int, ...]] = (10, 30, 100, 300, 1000, 0)
+    """Numbers of training images, at least 2, each a network of its own; 0 is all of them."""
+    seed: int = 0
+    """Seed of the split, the networks and all noise, an integer >= 0."""
+    source: Source = Source()
+    training: Training = Training(dropout=0.0, weight_decay=0.0)
+    features: Free[Features] = Features()
+    measures: Free[Measures] = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after the training."""
+        options.check_parts(self)
+
+
 GAPS = ("on_path", "along_flow")  # eq. (5) and (6) of fmjax.path_error
 
 
 def measure(
-    velocity: Velocity, exact: Velocity, x0: Array, x1: Array, *, config: Config
+    velocity: Velocity, exact: Velocity, x0: Array, x1: Array, *, asked: Measures
 ) -> dict[str, Array]:
     """Returns the two distances from the exact field at all times, and the sample of the noise."""
-    times = jnp.array([0.0, *config.times], x0.dtype)
-    steps = -(-config.solver_steps // len(config.times))
+    times = jnp.array([0.0, *asked.times], x0.dtype)
+    steps = -(-asked.solver_steps // len(asked.times))
     solve = functools.partial(fmjax.samplers.fixed, num_steps=steps)
     return {
         "on_path": fmjax.path_error.gap_on_path(velocity, exact, path, x0, x1, times),
         "along_flow": fmjax.path_error.gap_along_flow(velocity, exact, x0, times, solve=solve),
-        "sample": fmjax.samplers.fixed(velocity, x0, num_steps=config.solver_steps),
+        "sample": fmjax.samplers.fixed(velocity, x0, num_steps=asked.solver_steps),
     }
 
 
 def run_network(
-    apply: Callable[..., Array], params: PyTree, points: np.ndarray, config: Config, key: Key
+    apply: Callable[..., Array], params: PyTree, points: np.ndarray, asked: Measures, key: Key
 ) -> dict[str, np.ndarray]:
     """Returns the stacked output of `measure`, from the same noise for every network.
 
@@ -131,25 +123,25 @@ def run_network(
       apply: `(params, x, t) -> dx` of one example.
       params: the parameters.
       points: `[n, h, w, c]`, what the network was trained on.
-      config: the options.
+      asked: what to measure.
       key: for the noise.
     """
-    x0 = jax.random.normal(key, (config.num_samples, *points.shape[1:]))
-    x1 = points[np.arange(config.num_samples) % len(points)]
+    x0 = jax.random.normal(key, (asked.num_samples, *points.shape[1:]))
+    x1 = points[np.arange(asked.num_samples) % len(points)]
 
     def one(params: PyTree, bank: PyTree, x0: Array, x1: Array) -> dict[str, Array]:
         exact = functools.partial(fmjax.empirical.velocity, path, bank)
-        return measure(functools.partial(apply, params), exact, x0, x1, config=config)
+        return measure(functools.partial(apply, params), exact, x0, x1, asked=asked)
 
     many = jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)))
     bound = functools.partial(many, params, fmjax.empirical.prepare(points))
     label = f"fields and samples, n = {len(points)}"
-    return batches.in_batches(bound, x0, x1, size=config.eval_batch_size, label=label)
+    return batches.in_batches(bound, x0, x1, size=asked.eval_batch_size, label=label)
 
 
-def gaps(found: dict[str, np.ndarray], config: Config) -> dict[str, list[float]]:
+def gaps(found: dict[str, np.ndarray], times: tuple[float, ...]) -> dict[str, list[float]]:
     """Returns mean and standard error over examples of both distances at every time."""
-    table = {"times": [0.0, *config.times]}
+    table = {"times": [0.0, *times]}
     for name in GAPS:
         values = np.asarray(found[name], np.float64)
         table[name] = values.mean(axis=0).tolist()
@@ -162,7 +154,7 @@ def evaluate(
     network: tuple[Callable[..., Array], PyTree],
     images: data.Images,
     count: int,
-    config: Config,
+    asked: Measures,
     key: Key,
     *,
     embed: measures.Embed,
@@ -173,15 +165,15 @@ def evaluate(
       network: `apply` and its parameters.
       images: the data set.
       count: n, how many of its training images the network has seen.
-      config: the options.
+      asked: what to measure.
       key: for the noise.
       embed: from images to the features of the Frechet distance.
     """
     points = measures.points(images, count)
-    found = run_network(*network, points, config, key)
+    found = run_network(*network, points, asked, key)
     return {
         "n": count,
-        "gaps": gaps(found, config),
+        "gaps": gaps(found, asked.times),
         **measures.compared(found["sample"], points, images, embed),
     }
 
@@ -208,38 +200,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def sizes_of(config: Config, images: data.Images) -> list[int]:
+def sizes_of(asked: tuple[int, ...], images: data.Images) -> list[int]:
     """Returns the numbers of training images, or says which cannot be had."""
-    sizes = [n or len(images.train) for n in config.sizes]
+    sizes = [n or len(images.train) for n in asked]
     most = len(images.train)
     if not sizes or len(set(sizes)) < len(sizes) or min(sizes) < 2 or max(sizes) > most:
         message = (
             f"sizes must be different numbers from 2 to {most}, the number of training images, "
-            f"or 0 for all of them, got {config.sizes}."
+            f"or 0 for all of them, got {asked}."
         )
         raise ValueError(message)
     return sizes
-
-
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after the training."""
-    options.check_times(config.times)
-    if list(config.times) != sorted(config.times):
-        message = f"times must increase, got {config.times}: a trajectory is followed through them."
-        raise ValueError(message)
-    bounds = {
-        "batch_size": (1, math.inf),
-        "save_every": (1, math.inf),
-        "ema_decay": (0.0, 1.0 - 1e-9),
-        "num_steps": (1, math.inf),
-        "num_samples": (2, math.inf),
-        "solver_steps": (1, math.inf),
-        "eval_batch_size": (1, math.inf),
-        "embedding_steps": (0, math.inf),
-        "learning_rate": (1e-12, 1e12),
-        "weight_decay": (0, 1e12),
-    }
-    options.check_bounds(config, bounds)
 
 
 def main(config: Config, *, features: Embedding | None = None) -> None:
@@ -249,27 +220,27 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
       config: the options.
       features: in which Frechet distances are taken, in place of the features of a classifier.
     """
-    _check(config)
-    devices.check_batch(config.batch_size)
-    name, images = training.load(config)
-    choose = classifier.of_run(config, images, features)
-    sizes = sizes_of(config, images)
+    config.check()
+    devices.check_batch(config.training.batch_size)
+    name, images = training.load(config.source, config.seed)
+    choose = classifier.of_run(config.features, config.source, config.seed, images, features)
+    sizes = sizes_of(config.sizes, images)
     folder = config.workdir or f"runs/closed_form/learning/{name}"
-    folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
+    folder = loop.open_run(folder, config, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
     space = choose(folder)
     if space is None:
         space = Embedding(principal_components(images), "principal components")
-    options = {name: getattr(config, name) for name in (*MEASURED, "num_steps")}
-    options, rows = options | {"fingerprint": space.fingerprint}, []
+    facts = {"num_steps": config.training.num_steps, "fingerprint": space.fingerprint}
+    facts, rows = options.fixed(config.measures) | facts, []
     variances = measures.variances(measures.points(images, 10_000))
     for count in sizes:
         place = folder / f"n_{count}"
-        network = measures.train(config, images, count, place, key_loss)
+        network = measures.train(config.training, images, count, place, key_loss, seed=config.seed)
         if jax.process_index() == 0:  # one process evaluates and writes
-            arguments = (network, images, count, config, key_evaluate)
+            arguments = (network, images, count, config.measures, key_evaluate)
             make = functools.partial(evaluate, *arguments, embed=space.embed)
-            row = remembered(place / "evaluation.json", options, make)
+            row = remembered(place / "evaluation.json", facts, make)
             collapse_time = measures.collapse_time(variances, images.train[:count])
             rows.append(row | {"space": space.name, "collapse_time": collapse_time})
     if jax.process_index() != 0:

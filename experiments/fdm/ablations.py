@@ -35,21 +35,16 @@ from experiments.fdm._laws import path
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
+from experiments.run.options import Free, Place
 from fmjax import losses, train
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options, each with its default."""
+class Training:
+    """The networks and their training, by Adam."""
 
-    workdir: str | None = None
-    """Run folder; None is runs/fdm/ablations. The same command continues it."""
-    problems: tuple[str, ...] = ("plane", "space")
-    """Laws of the data, of plane (2 dimensions) and space (16)."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of network and data, trained side by side."""
     weight: float = 0.1
     """Weight of the divergence penalty, where it is not what varies."""
     width: int = 64
@@ -62,6 +57,21 @@ class Config:
     """Learning rate of Adam."""
     ema_decay: float = 0.99
     """Decay of the moving average of the parameters, which is what is measured."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        if self.num_steps % 10:
+            message = f"num_steps must be a multiple of 10, got {self.num_steps}: 10 make a curve."
+            raise ValueError(message)
+        bounds = {"weight": (1e-12, 1e12), "width": (1, 1e9), "batch_size": (4, 1e9)}
+        bounds |= {"num_steps": (10, 1e9), "learning_rate": (1e-12, 1e12)}
+        options.check_bounds(self, bounds | {"ema_decay": (0.0, 0.999999)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What is measured of every variant."""
+
     num_points: int = 1024
     """Points of every measured mean."""
     num_trajectories: int = 256
@@ -69,8 +79,37 @@ class Config:
     grid_points: int = 48
     """Points along each side of the grid on which densities in the plane are compared."""
 
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {"num_points": (2, 1e9), "num_trajectories": (1, 1e9), "grid_points": (2, 1e9)}
+        options.check_bounds(self, bounds)
 
-def make_step(config: Config, problem: Problem, variant: Variant) -> Callable:
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default."""
+
+    workdir: Place = None
+    """Run folder; None is runs/fdm/ablations. The same command continues it."""
+    problems: Free[tuple[str, ...]] = ("plane", "space")
+    """Laws of the data, of plane (2 dimensions) and space (16)."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of network and data, trained side by side."""
+    training: Training = Training()
+    measures: Measures = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after the training."""
+        if not self.problems or set(self.problems) - set(PROBLEMS):
+            message = f"problems must be of {', '.join(PROBLEMS)}, got {self.problems}."
+            raise ValueError(message)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            message = f"seeds must be different numbers that are not negative, got {self.seeds}."
+            raise ValueError(message)
+        options.check_parts(self)
+
+
+def make_step(options: Training, problem: Problem, variant: Variant) -> Callable:
     """Returns the training step of one network; its data are drawn from the key of the step."""
 
     def example(params: PyTree, weight: float, key: Key) -> Array:
@@ -87,12 +126,12 @@ def make_step(config: Config, problem: Problem, variant: Variant) -> Callable:
         )
 
     def loss(params: PyTree, key: Key, _: None) -> Array:
-        keys = jax.random.split(key, config.batch_size)
-        weight = config.weight * variant.weight
+        keys = jax.random.split(key, options.batch_size)
+        weight = options.weight * variant.weight
         return losses.probe_every(variant.every, partial(example, params), weight, keys)
 
-    optimizer = optax.adam(config.learning_rate)
-    return train.make_step(loss, optimizer, ema_decay=config.ema_decay)
+    optimizer = optax.adam(options.learning_rate)
+    return train.make_step(loss, optimizer, ema_decay=options.ema_decay)
 
 
 # The seeds are an axis of one program, which `loop.fit` does not have; nothing is saved halfway.
@@ -108,34 +147,34 @@ def advance(step: Callable, count: int, states: PyTree, keys: Array) -> PyTree:
 def start(config: Config, problem: Problem) -> tuple[PyTree, Array]:
     """Returns the state before the first step and the key of every seed."""
     keys = jnp.stack([jax.random.key(seed) for seed in config.seeds])
-    size = problem.mixture.means.shape[1]
-    init = lambda key: train.init(  # noqa: E731
-        fmjax.models.perceptron(jax.random.fold_in(key, 1000), size, width=config.width, depth=3)[
-            1
-        ],
-        optax.adam(config.learning_rate),
-    )
+    size, width = problem.mixture.means.shape[1], config.training.width
+    optimizer = optax.adam(config.training.learning_rate)
+
+    def init(key: Key) -> PyTree:
+        key = jax.random.fold_in(key, 1000)
+        return train.init(fmjax.models.perceptron(key, size, width=width, depth=3)[1], optimizer)
+
     return jax.vmap(init)(keys), keys
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _errors(config: Config, name: str, params: PyTree) -> dict[str, Array]:
-    keys = jax.random.split(jax.random.key(1), config.num_points)
+def _errors(asked: Measures, name: str, params: PyTree) -> dict[str, Array]:
+    keys = jax.random.split(jax.random.key(1), asked.num_points)
     one = lambda p: measures.errors(PROBLEMS[name].mixture, partial(perceptron, p), keys)  # noqa: E731
     return jax.vmap(one)(params)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _law(config: Config, name: str, params: PyTree) -> dict[str, Any]:
+def _law(asked: Measures, name: str, params: PyTree) -> dict[str, Any]:
     mixture = PROBLEMS[name].mixture
     key_data, key_noise = jax.random.split(jax.random.key(2))
-    keys = jax.random.split(key_data, config.num_points)
+    keys = jax.random.split(key_data, asked.num_points)
     size = mixture.means.shape[1]
-    x0 = jax.random.normal(key_noise, (config.num_trajectories, size))
+    x0 = jax.random.normal(key_noise, (asked.num_trajectories, size))
 
     def one(params: PyTree) -> dict[str, Any]:
         velocity = partial(perceptron, params)
-        found = measures.laws(mixture, velocity, keys, config.grid_points)
+        found = measures.laws(mixture, velocity, keys, asked.grid_points)
         return found | {"smoothness": measures.smoothness(velocity, x0)}
 
     exact = measures.smoothness(partial(_laws.velocity, mixture), x0)
@@ -144,10 +183,10 @@ def _law(config: Config, name: str, params: PyTree) -> dict[str, Any]:
 
 def run(config: Config, name: str, variant: Variant, plain: Callable) -> dict[str, Any]:
     """Trains one variant with all seeds and returns everything that is measured of it."""
-    problem, count = PROBLEMS[name], config.num_steps // 10
+    problem, count = PROBLEMS[name], config.training.num_steps // 10
     states, keys = start(config, problem)
     first, ratios, curve = states, [], []
-    step = make_step(config, problem, variant) if variant.weight else plain
+    step = make_step(config.training, problem, variant) if variant.weight else plain
 
     def timed(step: Callable, states: PyTree) -> tuple[PyTree, float]:
         begin = time.perf_counter()
@@ -158,9 +197,9 @@ def run(config: Config, name: str, variant: Variant, plain: Callable) -> dict[st
         states, taken = timed(step, states)
         if variant.weight and index < 4:  # a stretch of flow matching in turn, to compare with
             ratios.append(taken / timed(plain, first)[1])
-        curve.append(jax.device_get(_errors(config, name, states.ema_params)))
+        curve.append(jax.device_get(_errors(config.measures, name, states.ema_params)))
     cost = statistics.median(ratios[1:]) if ratios else 1.0  # the first was compiled
-    result = jax.device_get(_law(config, name, states.ema_params))
+    result = jax.device_get(_law(config.measures, name, states.ema_params))
     curve = {key: [point[key].tolist() for point in curve] for key in curve[0]}
     return {"time": cost * variant.steps, "steps": variant.steps, "curve": curve} | result
 
@@ -179,43 +218,25 @@ def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after the training."""
-    if not config.problems or set(config.problems) - set(PROBLEMS):
-        message = f"problems must be of {', '.join(PROBLEMS)}, got {config.problems}."
-        raise ValueError(message)
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
-        message = f"seeds must be different numbers that are not negative, got {config.seeds}."
-        raise ValueError(message)
-    if config.num_steps % 10:
-        message = f"num_steps must be a multiple of 10, got {config.num_steps}: 10 make a curve."
-        raise ValueError(message)
-    bounds = dict.fromkeys(("width", "num_trajectories"), (1, 1e9))
-    bounds |= {"batch_size": (4, 1e9), "num_steps": (10, 1e9), "num_points": (2, 1e9)}
-    bounds |= {"grid_points": (2, 1e9), "learning_rate": (1e-12, 1e12), "weight": (1e-12, 1e12)}
-    options.check_bounds(config, bounds | {"ema_decay": (0.0, 0.999999)})
-
-
 def main(config: Config) -> None:
     """Trains and measures every variant that is not there yet, and draws what they show."""
-    _check(config)
-    folder = loop.open_run(config.workdir or "runs/fdm/ablations", config, evaluation=["problems"])
+    config.check()
+    folder = loop.open_run(config.workdir or "runs/fdm/ablations", config)
     if jax.process_index() != 0:
         return  # one process trains and writes
     make = partial(variants.bias, jax.random.key(0))
     found = {"bias": remembered(folder / "bias.json", {"seed": 0}, make)}
     # The folder counts as a run's only once there are results, so each part says of which it is.
-    free = ("workdir", "problems")
-    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    facts = options.fixed(config)
     for name in config.problems:
-        plain = make_step(config, PROBLEMS[name], VARIANTS["flow matching"])
+        plain = make_step(config.training, PROBLEMS[name], VARIANTS["flow matching"])
         found[name] = {
             variant: remembered(
                 folder / name / f"{variant.replace(' ', '_').replace('/', 'over')}.json",
                 facts,
-                partial(run, config, name, options, plain),
+                partial(run, config, name, how, plain),
             )
-            for variant, options in VARIANTS.items()
+            for variant, how in VARIANTS.items()
         }
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.all_of(found))

@@ -29,22 +29,15 @@ from experiments.fdm._checkerboard import law, measures, pictures
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
+from experiments.run.options import Free, Place
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options. Network, batch, steps and learning rate are those of the paper's code."""
+class Training:
+    """The perceptron and its training, by Adam."""
 
-    workdir: str | None = None
-    """Run folder; None is runs/fdm/checkerboard. The same command continues it."""
-    weights: tuple[float, ...] = (0.0, 0.3)
-    """Weights of the divergence penalty, each a network of its own; 0 is flow matching. The paper's
-    is not known; the 0.1 of its code is 0.29 here, where the residual is divided by d = 2 and the
-    flow loss counts once and not 1.4 times."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of network and data, integers >= 0, each with every weight."""
     every: int = 4
     """The exact divergence is taken of every k-th example, without bias; 1 is all of them."""
     width: int = 512
@@ -62,6 +55,25 @@ class Config:
     """Decay of the moving average of the parameters, per step; 0 takes the last ones."""
     num_evaluations: int = 10
     """Evaluations during training, equally spaced, for the curves."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {
+            "every": (1, self.batch_size),
+            "width": (1, math.inf),
+            "depth": (1, math.inf),
+            "batch_size": (1, math.inf),
+            "num_steps": (1, math.inf),
+            "num_evaluations": (1, math.inf),
+            "learning_rate": (1e-12, 1e12),
+        }
+        options.check_bounds(self, bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What is measured of every network at the end."""
+
     num_points: int = 5120
     """Fresh points of data in the final mean log-likelihood; the curves take a tenth."""
     tolerance: float = 1e-4
@@ -73,11 +85,38 @@ class Config:
     grid_points: int = 48
     """Points along each side of the grid on which densities are compared."""
 
+    def check(self) -> None:
+        """Raises ValueError for times or numbers that cannot be measured."""
+        if not all(0.0 < t < 1.0 for t in self.tv_times):
+            message = f"tv_times must lie strictly between 0 and 1, got {self.tv_times}."
+            raise ValueError(message)
+        bounds = {"num_points": (2, math.inf), "euler_steps": (1, math.inf)}
+        bounds |= {"grid_points": (2, math.inf), "tolerance": (1e-12, 1.0)}
+        options.check_bounds(self, bounds)
 
-# What no training depends on; every weight and seed is a training of its own, in its own folder.
-EVALUATION = (
-    "weights", "seeds", "num_points", "tolerance", "euler_steps", "tv_times", "grid_points",
-)  # fmt: skip
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options. Network, batch, steps and learning rate are those of the paper's code."""
+
+    workdir: Place = None
+    """Run folder; None is runs/fdm/checkerboard. The same command continues it."""
+    weights: Free[tuple[float, ...]] = (0.0, 0.3)
+    """Weights of the divergence penalty, each a network of its own; 0 is flow matching. The paper's
+    is not known; the 0.1 of its code is 0.29 here, where the residual is divided by d = 2 and the
+    flow loss counts once and not 1.4 times."""
+    seeds: Free[tuple[int, ...]] = (0, 1, 2)
+    """Seeds of network and data, integers >= 0, each with every weight."""
+    training: Training = Training()
+    measures: Free[Measures] = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after the training."""
+        for name, values in {"weights": self.weights, "seeds": self.seeds}.items():
+            if not values or len(set(values)) < len(values) or min(values) < 0:
+                message = f"{name} must be different numbers that are not negative, got {values}."
+                raise ValueError(message)
+        options.check_parts(self)
 
 
 def draw(key: Key) -> tuple[Array, Array, Array]:
@@ -103,21 +142,27 @@ def make_loss(weight: float, every: int) -> Callable[[PyTree, Key, PyTree], Arra
     return loss
 
 
-def adam(config: Config) -> optax.GradientTransformation:
+def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
     """Returns Adam with the paper's schedule: a short warm-up, then steps down by 0.999."""
-    decay = optax.exponential_decay(
-        config.learning_rate, config.num_steps / 3000, 0.999, staircase=True
-    )
-    warm = optax.linear_schedule(0.0, config.learning_rate, 10)
+    decay = optax.exponential_decay(learning_rate, num_steps / 3000, 0.999, staircase=True)
+    warm = optax.linear_schedule(0.0, learning_rate, 10)
     return optax.adam(optax.join_schedules([warm, decay], [10]))
 
 
-def train(config: Config, weight: float, seed: int, folder: Any) -> PyTree:
-    """Trains one network, or restores it, and returns its parameters."""
+def train(options: Training, weight: float, seed: int, folder: Any, *, num_points: int) -> PyTree:
+    """Trains one network, or restores it, and returns its parameters.
+
+    Args:
+      options: of the network and its training.
+      weight: of the divergence penalty.
+      seed: of the network and of its data.
+      folder: of the checkpoints and of metrics.jsonl.
+      num_points: of the final evaluation; the curves take a tenth.
+    """
     key = jax.random.fold_in(jax.random.key(seed), 1000)
     key_init, key_points, key_pairs = jax.random.split(key, 3)
-    params = fmjax.models.perceptron(key_init, 2, width=config.width, depth=config.depth)[1]
-    few = max(config.num_points // 10, 2)
+    params = fmjax.models.perceptron(key_init, 2, width=options.width, depth=options.depth)[1]
+    few = max(num_points // 10, 2)
     points = jax.vmap(law.density.sample)(jax.random.split(key_points, few))
     pairs = jax.vmap(draw)(jax.random.split(key_pairs, few))
 
@@ -126,52 +171,50 @@ def train(config: Config, weight: float, seed: int, folder: Any) -> PyTree:
             name: float(value) for name, value in measures.curves(params, points, pairs).items()
         }
 
-    share = config.batch_size // jax.process_count()
+    share = options.batch_size // jax.process_count()
     index = {"index": jax.process_index() * share + np.arange(share)}
-    every = max(config.num_steps // config.num_evaluations, 1)
+    every = max(options.num_steps // options.num_evaluations, 1)
     state = loop.fit(
-        make_loss(weight, config.every),
+        make_loss(weight, options.every),
         params,
         lambda _: iter(lambda: index, None),  # the data are drawn from the key of the step
-        adam(config),
+        adam(options.learning_rate, options.num_steps),
         evaluate,
         workdir=folder,
-        num_steps=config.num_steps,
+        num_steps=options.num_steps,
         seed=seed,
-        ema_decay=config.ema_decay,
+        ema_decay=options.ema_decay,
         eval_every=every,
         save_every=every,
     )
     return jax.device_get(state.ema_params)
 
 
-def evaluate(params: PyTree, config: Config, key: Key) -> dict[str, Any]:
+def evaluate(params: PyTree, asked: Measures, key: Key) -> dict[str, Any]:
     """Returns the final numbers of one network, and its density on the grid at t = 1."""
-    log_p = functools.partial(measures.log_likelihoods, params, tolerance=config.tolerance)
-    points = jax.vmap(law.density.sample)(jax.random.split(key, config.num_points))
+    log_p = functools.partial(measures.log_likelihoods, params, tolerance=asked.tolerance)
+    points = jax.vmap(law.density.sample)(jax.random.split(key, asked.num_points))
     values = np.asarray(log_p(points))
-    by_euler = measures.log_likelihoods_by_euler(params, points, num_steps=config.euler_steps)
-    grid, area = law.grid(config.grid_points)
-    variation = functools.partial(
-        measures.variation, params, grid, area, tolerance=config.tolerance
-    )
+    by_euler = measures.log_likelihoods_by_euler(params, points, num_steps=asked.euler_steps)
+    grid, area = law.grid(asked.grid_points)
+    variation = functools.partial(measures.variation, params, grid, area, tolerance=asked.tolerance)
     return {
         "log_likelihood": float(values.mean()),
         "standard_error": float(values.std(ddof=1) / len(values) ** 0.5),
         "density": math.exp(values.mean()),
         "density_by_euler": math.exp(by_euler.mean()),
         "lost": measures.lost(points, values),
-        "total_variation": {str(t): float(variation(jnp.asarray(t))) for t in config.tv_times},
+        "total_variation": {str(t): float(variation(jnp.asarray(t))) for t in asked.tv_times},
         "grid": np.exp(np.asarray(log_p(grid))),
     }
 
 
 def evaluated(folder: Any, params: PyTree, config: Config, seed: int) -> dict[str, Any]:
     """Returns `evaluate`, read back where the same evaluation was made before."""
-    options = {name: getattr(config, name) for name in (*EVALUATION[2:], "num_steps")}
+    facts = options.flat(config.measures) | {"num_steps": config.training.num_steps}
     key = jax.random.fold_in(jax.random.key(seed), 1001)  # the same points for every weight
-    make = functools.partial(evaluate, params, config, key)
-    return remembered(folder / "evaluation.json", options, make)
+    make = functools.partial(evaluate, params, config.measures, key)
+    return remembered(folder / "evaluation.json", facts, make)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -202,41 +245,15 @@ def _with_spread(values: list[float]) -> str:
     return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after the training."""
-    for name in ("weights", "seeds"):
-        values = getattr(config, name)
-        if not values or len(set(values)) < len(values) or min(values) < 0:
-            message = f"{name} must be different numbers that are not negative, got {values}."
-            raise ValueError(message)
-    if not all(0.0 < t < 1.0 for t in config.tv_times):
-        message = f"tv_times must lie strictly between 0 and 1, got {config.tv_times}."
-        raise ValueError(message)
-    bounds = {
-        "every": (1, config.batch_size),
-        "width": (1, math.inf),
-        "depth": (1, math.inf),
-        "batch_size": (1, math.inf),
-        "num_steps": (1, math.inf),
-        "num_evaluations": (1, math.inf),
-        "num_points": (2, math.inf),
-        "euler_steps": (1, math.inf),
-        "grid_points": (2, math.inf),
-        "learning_rate": (1e-12, 1e12),
-        "tolerance": (1e-12, 1.0),
-    }
-    options.check_bounds(config, bounds)
-
-
 def main(config: Config) -> None:
     """Trains or continues every network, evaluates, and leaves everything under the run folder."""
-    _check(config)
-    folder = loop.open_run(config.workdir or "runs/fdm/checkerboard", config, evaluation=EVALUATION)
-    rows = []
+    config.check()
+    folder = loop.open_run(config.workdir or "runs/fdm/checkerboard", config)
+    rows, num_points = [], config.measures.num_points
     for seed in config.seeds:
         for weight in config.weights:
             name = f"seed_{seed}/weight_{float(weight)}"
-            params = train(config, weight, seed, folder / name)
+            params = train(config.training, weight, seed, folder / name, num_points=num_points)
             if jax.process_index() == 0:  # one process evaluates and writes
                 row = {"seed": seed, "weight": weight, "folder": name}
                 rows.append(row | evaluated(folder / name, params, config, seed))

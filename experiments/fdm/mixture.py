@@ -38,6 +38,7 @@ from experiments.fdm._mixture import measures, pictures
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
+from experiments.run.options import Free, Place
 from fmjax.types import Array, Key, PyTree
 
 path = measures.path  # linear, the paper does not name its path
@@ -46,17 +47,9 @@ REPORTED = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options, each with its default: a run of two minutes."""
+class Training:
+    """The networks and their training, by Adam."""
 
-    workdir: str | None = None
-    """Run folder; None is runs/fdm/mixture. The same command continues it."""
-    seed: int = 0
-    """Seed of the networks, the data and all noise, an integer >= 0."""
-    num_seeds: int = 3
-    """Networks of either method, at least 2: each with its own start, data and noise."""
-    weight: float = 1.0
-    """Weight of the divergence penalty in FDM, not negative; FM has 0."""
     width: int = 64
     """Size of the hidden layers of a network."""
     depth: int = 2
@@ -71,15 +64,60 @@ class Config:
     """Decay of the moving average of the parameters, per step."""
     save_every: int = 250
     """Steps between checkpoints and between evaluations of the errors."""
-    num_pairs: int = 4096
-    """Pairs of noise and data on which errors and the conditional bound are evaluated."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {"num_steps": (1, math.inf), "batch_size": (1, math.inf)}
+        options.check_bounds(self, bounds | {"learning_rate": (1e-12, 1e12)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """Where and how exactly densities are compared."""
+
     num_times: int = 40
     """Times at which densities are compared, spread evenly up to 1; a multiple of 20."""
     tolerance: float = 1e-5
     """Relative and absolute tolerance of a step of the likelihood's adaptive solver."""
 
+    def check(self) -> None:
+        """Raises ValueError for a tolerance out of its bounds, or times that are not reported."""
+        options.check_bounds(self, {"tolerance": (1e-7, 0.5)})
+        if self.num_times < 20 or self.num_times % 20:
+            message = (
+                f"num_times must be a multiple of 20, got {self.num_times}: 0.25, 0.6 and 0.85 are "
+                "among the times that are reported."
+            )
+            raise ValueError(message)
 
-EVALUATION = ("num_times", "tolerance")  # what no training depends on
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default: a run of two minutes."""
+
+    workdir: Place = None
+    """Run folder; None is runs/fdm/mixture. The same command continues it."""
+    seed: int = 0
+    """Seed of the networks, the data and all noise, an integer >= 0."""
+    num_seeds: int = 3
+    """Networks of either method, at least 2: each with its own start, data and noise."""
+    weight: float = 1.0
+    """Weight of the divergence penalty in FDM, not negative; FM has 0."""
+    num_pairs: int = 4096
+    """Pairs of noise and data on which errors and the conditional bound are evaluated."""
+    training: Training = Training()
+    measures: Free[Measures] = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after the training."""
+        bounds = {
+            "seed": (0, 2**32 - 1),
+            "num_seeds": (2, 100),
+            "weight": (0, 1e6),
+            "num_pairs": (2, math.inf),
+        }
+        options.check_bounds(self, bounds)
+        options.check_parts(self)
 
 
 def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
@@ -88,7 +126,7 @@ def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
     def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
         while True:
             rng = np.random.default_rng([config.seed, 0, step])
-            yield {"x": measures.draw(rng, config.batch_size, config.num_seeds)}
+            yield {"x": measures.draw(rng, config.training.batch_size, config.num_seeds)}
             step += 1
 
     return from_step
@@ -133,7 +171,7 @@ def make_errors(apply: Callable[..., Array], config: Config) -> Callable[[PyTree
 
 def networks(config: Config) -> tuple[Callable[..., Array], PyTree]:
     """Returns the network, `(params, x, t) -> dx`, and the first parameters of all seeds."""
-    size = {"width": config.width, "depth": config.depth}
+    size = {"width": config.training.width, "depth": config.training.depth}
     seeds = np.random.SeedSequence(config.seed).generate_state(config.num_seeds).tolist()
     made = [fmjax.models.MLP((), **size, rngs=nnx.Rngs(seed)) for seed in seeds]
     (apply, *_), params = zip(*map(fmjax.models.functional, made), strict=True)
@@ -148,7 +186,7 @@ def train(
     folder: os.PathLike,
 ) -> PyTree:
     """Returns the averaged parameters of all seeds, trained with this weight or restored."""
-    apply, params = network
+    (apply, params), options = network, config.training
 
     def evaluate(params: PyTree, key: Key) -> dict[str, float]:  # noqa: ARG001
         return {name: float(values.mean()) for name, values in errors(params).items()}
@@ -157,14 +195,14 @@ def train(
         make_loss(apply, weight),
         params,
         batches(config),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps)),
+        optax.adam(optax.cosine_decay_schedule(options.learning_rate, options.num_steps)),
         evaluate,
         workdir=folder,
-        num_steps=config.num_steps,
+        num_steps=options.num_steps,
         seed=config.seed,
-        ema_decay=config.ema_decay,
-        eval_every=config.save_every,
-        save_every=config.save_every,
+        ema_decay=options.ema_decay,
+        eval_every=options.save_every,
+        save_every=options.save_every,
     )
     return jax.device_get(state.ema_params)
 
@@ -176,12 +214,12 @@ def make_measure(apply: Callable[..., Array], config: Config) -> Callable[[PyTre
       `params -> dict` of `density`, `[seeds, times, grid]`; `total_variation` and `bound`,
       `[seeds, times]`; and `conditional_bound`, `[seeds, len(NEAR_DATA)]`.
     """
-    times = jnp.asarray(spread(config), jnp.float32)
+    times = jnp.asarray(spread(config.measures.num_times), jnp.float32)
     true, held_out = measures.CELL * measures.true_densities(times), pairs(config, 2)[:2]
 
     def one(params: PyTree) -> dict[str, Array]:
         velocity = partial(apply, params)
-        density = measures.densities(velocity, times, tolerance=config.tolerance)
+        density = measures.densities(velocity, times, tolerance=config.measures.tolerance)
         distances = jax.vmap(fmjax.metrics.total_variation)(true, measures.CELL * density)
         return {
             "density": density,
@@ -193,16 +231,16 @@ def make_measure(apply: Callable[..., Array], config: Config) -> Callable[[PyTre
     return jax.jit(jax.vmap(one))
 
 
-def spread(config: Config) -> np.ndarray:
+def spread(num_times: int) -> np.ndarray:
     """Returns the times at which densities are compared."""
-    return np.arange(1, config.num_times + 1) / config.num_times
+    return np.arange(1, num_times + 1) / num_times
 
 
 def evaluate(
     methods: dict[str, dict[str, np.ndarray]], config: Config
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the numbers of the run, and the arrays its figures are drawn from."""
-    times, held_out = spread(config), pairs(config, 2)[:2]
+    times, held_out = spread(config.measures.num_times), pairs(config, 2)[:2]
     results = {name: measures.tables(made, times) for name, made in methods.items()}
     exact = jax.jit(partial(measures.conditional_bound, measures.true_velocity))(*held_out)
     rows = [{"t": measures.NEAR_DATA[i], "mean": exact[i]} for i in measures.DECADES]
@@ -234,31 +272,10 @@ def report(results: dict[str, Any], names: tuple[str, ...], folder: os.PathLike)
     return "\n".join(lines)
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after the training."""
-    bounds = {
-        "seed": (0, 2**32 - 1),
-        "num_seeds": (2, 100),
-        "weight": (0, 1e6),
-        "num_steps": (1, math.inf),
-        "batch_size": (1, math.inf),
-        "learning_rate": (1e-12, 1e12),
-        "num_pairs": (2, math.inf),
-        "tolerance": (1e-7, 0.5),
-    }
-    options.check_bounds(config, bounds)
-    if config.num_times < 20 or config.num_times % 20:
-        message = (
-            f"num_times must be a multiple of 20, got {config.num_times}: 0.25, 0.6 and 0.85 are "
-            "among the times that are reported."
-        )
-        raise ValueError(message)
-
-
 def main(config: Config) -> None:
     """Trains or continues all networks, evaluates, and leaves everything under the run folder."""
-    _check(config)
-    folder = loop.open_run(config.workdir or "runs/fdm/mixture", config, evaluation=EVALUATION)
+    config.check()
+    folder = loop.open_run(config.workdir or "runs/fdm/mixture", config)
     # The first in the folder itself, where a run that was interrupted is recognized.
     weights, places = {"FM": 0.0, "FDM": config.weight}, {"FM": folder, "FDM": folder / "FDM"}
     network = networks(config)

@@ -24,16 +24,17 @@ Paper:  for an accelerator, --num-train 32000 --num-test 32000 --channels 32 64 
 """
 
 import dataclasses
-import math
 import os
 from typing import Any
 
 import jax
 
 from experiments.fdm._trajectories import measures, pictures, settings, tables, training
+from experiments.fdm._trajectories.options import Measures, Source, Training
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
+from experiments.run.options import Free, Place
 from fmjax.types import Key, PyTree
 
 
@@ -41,96 +42,42 @@ from fmjax.types import Key, PyTree
 class Config:
     """The options, each with its default: a run on two CPU cores."""
 
-    system: str = "lorenz"
-    """lorenz or fitzhugh_nagumo."""
     path: str = "ve"
     """ve, from noise of standard deviation 300 to none, sampled by its SDE; or linear, by Heun's
     method. Forecasts are always on the linear path."""
-    data_dir: str | None = None
-    """Folder in which simulated trajectories are kept; None simulates them again."""
-    workdir: str | None = None
+    workdir: Place = None
     """Run folder; None is runs/fdm/trajectories/SYSTEM_PATH. The same command continues it."""
     seed: int = 0
     """Seed of the trajectories, the networks and all noise, an integer >= 0."""
-    num_train: int = 4000
-    """Simulated trajectories to train on; the paper has 32,000."""
-    num_test: int = 10000
-    """Simulated trajectories to compare with; the paper has 32,000."""
-    channels: tuple[int, ...] = (16, 32, 64)
-    """Features of each level of the network, multiples of 8; the paper's are 32 64 128."""
-    num_blocks: tuple[int, ...] = (1, 1, 1)
-    """Residual blocks of each level, down and up again; the paper has 4 8 8."""
-    batch_size: int = 128
-    """Trajectories per step, a multiple of the number of devices; the paper's is 500."""
-    num_steps: int = 3000
-    """Training steps of each method; the paper has 128,000."""
-    learning_rate: float = 3e-3
-    """First learning rate of Adam, of FM and of FDM; the paper's is 1e-4 for FM."""
-    fdm_learning_rate: float | None = None
-    """Another one for FDM; None is the same. The paper tuned it for FDM alone."""
-    lr_decay: float = 0.995
-    """Factor of the learning rate every --lr-every steps."""
-    lr_every: int = 512
-    """Steps between two decays of the learning rate."""
-    ema_decay: float = 0.995
-    """Decay of the moving average of the parameters, per step; the paper's is 0.9995."""
-    weight: float = 1.0
-    """Weight of the divergence penalty of FDM, at least 0."""
-    matching: str = "trace"
-    """What the penalty squares: trace, by one Hutchinson probe; product, of two probes, unbiased;
-    or jacobian, all derivatives."""
-    probe_every: int = 4
-    """Of every k-th trajectory of a batch the divergence is probed, with k times the weight: the
-    same mean at a fraction of the time; the paper probes all, 1."""
-    save_every: int = 500
-    """Steps between checkpoints and between evaluations of the held-out losses."""
-    forecast_steps: int = 1000
-    """Training steps of the forecasting networks; 0 for no forecasts."""
-    num_samples: int = 2000
-    """Trajectories sampled by each method."""
-    num_conditioned: int = 500
-    """Trajectories sampled given the event."""
-    sample_steps: int = 100
-    """Steps of the sampler; the paper has 1000."""
-    jitter: float = 1e-3
-    """Error to expect of a network's posterior covariance when it is conditioned on the event, as
-    a share of the noise's variance, at least 0; 0.1 stops draws of a badly trained network from
-    running away."""
-    num_bins: int = 32
-    """Bins of the histograms of the statistic; the paper has 128, for 32,000 samples."""
-    num_likelihood: int = 64
-    """Held-out trajectories whose likelihood is measured; 0 for none."""
-    tolerance: float = 1e-5
-    """Relative and absolute tolerance of a step of the likelihood's adaptive solver."""
-    num_forecasts: int = 500
-    """Held-out trajectories that are forecast."""
-    eval_batch_size: int = 250
-    """Trajectories evaluated at a time; memory grows with it."""
+    source: Source = Source()
+    training: Training = Training()
+    measures: Free[Measures] = Measures()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after the training."""
+        for name, value, table in (
+            ("system", self.source.system, training.SYSTEMS),
+            ("path", self.path, settings.PATHS),
+            ("matching", self.training.matching, training.MATCHINGS),
+        ):
+            if value not in table:
+                message = f"{name} must be one of {', '.join(table)}, got {value!r}."
+                raise ValueError(message)
+        options.check_parts(self)
+        options.check_bounds(self, {"seed": (0, 2**32 - 1)})
+        options.check_bounds(self.training, {"batch_size": (1, self.source.num_train)})
 
 
-# What no training depends on: the same networks may be measured again with other values.
-EVALUATION = (
-    "num_test",
-    "num_samples",
-    "num_conditioned",
-    "sample_steps",
-    "jitter",
-    "num_bins",
-    "num_likelihood",
-    "tolerance",
-    "num_forecasts",
-    "eval_batch_size",
-)
 _HELD_OUT = 512  # trajectories of the held-out losses
 
 
-def methods(config: Config) -> dict[str, dict[str, float]]:
+def methods(asked: Training) -> dict[str, dict[str, float]]:
     """Returns what distinguishes the methods: the weight and the learning rate of each."""
-    tuned = config.fdm_learning_rate
-    rate = config.learning_rate if tuned is None else tuned
+    tuned = asked.fdm_learning_rate
+    rate = asked.learning_rate if tuned is None else tuned
     return {
-        "fm": {"weight": 0.0, "learning_rate": config.learning_rate},
-        "fdm": {"weight": config.weight, "learning_rate": rate},
+        "fm": {"weight": 0.0, "learning_rate": asked.learning_rate},
+        "fdm": {"weight": asked.weight, "learning_rate": rate},
     }
 
 
@@ -145,11 +92,12 @@ def train(
     """Returns the trained parameters of each method, from folder/NAME."""
     test = trajectories.test[:_HELD_OUT]
     evaluate = training.held_out(task, test, key)
+    plan = {"num_steps": num_steps, "seed": config.seed}
     return {
         name: training.fit(
-            config, task, trajectories, folder / name, evaluate, num_steps=num_steps, **options
+            config.training, task, trajectories, folder / name, evaluate, **method, **plan
         )
-        for name, options in methods(config).items()
+        for name, method in methods(config.training).items()
     }
 
 
@@ -161,53 +109,18 @@ def evaluate(
     key: Key,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the numbers of the run, and the arrays its figures are drawn from."""
-    keys = jax.random.split(key, 3)
-    results, arrays = tables.sample(config, tasks["free"], networks["free"], trajectories, keys[0])
-    if config.num_likelihood:
+    keys, asked = jax.random.split(key, 3), config.measures
+    results, arrays = tables.sample(asked, tasks["free"], networks["free"], trajectories, keys[0])
+    if asked.num_likelihood:
         results["likelihood"] = tables.likelihood(
-            config, tasks["free"], networks["free"], trajectories, keys[1]
+            asked, tasks["free"], networks["free"], trajectories, keys[1]
         )
-    if config.forecast_steps:
+    if config.training.forecast_steps:
         results["forecasts"], more = tables.forecast(
-            config, tasks["forecast"], networks["forecast"], trajectories, keys[2]
+            asked, tasks["forecast"], networks["forecast"], trajectories, keys[2]
         )
         arrays |= more
     return results, arrays
-
-
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after the training."""
-    choices = (training.SYSTEMS, settings.PATHS, training.MATCHINGS)
-    for name, table in zip(("system", "path", "matching"), choices, strict=True):
-        if getattr(config, name) not in table:
-            message = f"{name} must be one of {', '.join(table)}, got {getattr(config, name)!r}."
-            raise ValueError(message)
-    positive = "num_steps sample_steps save_every lr_every eval_batch_size num_forecasts".split()
-    bounds = {
-        **dict.fromkeys(positive, (1, math.inf)),
-        "seed": (0, 2**32 - 1),
-        "num_train": (2, math.inf),
-        "num_test": (1, math.inf),
-        "batch_size": (1, config.num_train),
-        "probe_every": (1, config.batch_size),
-        "num_samples": (2, math.inf),
-        "num_conditioned": (2, math.inf),
-        "num_bins": (2, math.inf),
-        "num_likelihood": (0, math.inf),
-        "forecast_steps": (0, math.inf),
-        "learning_rate": (1e-12, 1e12),
-        "lr_decay": (1e-12, 1),
-        "ema_decay": (0, 1 - 1e-9),
-        "weight": (0, 1e12),
-        "jitter": (0, 1e12),
-        "tolerance": (1e-12, 0.5),
-    }
-    options.check_bounds(config, bounds)
-    if config.fdm_learning_rate is not None:
-        options.check_bounds(config, {"fdm_learning_rate": (1e-12, 1e12)})
-    if config.num_likelihood == 1:
-        message = "num_likelihood must be 0 or at least 2, got 1: one has no standard error."
-        raise ValueError(message)
 
 
 def _check_event(trajectories: training.Trajectories) -> None:
@@ -225,23 +138,26 @@ def _check_event(trajectories: training.Trajectories) -> None:
 
 def main(config: Config) -> None:
     """Trains or continues all networks, evaluates, and leaves everything under the run folder."""
-    _check(config)
-    trajectories = training.load(config)
+    config.check()
+    trajectories = training.load(config.source, config.seed)
     _check_event(trajectories)
-    folder = config.workdir or f"runs/fdm/trajectories/{config.system}_{config.path}"
+    folder = config.workdir or f"runs/fdm/trajectories/{config.source.system}_{config.path}"
     facts = {"trajectories": training.fingerprint(trajectories)}
-    folder = loop.open_run(folder, config, evaluation=EVALUATION, **facts)
+    folder = loop.open_run(folder, config, **facts)
     key_loss, key_evaluate = (
         jax.random.fold_in(jax.random.key(config.seed), k) for k in (1000, 1001)
     )
+    steps = config.training.forecast_steps
     plans = {
-        "free": (config.path, training.nothing, folder, config.num_steps),
-        "forecast": ("linear", training.first_states, folder / "forecast", config.forecast_steps),
+        "free": (config.path, training.nothing, folder, config.training.num_steps),
+        "forecast": ("linear", training.first_states, folder / "forecast", steps),
     }
     tasks, networks = {}, {}
     for name, (path, known, place, num_steps) in plans.items():
         if num_steps:
-            task = tasks[name] = training.task(config, trajectories, path, known)
+            task = tasks[name] = training.task(
+                config.training, config.seed, trajectories, path, known
+            )
             networks[name] = train(config, task, trajectories, place, key_loss, num_steps)
     if jax.process_index() != 0:
         return  # one process evaluates and writes

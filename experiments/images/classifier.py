@@ -11,7 +11,7 @@ which depends on the classifier: compare only distances of one and the same (`pi
 numbers of images. Features of Inception or DINOv2 are an argument of the experiments, no download:
 
     features = Embedding(embed=dinov2, fingerprint="DINOv2 features")
-    efm_images.main(efm_images.Config(dataset="cifar10"), features=features)                 (2)
+    efm_images.main(efm_images.Config(source=Source("cifar10")), features=features)          (2)
 
 where `dinov2` is any function of `[n, h, w, c]` in [-1, 1] to `[n, d]`, of NumPy arrays or jax's.
 
@@ -25,7 +25,6 @@ import functools
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +36,7 @@ from flax import nnx
 import fmjax
 from experiments.images import data, labels, training
 from experiments.images.features import Embedding, checked
+from experiments.images.options import Features, Source
 from experiments.run import batches, loop
 from fmjax.models import layers
 from fmjax.types import Array, Key, PyTree
@@ -93,9 +93,6 @@ class Classifier(nnx.Module):
         return features, self.classify(self.dropout(features))
 
 
-OPTIONS = ("embedding_dir", "embedding_steps")  # options that the training does not depend on
-
-
 def fit(
     images: data.Images,
     truth: labels.Labels,
@@ -127,7 +124,7 @@ def fit(
         _make_loss(apply, images.levels),
         params,
         _batches(images, truth, size, recipe.seed),
-        training.adamw(recipe),
+        training.adamw(recipe.learning_rate, recipe.weight_decay, recipe.num_steps),
         _accuracy(apply, images, truth),
         workdir=folder,
         num_steps=recipe.num_steps,
@@ -143,7 +140,11 @@ def fit(
 
 
 def of_run(
-    config: Any, images: data.Images, features: Embedding | None = None
+    options: Features,
+    source: Source,
+    seed: int,
+    images: data.Images,
+    features: Embedding | None = None,
 ) -> Callable[[os.PathLike], Embedding | None]:
     """Returns a function from the open run folder to the embedding of the run.
 
@@ -151,7 +152,9 @@ def of_run(
     with it is said before the run folder is touched.
 
     Args:
-      config: has `embedding_dir`, `embedding_steps`, and what `labels.of_run` reads.
+      options: of the classifier.
+      source: of the images and their labels.
+      seed: of the run.
       images: the data set.
       features: an embedding in the place of the classifier's.
 
@@ -162,18 +165,18 @@ def of_run(
       ValueError: if `embedding_dir` is given beside what does without a classifier; and as `fit`.
       OSError: as `fit`.
     """
-    if features is not None or not config.embedding_steps:
-        if config.embedding_dir:
+    if features is not None or not options.embedding_steps:
+        if options.embedding_dir:
             why = "--embedding-steps is 0" if features is None else "features are given"
             message = f"--embedding-dir is of a classifier, but {why}: leave one of them out."
             raise ValueError(message)
         own = None if features is None else checked(features, images)
         return lambda _: own
-    recipe = Recipe(num_steps=config.embedding_steps, seed=config.seed)
+    recipe = Recipe(num_steps=options.embedding_steps, seed=seed)
     with _named():
-        truth = labels.of_run(config, images)
-        if config.embedding_dir:
-            found = fit(images, truth, config.embedding_dir, recipe)
+        truth = labels.of_run(source, seed, images)
+        if options.embedding_dir:
+            found = fit(images, truth, options.embedding_dir, recipe)
             return lambda _: found
 
     def trained(folder: os.PathLike) -> Embedding:

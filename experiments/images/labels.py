@@ -6,11 +6,12 @@ A data set's own .npz file holds them beside its images, as integers 0, 1, ...: 
 
 import os
 import zlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.images import data, prepared
+from experiments.images.options import Source
 
 
 class Labels(NamedTuple):
@@ -60,21 +61,18 @@ def load(
     return Labels(*(part.astype(np.int32) for part in found))
 
 
-def of_run(config: Any, images: data.Images) -> Labels:
+def of_run(source: Source, seed: int, images: data.Images) -> Labels:
     """Returns the labels of the images of `training.load`, the held-out ones shuffled with them.
 
     Args:
-      config: has `dataset`, `data_dir`, `held_out` and `seed`.
-      images: what `training.load` has returned for it.
+      source: which images.
+      seed: of the split and of the order of the held-out images.
+      images: what `training.load` has returned for both.
     """
     found = load(
-        config.dataset,
-        images,
-        data_dir=config.data_dir,
-        held_out=config.held_out,
-        seed=config.seed,
+        source.dataset, images, data_dir=source.data_dir, held_out=source.held_out, seed=seed
     )
-    return found._replace(held_out=data.shuffle(found.held_out, seed=config.seed))
+    return found._replace(held_out=data.shuffle(found.held_out, seed=seed))
 
 
 def fingerprint(labels: Labels) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 import fmjax
 from experiments.images import data
+from experiments.images.options import Likelihood
 from experiments.run import batches
 from fmjax.types import Array, Key, PyTree, Velocity
 
@@ -34,11 +35,9 @@ def bits_per_dim(
     apply: Callable[..., Array],
     params: PyTree,
     images: data.Images,
+    options: Likelihood,
     key: Key,
     *,
-    count: int,
-    probes: int,
-    tolerance: float,
     size: int,
 ) -> dict[str, Any]:
     """Returns the mean negative log-likelihood of held-out images, pixels dequantized.
@@ -47,18 +46,17 @@ def bits_per_dim(
       apply: `(params, x, t) -> dx` of one example.
       params: the parameters.
       images: the data set.
+      options: how many images are measured, and how exactly.
       key: for the dequantization and the probes.
-      count: images that are measured.
-      probes: Hutchinson probes of the divergence; 0 is the exact divergence.
-      tolerance: relative and absolute tolerance of the adaptive solver.
       size: images at a time.
 
     Returns:
       The mean, its standard error, and how it was measured.
     """
     key_bins, key_probe = jax.random.split(key)
-    x1 = data.dequantize(key_bins, jnp.asarray(images.held_out[:count]), images.levels)
-    function = batches.batched(apply, params, log_likelihood, probes, tolerance)
+    pixels, probes = images.held_out[: options.num_likelihood], options.likelihood_probes
+    x1 = data.dequantize(key_bins, jnp.asarray(pixels), images.levels)
+    function = batches.batched(apply, params, log_likelihood, probes, options.tolerance)
     keys = jax.random.split(key_probe, len(x1))
     nats = batches.in_batches(function, keys, x1, size=size, label="likelihood")
     width = data.bin_width(images.levels)

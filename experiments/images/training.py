@@ -18,23 +18,25 @@ from flax import nnx
 
 import fmjax
 from experiments.images import data
+from experiments.images.options import Source, Training
 from experiments.run import batches, loop
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
 
 
-def load(config: Any) -> tuple[str, data.Images]:
+def load(source: Source, seed: int) -> tuple[str, data.Images]:
     """Returns the name and the images of a run, the held-out ones shuffled, or refuses them.
 
     Args:
-      config: has `dataset`, `data_dir`, `held_out` and `seed`.
+      source: which images.
+      seed: of the split and of the order of the held-out images.
     """
-    name = os.path.splitext(os.path.basename(config.dataset))[0]
+    name = os.path.splitext(os.path.basename(source.dataset))[0]
     images = data.load(
-        config.dataset, data_dir=config.data_dir, held_out=config.held_out, seed=config.seed
+        source.dataset, data_dir=source.data_dir, held_out=source.held_out, seed=seed
     )
-    images = images._replace(held_out=data.shuffle(images.held_out, seed=config.seed))
+    images = images._replace(held_out=data.shuffle(images.held_out, seed=seed))
     check_images(images)
     return name, images
 
@@ -121,19 +123,17 @@ def _mean_loss(
     return jax.lax.map(lambda pair: cfm(*pair), (x0, x1, t), batch_size=64).mean()
 
 
-def adamw(config: Any) -> optax.GradientTransformation:
-    """Returns AdamW with clipping, a short warm-up and a cosine decay to a fiftieth.
-
-    Args:
-      config: has `learning_rate` (the peak), `weight_decay` and `num_steps`.
-    """
-    return _adamw(config.learning_rate, config.weight_decay, config.num_steps)
-
-
 # What a training is compiled from is made once, so that `loop.fit` compiles it once for all
 # networks of one kind, whatever their data and seed.
 @functools.lru_cache(maxsize=32)
-def _adamw(peak: float, weight_decay: float, num_steps: int) -> optax.GradientTransformation:
+def adamw(peak: float, weight_decay: float, num_steps: int) -> optax.GradientTransformation:
+    """Returns AdamW with clipping, a short warm-up and a cosine decay to a fiftieth.
+
+    Args:
+      peak: of the learning rate.
+      weight_decay: per unit of the learning rate.
+      num_steps: of the training.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=peak,
@@ -170,7 +170,7 @@ def _itself(apply: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def fit(
-    config: Any,
+    options: Training,
     images: data.Images,
     workdir: str | os.PathLike,
     key: Key,
@@ -184,8 +184,7 @@ def fit(
     """Trains a network on the images, or restores it, and returns it with averaged parameters.
 
     Args:
-      config: has `channels`, `dropout`, `batch_size`, `num_steps`, `ema_decay`, `save_every` and
-        what `adamw` reads.
+      options: of the network and its training.
       images: the data set.
       workdir: folder of the checkpoints and of metrics.jsonl.
       key: for the noise of the held-out loss.
@@ -200,25 +199,25 @@ def fit(
       `apply`, `(params, x, *times, key=None) -> dx` of one example, and the parameters.
     """
     shape = tuple(images.train.shape[1:])
-    apply, init = _network(shape, tuple(config.channels), num_times, config.dropout)
+    apply, init = _network(shape, tuple(options.channels), num_times, options.dropout)
     state = loop.fit(
         _loss(make_loss, apply, images.levels),
         init(seed),
-        batches.batches(images.train, config.batch_size, seed=seed),
-        adamw(config),
+        batches.batches(images.train, options.batch_size, seed=seed),
+        adamw(options.learning_rate, options.weight_decay, options.num_steps),
         held_out_loss(velocity(apply), images, key, place=place),
         workdir=workdir,
-        num_steps=config.num_steps,
+        num_steps=options.num_steps,
         seed=seed,
-        ema_decay=config.ema_decay,
-        eval_every=config.save_every,
-        save_every=config.save_every,
+        ema_decay=options.ema_decay,
+        eval_every=options.save_every,
+        save_every=options.save_every,
     )
     return apply, jax.device_get(state.ema_params)
 
 
 flow = functools.partial(fit, make_loss=flow_loss)
-"""`(config, images, workdir, key, *, seed)`: trains a velocity by conditional flow matching."""
+"""`(options, images, workdir, key, *, seed)`: trains a velocity by conditional flow matching."""
 
 
 def check_images(images: data.Images) -> None:

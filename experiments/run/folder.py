@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -21,20 +21,15 @@ from etils import epath
 
 from experiments.run import options
 
-_PLACES = ("workdir", "data_dir")  # where things lie: recorded, but no part of what a run is
 
-
-def open_folder(
-    workdir: str | os.PathLike, config: Any, *, evaluation: Sequence[str] = (), **facts: Any
-) -> epath.Path:
+def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
     """Creates or reopens a run folder.
 
     Args:
       workdir: the folder, made if it is not there; may be gs://.
-      config: a dataclass, recorded in config.json. The fields `workdir` and `data_dir` are
-        recorded but may change from call to call.
-      evaluation: other fields that may, because no training depends on them: the same networks are
-        then measured anew.
+      config: a dataclass, recorded in config.json with its parts. What is a `Place` or `Free`
+        (`experiments.run.options`) may change from call to call: no training depends on it, and
+        the same networks are then measured anew.
       **facts: what else makes the run what it is, recorded and compared like the options.
 
     Returns:
@@ -67,7 +62,7 @@ def open_folder(
         )
         raise ValueError(message)
     settings, before = plain(settings), {} if text is None else _recorded(path, text)
-    free = {*_PLACES, *evaluation, *options.free(config)}
+    free = options.free(config)
     differing = "" if text is None else _differences(before, settings, skip=free)
     if differing and holds_a_run:
         message = (
@@ -75,7 +70,7 @@ def open_folder(
             "same options to continue that run. Nothing was changed."
         )
         raise ValueError(message)
-    places = {*_PLACES, *options.places(config)}
+    places = options.places(config)
     reshaped = before.keys() != settings.keys()
     if text is None or reshaped or _differences(before, settings, skip=places):
         # Other measurements, a run that failed before it recorded anything, or one of a version

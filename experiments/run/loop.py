@@ -16,7 +16,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -40,15 +40,13 @@ def _norm(tree: PyTree) -> Array:
     return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.result_type(x, "f4")), tree))
 
 
-def open_run(
-    workdir: str | os.PathLike, config: Any, *, evaluation: Sequence[str] = (), **facts: Any
-) -> epath.Path:
+def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
     """Joins the hosts of a multi-host run, says on what it computes, and opens the run folder.
 
     Args:
       workdir: the folder, made if it is not there; may be gs://.
-      config: a dataclass, recorded in config.json.
-      evaluation: its fields on which no training depends; they may change in a run folder.
+      config: a dataclass of options, recorded in config.json; those that are `Free` or a `Place`
+        (`experiments.run.options`) may change in a run folder.
       **facts: what else makes the run what it is, such as the data; recorded and compared too.
 
     Returns:
@@ -60,7 +58,7 @@ def open_run(
     """
     devices.join_hosts()
     devices.announce()
-    return run_folder.open_folder(workdir, config, evaluation=evaluation, **facts)
+    return run_folder.open_folder(workdir, config, **facts)
 
 
 def fit(

@@ -6,12 +6,16 @@
         measures: Free[Measures] = Measures()  # no training depends on any option of this part
         workdir: Place = None                  # nor on this one, a folder
 
+        def check(self):
+            options.check_parts(self)  # and then what concerns several of them
+
 A helper takes the part that it needs. A part says in its own `check` what its options must be, and
 names of options are unique over all parts, for they are the flags of the command line.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -70,27 +74,33 @@ def _marked(options: Any, marks: set[str]) -> set[str]:
 
 
 def fixed(options: Any) -> dict[str, Any]:
-    """Lists the options on which a training depends, by their names."""
+    """Lists the options that are neither `Free` nor a `Place`, by their names.
+
+    Args:
+      options: a dataclass of options, with or without parts.
+
+    Returns:
+      From the name of each option to its value, in their order.
+    """
     without = free(options)
     return {name: value for name, value in flat(options).items() if name not in without}
 
 
-def check(config: Any) -> None:
-    """Calls the `check` of every part of the options.
+def check_parts(config: Any) -> None:
+    """Calls the `check` of every part that has one.
 
     Args:
-      config: a dataclass; those of its fields that are dataclasses have a method `check()`.
+      config: a dataclass of options; its fields that are dataclasses are the parts.
 
     Raises:
       ValueError: for the first option that would only fail after the training.
     """
-    for field in dataclasses.fields(config):
-        part = getattr(config, field.name)
-        if dataclasses.is_dataclass(part):
+    for part in vars(config).values():
+        if dataclasses.is_dataclass(part) and hasattr(part, "check"):
             part.check()
 
 
-def check_bounds(options: Any, bounds: dict[str, tuple[float, float]]) -> None:
+def check_bounds(options: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
     """Raises ValueError for the first option outside its bounds.
 
     Args:
@@ -103,6 +113,19 @@ def check_bounds(options: Any, bounds: dict[str, tuple[float, float]]) -> None:
             limit = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
             message = f"{name} must be {limit}, got {value}."
             raise ValueError(message)
+
+
+def check_not_one(options: Any, name: str, reason: str) -> None:
+    """Raises ValueError for the number 1, where 0 is none and a spread needs two.
+
+    Args:
+      options: a part of the options.
+      name: of the number.
+      reason: why one is not enough.
+    """
+    if getattr(options, name) == 1:
+        message = f"{name} must be 0 or at least 2, got 1: {reason}."
+        raise ValueError(message)
 
 
 def check_times(times: tuple[float, ...]) -> None:

@@ -33,47 +33,24 @@ import numpy as np
 
 import fmjax
 from experiments.images import data, training
+from experiments.images.options import Source, Training
 from experiments.run import batches, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
+from experiments.run.options import Free, Place
 from experiments.uncertainty import _calibration
 from experiments.uncertainty._onestep import pictures, tables
 from experiments.uncertainty._posterior import measures
+from experiments.uncertainty._posterior.options import Uncertainty
 from fmjax.types import Array, AverageVelocity, Key, PyTree
 
 path = training.path
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The options, each with its default: a run on the digits."""
+class Pairs:
+    """The pairs of times of the MeanFlow loss, and its weight."""
 
-    dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or a path to your own .npz file
-    with an array "images", uint8 [n, h, w] or [n, h, w, c]."""
-    data_dir: str | None = None
-    """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
-    a missing data set is downloaded. Not used by digits and .npz files."""
-    held_out: float = 0.2
-    """Share of the images held out, in (0, 1), where the data set has no split of its own."""
-    workdir: str | None = None
-    """Run folder; None is runs/uncertainty/meanflow/DATASET. The same command continues it."""
-    seed: int = 0
-    """Seed of the split, the networks and all noise, an integer >= 0."""
-    channels: tuple[int, ...] = (32, 64)
-    """Features of each level of the U-Nets, multiples of 8."""
-    dropout: float = 0.1
-    """Probability of dropping a feature in training, in [0, 1)."""
-    batch_size: int = 64
-    """Images per step, a multiple of the number of devices."""
-    num_steps: int = 4000
-    """Training steps of each of the two networks."""
-    learning_rate: float = 2e-3
-    """Peak of the learning rate; warm-up over the first tenth at most 100 steps, then cosine."""
-    weight_decay: float = 0.01
-    """Weight decay of AdamW, per unit of the learning rate."""
-    ema_decay: float = 0.995
-    """Decay of the moving average of the parameters, per step."""
     fraction_equal: float = 0.5
     """Share of the pairs (r, t) with r = t, in [0, 1], on which the velocity itself is learned."""
     time_mean: float = -0.4
@@ -84,32 +61,58 @@ class Config:
     is hardly ever drawn, and one-step samples of the digits are useless."""
     power: float = 1.0
     """Power of the adaptive weight; 0 is the plain square."""
-    save_every: int = 500
-    """Steps between checkpoints and between evaluations of the held-out loss."""
-    times: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    """Times at which uncertainty is measured, in (0, 1); 0 is noise, 1 is data."""
-    num_uncertainty: int = 360
-    """Held-out images whose uncertainty is measured at each time."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds."""
+        bounds = {
+            "fraction_equal": (0, 1),
+            "time_mean": (-10, 10),
+            "time_std": (1e-3, 10),
+            "power": (0, 2),
+        }
+        options.check_bounds(self, bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What is drawn from the networks."""
+
     num_samples: int = 512
     """Samples of either model for each number of steps."""
     num_maps: int = 64
     """One-step samples whose maps are made."""
     renoisings: int = 4
     """Draws of noise over which the map of a noised sample is averaged."""
-    eval_batch_size: int = 8
+
+    def check(self) -> None:
+        """Raises ValueError for too few samples."""
+        bounds = {"num_samples": (2, math.inf), "num_maps": (2, math.inf)}
+        options.check_bounds(self, bounds | {"renoisings": (1, math.inf)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options, each with its default: a run on the digits."""
+
+    workdir: Place = None
+    """Run folder; None is runs/uncertainty/meanflow/DATASET. The same command continues it."""
+    seed: int = 0
+    """Seed of the split, the networks and all noise, an integer >= 0."""
+    eval_batch_size: Free[int] = 8
     """Images evaluated at a time; memory grows with it."""
+    source: Source = Source()
+    training: Training = Training(num_steps=4000)
+    pairs: Pairs = Pairs()
+    uncertainty: Free[Uncertainty] = Uncertainty()
+    samples: Free[Samples] = Samples()
+
+    def check(self) -> None:
+        """Raises ValueError for options that would only fail after the training."""
+        options.check_parts(self)
+        options.check_bounds(self, {"eval_batch_size": (1, math.inf)})
 
 
 STEPS = (1, 2, 4, 50)
-# What no training depends on: the same networks may be measured again with other values.
-EVALUATION = (
-    "times",
-    "num_uncertainty",
-    "num_samples",
-    "num_maps",
-    "renoisings",
-    "eval_batch_size",
-)
 
 
 def average(apply: Callable[..., Array], params: PyTree, **options: Any) -> AverageVelocity:
@@ -117,22 +120,20 @@ def average(apply: Callable[..., Array], params: PyTree, **options: Any) -> Aver
     return lambda x, r, t: apply(params, x, t, r - t, **options)
 
 
-def make_loss(apply: Callable[..., Array], levels: int, config: Config) -> Callable[..., Array]:
+def make_loss(apply: Callable[..., Array], levels: int, pairs: Pairs) -> Callable[..., Array]:
     """Returns the MeanFlow loss of a batch of uint8 images."""
-    sampler = functools.partial(
-        fmjax.times.logit_normal, mean=config.time_mean, std=config.time_std
-    )
+    sampler = functools.partial(fmjax.times.logit_normal, mean=pairs.time_mean, std=pairs.time_std)
 
     def example(params: PyTree, key: Key, x0: Array, x1: Array, r: Array, t: Array) -> Array:
         u = average(apply, params, key=key)  # the key switches dropout on
         loss = fmjax.losses.meanflow(u, path, x0, x1, r, t)
         # The paper's constant belongs to the sum over entries; this is their mean.
-        return fmjax.losses.adaptive(loss, power=config.power, eps=1e-3 / x1.size)
+        return fmjax.losses.adaptive(loss, power=pairs.power, eps=1e-3 / x1.size)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
         x0, x1, key_time, keys = training.pairs(key, batch["x"], levels)
         r, t = fmjax.times.intervals(
-            key_time, x1.shape[:1], sampler=sampler, fraction_equal=config.fraction_equal
+            key_time, x1.shape[:1], sampler=sampler, fraction_equal=pairs.fraction_equal
         )
         return jax.vmap(functools.partial(example, params))(keys, x0, x1, r, t).mean()
 
@@ -160,21 +161,21 @@ def sample_maps(
     apply: Callable[..., Array],
     params: PyTree,
     images: data.Images,
-    config: Config,
+    samples: Samples,
     times: tuple[float, ...],
     key: Key,
+    *,
+    size: int,
 ) -> dict[str, np.ndarray]:
     """Returns one-step samples and their maps, each under its own name (part 3)."""
     key_noise, key_again = jax.random.split(key)
-    noise = jax.random.normal(key_noise, (config.num_maps, *images.train.shape[1:]))
-    shape = (config.num_maps, config.renoisings, *images.train.shape[1:])
+    noise = jax.random.normal(key_noise, (samples.num_maps, *images.train.shape[1:]))
+    shape = (samples.num_maps, samples.renoisings, *images.train.shape[1:])
     again = jax.random.normal(key_again, shape)
 
     one = lambda params, *noises: measures.of_one_step(average(apply, params), path, times, *noises)  # noqa: E731
     many = functools.partial(jax.jit(jax.vmap(one, in_axes=(None, 0, 0))), params)
-    made = batches.in_batches(
-        many, noise, again, size=config.eval_batch_size, label="maps of one-step samples"
-    )
+    made = batches.in_batches(many, noise, again, size=size, label="maps of one-step samples")
     bank = jnp.asarray(data.centres(images.train, images.levels))
     return made | {"prior": np.asarray(fmjax.onestep.prior(bank)[1])}
 
@@ -188,68 +189,49 @@ def evaluate(
     """Returns the numbers of the run, and the arrays its figures are drawn from."""
     key_sample, key_states, key_maps = jax.random.split(key, 3)
     results, arrays = {}, {}
-    noise = jax.random.normal(key_sample, (config.num_samples, *images.train.shape[1:]))
+    noise = jax.random.normal(key_sample, (config.samples.num_samples, *images.train.shape[1:]))
     samplers, size = {"MeanFlow": _few, "flow": _euler}, config.eval_batch_size
     arrays["samples"] = tables.draw(models, samplers, STEPS, noise, size=size)  # part 1
     results["samples"] = tables.table(arrays["samples"], images)
     apply, params = models["MeanFlow"]
     fields = {"MeanFlow": (functools.partial(slice_of, apply), params), "flow": models["flow"]}
-    pixels = images.held_out[: config.num_uncertainty]
-    times = tuple(sorted(config.times))
-    options = {"times": times, "size": size}
+    pixels = images.held_out[: config.uncertainty.num_uncertainty]
+    times = tuple(sorted(config.uncertainty.times))
+    calibrate = functools.partial(measures.calibrate, times=times, size=size)
     for name, model in fields.items():  # part 2, both at the same states
-        options["label"] = f"held-out, {name}"
-        arrays[name] = measures.calibrate(
-            *model, path, key_states, pixels, images.levels, **options
+        arrays[name] = calibrate(
+            *model, path, key_states, pixels, images.levels, label=f"held-out, {name}"
         )
         results[name] = _calibration.rows(arrays[name])
     results["agreement"] = [
         tables.agreement(t, arrays["MeanFlow"][t], arrays["flow"][t]) for t in arrays["flow"]
     ]
-    arrays["one_step"] = sample_maps(apply, params, images, config, times, key_maps)
+    arrays["one_step"] = sample_maps(
+        apply, params, images, config.samples, times, key_maps, size=size
+    )
     results["one_step"] = tables.one_step(arrays["one_step"], times)
     return results, arrays
 
 
-def _check(config: Config) -> None:
-    """Raises ValueError for options that would only fail after the training."""
-    options.check_times(config.times)
-    bounds = {
-        "num_steps": (1, math.inf),
-        "num_uncertainty": (2, math.inf),
-        "num_samples": (2, math.inf),
-        "num_maps": (2, math.inf),
-        "renoisings": (1, math.inf),
-        "eval_batch_size": (1, math.inf),
-        "learning_rate": (1e-12, 1e12),
-        "weight_decay": (0, 1e12),
-        "fraction_equal": (0, 1),
-        "time_mean": (-10, 10),
-        "time_std": (1e-3, 10),
-        "power": (0, 2),
-    }
-    options.check_bounds(config, bounds)
-
-
 def main(config: Config) -> None:
     """Trains or continues both networks, evaluates, and leaves everything under the run folder."""
-    _check(config)
-    name, images = training.load(config)
+    config.check()
+    name, images = training.load(config.source, config.seed)
     folder = config.workdir or f"runs/uncertainty/meanflow/{name}"
-    folder = loop.open_run(folder, config, evaluation=EVALUATION, data=data.fingerprint(images))
+    folder = loop.open_run(folder, config, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
     models = {
         "MeanFlow": training.fit(
-            config,
+            config.training,
             images,
             folder,
             key_loss,
-            make_loss=functools.partial(make_loss, config=config),
+            make_loss=functools.partial(make_loss, pairs=config.pairs),
             seed=config.seed,
             velocity=lambda apply: functools.partial(slice_of, apply),
             num_times=2,
         ),
-        "flow": training.flow(config, images, folder / "flow", key_loss, seed=config.seed),
+        "flow": training.flow(config.training, images, folder / "flow", key_loss, seed=config.seed),
     }
     if jax.process_index() != 0:
         return  # one process evaluates and writes

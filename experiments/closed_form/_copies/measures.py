@@ -29,6 +29,7 @@ import numpy as np
 import fmjax
 from experiments.closed_form._cosine import measures
 from experiments.images import data, quality, training
+from experiments.images.options import Training
 from fmjax.types import Array, Key, PyTree
 
 path = training.path  # linear, sections 2 and 3
@@ -41,7 +42,13 @@ _flow_loss = functools.partial(training.flow_loss, place=training.at_centres)
 
 
 def train(
-    config: Any, images: data.Images, count: int, folder: os.PathLike, key: Key
+    options: Training,
+    images: data.Images,
+    count: int,
+    folder: os.PathLike,
+    key: Key,
+    *,
+    seed: int,
 ) -> tuple[Callable[..., Array], PyTree]:
     """Trains a velocity on the first images, or restores it, and returns it with its parameters.
 
@@ -49,21 +56,22 @@ def train(
     each time with noise of its own, so that every network sees as many pairs and takes as long.
 
     Args:
-      config: has `seed` and what `training.fit` reads.
+      options: of the network and its training.
       images: the data set.
       count: n, how many of its training images are used.
       folder: where the checkpoints and metrics.jsonl are.
       key: for the noise of the held-out loss.
+      seed: for the network, the order of the images and all noise.
     """
     few = images.train[:count]
-    copies = math.ceil(config.batch_size / len(few))
+    copies = math.ceil(options.batch_size / len(few))
     return training.fit(
-        config,
+        options,
         images._replace(train=np.concatenate([few] * copies)),
         folder,
         key,
         make_loss=_flow_loss,
-        seed=config.seed,
+        seed=seed,
         place=training.at_centres,
     )
 

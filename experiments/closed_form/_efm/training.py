@@ -20,10 +20,11 @@ References:
   Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719, section 4.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -92,33 +93,41 @@ def methods(names: Iterable[str], banks: Iterable[int]) -> dict[str, Method]:
     return {name: method for name, method in known.items() if name in {*names, *sized}}
 
 
-def check(config: Any) -> None:
-    """Raises ValueError unless the seeds and methods of a run make sense.
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Which networks are trained: every method with every seed, each in a folder of its own."""
 
-    Args:
-      config: has `seeds`, `methods` and `banks`.
-    """
-    for name in ("seeds", "banks"):
-        values = getattr(config, name)
-        if len(set(values)) < len(values) or not all(0 <= value < 2**32 for value in values):
-            message = f"{name} must be different integers from 0 to 2**32 - 1, got {values}."
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of network, order and noise, integers >= 0, each with every method."""
+    methods: tuple[Literal["CFM", "OT-CFM", "EFM-n"], ...] = ("CFM", "OT-CFM", "EFM-n")
+    """Methods without a size: the random target of independent pairs, that of pairs by optimal
+    transport within the batch, and the exact velocity of the whole training set."""
+    banks: tuple[int, ...] = (128, 256, 1000)
+    """Sizes M of the banks of EFM, the batch among them, each a method of its own."""
+
+    def check(self) -> None:
+        """Raises ValueError unless the seeds and methods of a run make sense."""
+        for name, values in {"seeds": self.seeds, "banks": self.banks}.items():
+            if len(set(values)) < len(values) or not all(0 <= value < 2**32 for value in values):
+                message = f"{name} must be different integers from 0 to 2**32 - 1, got {values}."
+                raise ValueError(message)
+        if not self.seeds or not (*self.methods, *self.banks):
+            message = "at least one seed, and one method or bank, are needed, got none."
             raise ValueError(message)
-    if not config.seeds or not (*config.methods, *config.banks):
-        message = "at least one seed, and one method or bank, are needed, got none."
-        raise ValueError(message)
 
 
-def check_banks(config: Any, n: int) -> None:
+def check_banks(banks: Iterable[int], batch_size: int, n: int) -> None:
     """Raises ValueError for a bank that cannot hold the batch, or more than the data set.
 
     Args:
-      config: has `banks` and `batch_size`.
+      banks: sizes of the banks.
+      batch_size: examples per step.
       n: training points.
     """
-    wrong = [size for size in config.banks if not config.batch_size <= size <= n]
+    wrong = [size for size in banks if not batch_size <= size <= n]
     if wrong:
         message = (
-            f"banks must be from batch_size {config.batch_size} to the {n} training points, got "
+            f"banks must be from batch_size {batch_size} to the {n} training points, got "
             f"{wrong[0]}: a bank holds the batch."
         )
         raise ValueError(message)
@@ -162,14 +171,14 @@ def make_loss(
 
 
 def losses(
-    apply: Callable[..., Array], config: Any, *, target: Callable[..., Array]
+    apply: Callable[..., Array], networks: Networks, *, target: Callable[..., Array]
 ) -> dict[str, Callable[..., Array]]:
     """Returns the loss of every method of a run, to be used for all of its seeds.
 
     Args:
       apply: as for `make_loss`.
-      config: has `methods` and `banks`.
+      networks: which are trained.
       target: as for `make_loss`.
     """
-    chosen = methods(config.methods, config.banks)
+    chosen = methods(networks.methods, networks.banks)
     return {name: make_loss(apply, method, target=target) for name, method in chosen.items()}

@@ -1,7 +1,7 @@
 """The tables of the trajectory experiment: what is drawn, measured and reported of each method.
 
 Every function takes the parameters of all methods by name, so that each method is measured with
-the same noise by the same compiled program. `config` is that of `trajectories`.
+the same noise by the same compiled program.
 """
 
 import functools
@@ -12,12 +12,13 @@ import jax
 import numpy as np
 
 from experiments.fdm._trajectories import measures, pictures, training
+from experiments.fdm._trajectories.options import Measures
 from experiments.run import numbers as run_numbers
 from fmjax.types import Key, PyTree
 
 
 def sample(
-    config: Any,
+    asked: Measures,
     task: training.Task,
     networks: dict[str, PyTree],
     trajectories: training.Trajectories,
@@ -32,16 +33,16 @@ def sample(
     test, train = (measures.statistic(event, x) for x in (trajectories.test, trajectories.train))
     tables, arrays = {}, {}
     for part, given, count in (
-        ("free", None, config.num_samples),
-        ("given", event, config.num_conditioned),
+        ("free", None, asked.num_samples),
+        ("given", event, asked.num_conditioned),
     ):
-        drawn = _draw(config, task, networks, given, keys, (count, *trajectories.test.shape[1:]))
+        drawn = _draw(asked, task, networks, given, keys, (count, *trajectories.test.shape[1:]))
         values = {name: measures.statistic(event, x) for name, x in drawn.items()}
         like, held = (c[(c > 0) | (given is None)] for c in (train, test))
         tables[part] = measures.compare(
             {"data": like[:count]} | values,
             held,
-            num_bins=config.num_bins,
+            num_bins=asked.num_bins,
             happened="event" if given is None else "inside",
         )
         shown = trajectories.test[(test > 0) | (given is None)]
@@ -51,7 +52,7 @@ def sample(
 
 
 def _draw(
-    config: Any,
+    asked: Measures,
     task: training.Task,
     networks: dict[str, PyTree],
     given: measures.Event | None,
@@ -59,33 +60,33 @@ def _draw(
     shape: tuple[int, ...],
 ) -> dict[str, np.ndarray]:
     """Returns the samples of each method, from the same noise."""
-    condition = functools.partial(measures.given, given, config.jitter) if given else None
-    run = measures.compiled(functools.partial(measures.draw, task, condition, config.sample_steps))
+    condition = functools.partial(measures.given, given, asked.jitter) if given else None
+    run = measures.compiled(functools.partial(measures.draw, task, condition, asked.sample_steps))
     noise, label = jax.random.normal(keys[0], shape), "given the event" if given else "free"
     return {
         name: run(
-            params, keys[1], noise, label=f"samples of {name}, {label}", size=config.eval_batch_size
+            params, keys[1], noise, label=f"samples of {name}, {label}", size=asked.eval_batch_size
         )
         for name, params in networks.items()
     }
 
 
 def forecast(
-    config: Any,
+    asked: Measures,
     task: training.Task,
     networks: dict[str, PyTree],
     trajectories: training.Trajectories,
     key: Key,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the relative errors of forecasts of each method, and the forecasts (part 4)."""
-    x1 = trajectories.test[: config.num_forecasts]
-    one = functools.partial(measures.forecast, task, config.sample_steps)
+    x1 = trajectories.test[: asked.num_forecasts]
+    one = functools.partial(measures.forecast, task, asked.sample_steps)
     run = measures.compiled(one)
     key_noise, key_draw = jax.random.split(key)
     noise = jax.random.normal(key_noise, x1.shape)
     drawn = {"data": x1} | {
         name: run(
-            params, key_draw, noise, x1, label=f"forecasts of {name}", size=config.eval_batch_size
+            params, key_draw, noise, x1, label=f"forecasts of {name}", size=asked.eval_batch_size
         )
         for name, params in networks.items()
     }
@@ -100,17 +101,17 @@ def forecast(
 
 
 def likelihood(
-    config: Any,
+    asked: Measures,
     task: training.Task,
     networks: dict[str, PyTree],
     trajectories: training.Trajectories,
     key: Key,
 ) -> dict[str, Any]:
     """Returns the negative log-likelihood per dimension of each method, in nats (part 3)."""
-    x1 = trajectories.test[: config.num_likelihood]
-    one = functools.partial(measures.nats_per_dim, task, config.tolerance)
+    x1 = trajectories.test[: asked.num_likelihood]
+    one = functools.partial(measures.nats_per_dim, task, asked.tolerance)
     run = measures.compiled(one)
-    options = {"size": min(config.eval_batch_size, len(x1))}
+    options = {"size": min(asked.eval_batch_size, len(x1))}
     nats = {
         name: run(params, key, x1, label=f"likelihood of {name}", **options)
         for name, params in networks.items()

@@ -28,6 +28,7 @@ from flax import nnx
 
 import fmjax
 from experiments.fdm._trajectories import settings, systems
+from experiments.fdm._trajectories.options import Source, Training
 from experiments.run import batches, loop
 from fmjax.types import Array, Key, PyTree
 
@@ -42,17 +43,18 @@ class Trajectories(NamedTuple):
     test: np.ndarray
 
 
-def load(config: Any) -> Trajectories:
+def load(source: Source, seed: int) -> Trajectories:
     """Returns the trajectories of a run, simulated or read from the folder that keeps them.
 
     Args:
-      config: has `system`, `data_dir`, `seed`, `num_train` and `num_test`.
+      source: which trajectories, and how many.
+      seed: of the trajectories.
     """
-    system = SYSTEMS[config.system]()
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2000))
-    sizes = (config.num_train, config.num_test)
+    system = SYSTEMS[source.system]()
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2000))
+    sizes = (source.num_train, source.num_test)
     parts = [
-        systems.simulate(system, key, size, cache=config.data_dir)
+        systems.simulate(system, key, size, cache=source.data_dir)
         for key, size in zip(keys, sizes, strict=True)
     ]
     return Trajectories(system, *parts)
@@ -103,7 +105,8 @@ class Task(NamedTuple):
 
 
 def task(
-    config: Any,
+    options: Training,
+    seed: int,
     trajectories: Trajectories,
     path: str,
     known: Callable[[Array], dict[str, Array]],
@@ -111,7 +114,8 @@ def task(
     """Returns a task with a new network.
 
     Args:
-      config: has `channels`, `num_blocks` and `seed`.
+      options: of the network.
+      seed: of its first parameters.
       trajectories: the data.
       path: one of `trajectory_paths.PATHS`.
       known: what is known of a trajectory, `nothing` or `first_states`.
@@ -121,10 +125,10 @@ def task(
     context = known(jnp.zeros(shape)).get("context", jnp.zeros((1, 0)))
     network = fmjax.models.Conv1D(
         shape,
-        channels=config.channels,
-        num_blocks=config.num_blocks,
+        channels=options.channels,
+        num_blocks=options.num_blocks,
         context=context.shape[1],
-        rngs=nnx.Rngs(config.seed),
+        rngs=nnx.Rngs(seed),
     )
     apply, params = fmjax.models.functional(network)
 
@@ -198,7 +202,7 @@ def held_out(task: Task, x1: np.ndarray, key: Key) -> Callable[[PyTree, Key], di
 
 
 def fit(
-    config: Any,
+    options: Training,
     task: Task,
     trajectories: Trajectories,
     workdir: str | os.PathLike,
@@ -207,12 +211,12 @@ def fit(
     weight: float,
     learning_rate: float,
     num_steps: int,
+    seed: int,
 ) -> PyTree:
     """Trains the network of a task, or restores it, and returns the averaged parameters.
 
     Args:
-      config: has `batch_size`, `lr_decay`, `lr_every`, `ema_decay`, `matching`, `probe_every`,
-        `save_every` and `seed`.
+      options: of the training; weight, learning rate and steps are those below.
       task: what is learned.
       trajectories: the data.
       workdir: folder of the checkpoints and of metrics.jsonl.
@@ -220,21 +224,22 @@ def fit(
       weight: the weight of the divergence penalty.
       learning_rate: the first one.
       num_steps: training steps.
+      seed: of the order of the trajectories and of all noise.
     """
     schedule = optax.exponential_decay(
-        learning_rate, config.lr_every, config.lr_decay, staircase=True
+        learning_rate, options.lr_every, options.lr_decay, staircase=True
     )
     state = loop.fit(
-        make_loss(task, weight, config.matching, config.probe_every),
+        make_loss(task, weight, options.matching, options.probe_every),
         task.params,
-        batches.batches(trajectories.train, config.batch_size, seed=config.seed),
+        batches.batches(trajectories.train, options.batch_size, seed=seed),
         optax.adam(schedule),
         evaluate,
         workdir=workdir,
         num_steps=num_steps,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        eval_every=config.save_every,
-        save_every=config.save_every,
+        seed=seed,
+        ema_decay=options.ema_decay,
+        eval_every=options.save_every,
+        save_every=options.save_every,
     )
     return jax.device_get(state.ema_params)

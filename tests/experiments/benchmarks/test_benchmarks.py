@@ -69,6 +69,21 @@ def test_the_tables_of_the_divergence_penalty(capsys):
         fdm.main(fdm.Config(networks=("MLP",)))
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "options", "words"),
+    [
+        (uncertainty, {"time": 1.0}, "times must be distinct numbers between 0 and 1"),
+        (uncertainty, {"batch_size": 0}, "batch_size must be between 1"),
+        (uncertainty, {"chunks": (4, 0)}, r"chunks must be positive, got \(4, 0\)"),
+        (closed_form, {"batch_size": 50_001}, "batch_size must be between 1 and 50000"),
+        (fdm, {"images": 3}, "images must be between 4"),
+    ],
+)
+def test_what_cannot_be_timed_is_said_first(benchmark, options, words):
+    with pytest.raises(ValueError, match=words):
+        benchmark.main(benchmark.Config(**options))
+
+
 def test_the_tables_of_the_uncertainty(capsys):
     config = uncertainty.Config(size=8, channels=(8,), repeats=1, chunks=(4,), sizes=(8,))
     uncertainty.main(config)

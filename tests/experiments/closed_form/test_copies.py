@@ -9,7 +9,7 @@ import scipy.spatial
 import fmjax
 from experiments.closed_form._copies import measures
 from experiments.images import data, features, quality, training
-from tests.oracles import tiny
+from experiments.images.options import Training
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 17, (30, 3, 2, 1), dtype=np.uint8)
@@ -22,10 +22,12 @@ def _flat(x):
 
 def test_few_images_are_repeated_in_a_batch_and_many_are_not(monkeypatch):
     seen = {}
-    monkeypatch.setattr(training, "fit", lambda config, images, *_, **more: (images, more))
-    config = tiny.UNCERTAINTY  # its batch is of 8
+    monkeypatch.setattr(training, "fit", lambda options, images, *_, **more: (images, more))
     for count in (2, 3, 8, 20):
-        images, more = measures.train(config, IMAGES, count, "folder", "key")
+        images, more = measures.train(
+            Training(batch_size=8), IMAGES, count, "folder", "key", seed=5
+        )
+        assert more["seed"] == 5
         seen[count] = images.train
         np.testing.assert_array_equal(images.train[:count], PIXELS[:count])
         assert images.held_out is IMAGES.held_out

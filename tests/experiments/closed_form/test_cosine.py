@@ -19,8 +19,13 @@ from experiments.run import cli
 from fmjax import collapse
 from tests.oracles import tiny
 
-CONFIG = closed_form_cosine.Config(
-    num_pairs=6, num_times=6, sizes=(2, 4, 64), moons_points=40, eval_batch_size=8
+CONFIG = tiny.config(
+    closed_form_cosine.Config,
+    num_pairs=6,
+    num_times=6,
+    sizes=(2, 4, 64),
+    moons_points=40,
+    eval_batch_size=8,
 )
 _of_pair = jax.jit(measures.of_pair)
 
@@ -153,13 +158,15 @@ def test_a_data_set_that_holds_everything_twice_is_no_larger():
 
 
 def test_the_moons_are_enlarged_and_moved():
-    config = dataclasses.replace(CONFIG, moons_points=4000, moons_noise=0.1)
-    points = closed_form_cosine.moons(config)
+    asked = closed_form_cosine.Moons(moons_points=4000, moons_noise=0.1)
+    points = closed_form_cosine.moons(asked, 0)
     assert points.shape == (4000, 2)
     assert points.dtype == np.float32
     gap = points.mean(axis=0) - (3 * np.array([0.5, 0.25]) - 1)
     assert np.all(np.abs(gap) < 5 * stats.sem(points))
-    plain = closed_form_cosine.moons(dataclasses.replace(config, moons_scale=1.0, moons_shift=0.0))
+    plain = closed_form_cosine.moons(
+        dataclasses.replace(asked, moons_scale=1.0, moons_shift=0.0), 0
+    )
     np.testing.assert_allclose(points, 3 * plain - 1, rtol=1e-5, atol=1e-5)
 
 
@@ -186,9 +193,7 @@ def run(tmp_path_factory):
     images = np.random.default_rng(0).integers(0, 256, (30, 5, 6, 3), dtype=np.uint8)
     np.savez(folder / "mine.npz", images=images)
     datasets = ("moons", "digits", str(folder / "mine.npz"))
-    closed_form_cosine.main(
-        dataclasses.replace(CONFIG, datasets=datasets, workdir=str(folder / "run"))
-    )
+    closed_form_cosine.main(tiny.replace(CONFIG, datasets=datasets, workdir=str(folder / "run")))
     return folder / "run"
 
 
@@ -196,7 +201,7 @@ def _again(run, folder, **options):
     """Runs once more in a copy of the folder and returns its results."""
     shutil.copytree(run, folder)
     options = {"datasets": ("moons", "digits", str(run.parent / "mine.npz"))} | options
-    closed_form_cosine.main(dataclasses.replace(CONFIG, workdir=str(folder), **options))
+    closed_form_cosine.main(tiny.replace(CONFIG, workdir=str(folder), **options))
     return tiny.results(folder)
 
 
@@ -228,9 +233,9 @@ def test_what_was_measured_is_not_measured_again(run, tmp_path, monkeypatch, cap
     results, measured = tiny.results(run), []
     measure = closed_form_cosine.measure
 
-    def counted(config, name, bank):
+    def counted(asked, seed, name, bank):
         measured.append((name, bank[0].size))
-        return measure(config, name, bank)
+        return measure(asked, seed, name, bank)
 
     monkeypatch.setattr(closed_form_cosine, "measure", counted)
     assert _again(run, tmp_path / "same") == results
@@ -258,7 +263,7 @@ def test_other_data_of_the_same_name_are_measured_anew(run, tmp_path, monkeypatc
 
 def test_without_images_there_is_no_figure_of_sizes(tmp_path):
     closed_form_cosine.main(
-        dataclasses.replace(CONFIG, datasets=("moons",), workdir=str(tmp_path / "run"))
+        tiny.replace(CONFIG, datasets=("moons",), workdir=str(tmp_path / "run"))
     )
     tiny.check_pictures(tmp_path / "run" / "figures", {"histograms", "means"})
 
@@ -266,7 +271,7 @@ def test_without_images_there_is_no_figure_of_sizes(tmp_path):
 def test_another_configuration_is_refused(run):
     before = tiny.contents(run)
     with pytest.raises(ValueError, match=r"other options: num_pairs .*--workdir"):
-        closed_form_cosine.main(dataclasses.replace(CONFIG, workdir=str(run), num_pairs=7))
+        closed_form_cosine.main(tiny.replace(CONFIG, workdir=str(run), num_pairs=7))
     assert tiny.contents(run) == before
 
 

@@ -1,6 +1,5 @@
 """Empirical flow matching on images: what is measured, the tables, a tiny run, users' mistakes."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -18,7 +17,8 @@ from experiments.images.features import Embedding
 from experiments.run import cli
 from tests.oracles import tiny
 
-TINY = efm_images.Config(
+TINY = tiny.config(
+    efm_images.Config,
     embedding_steps=4,
     seeds=(0,),
     methods=("CFM", "EFM-n"),
@@ -52,7 +52,7 @@ def file(tmp_path_factory):
 
 def _main(file, folder, **options):
     options = {"dataset": str(file), "workdir": str(folder)} | options
-    efm_images.main(dataclasses.replace(TINY, **options))
+    efm_images.main(tiny.replace(TINY, **options))
 
 
 # What is measured.
@@ -223,14 +223,14 @@ def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
     images = data.read_npz(str(file))["images"]
     np.savez(tmp_path / "bare.npz", images=images, levels=17)
     options = {"dataset": str(tmp_path / "bare.npz"), "workdir": str(tmp_path / "run")}
-    config = dataclasses.replace(TINY, methods=("CFM",), banks=(), **options)
+    config = tiny.replace(TINY, methods=("CFM",), banks=(), **options)
     features = Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "raw pixels")
     efm_images.main(config, features=features)
     assert capsys.readouterr().out.startswith("compared in raw pixels\n")
     assert not (tmp_path / "run" / "embedding_4").exists()
     held_out, _ = tiny.results(tmp_path / "run")["data"]
-    _, images = training.load(config)
-    parts = (images.held_out[: config.num_samples], images.train)
+    _, images = training.load(config.source, config.seed)
+    parts = (images.held_out[: config.samples.num_samples], images.train)
     flat = (features.embed(data.centres(part, 17)) for part in parts)
     wanted = float(fmjax.metrics.frechet(*flat))
     assert held_out["frechet_train"] == pytest.approx(wanted, rel=1e-3)

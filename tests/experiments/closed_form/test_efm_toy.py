@@ -1,6 +1,5 @@
 """Flow matching in the plane: the data of a seed, what is measured, a tiny run, users' mistakes."""
 
-import dataclasses
 import json
 import shutil
 
@@ -15,7 +14,8 @@ from experiments.closed_form import efm_toy
 from experiments.run import cli
 from tests.oracles import tiny
 
-TINY = efm_toy.Config(
+TINY = tiny.config(
+    efm_toy.Config,
     seeds=(0,),
     banks=(16,),
     num_train=40,
@@ -28,7 +28,7 @@ TINY = efm_toy.Config(
     num_points=10,
     tolerance=1e-2,
 )
-SIZES = (TINY.num_train, TINY.num_pairs, TINY.num_points)
+SIZES = (TINY.num_train, TINY.measures.num_pairs, TINY.measures.num_points)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +72,7 @@ def test_the_exact_velocity_and_what_is_measured_of_one_that_stays():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "run"
-    efm_toy.main(dataclasses.replace(TINY, workdir=str(folder)))
+    efm_toy.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
 
 
@@ -96,7 +96,7 @@ def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "seed_0" / "EFM-n" / "checkpoints" / "4")  # interrupted
-    efm_toy.main(dataclasses.replace(TINY, workdir=str(again), seeds=(0, 5)))
+    efm_toy.main(tiny.replace(TINY, workdir=str(again), seeds=(0, 5)))
     before, after = (json.loads((f / "results.json").read_text())["models"] for f in (run, again))
     without = lambda m: m | {"curve": [p | {"steps_per_second": 0} for p in m["curve"]]}
     assert [without(m) for m in after if m["seed"] == 0] == [without(m) for m in before]
@@ -107,7 +107,7 @@ def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
 
 def test_another_configuration_is_refused(run):
     with pytest.raises(ValueError, match=r"other options: learning_rate"):
-        efm_toy.main(dataclasses.replace(TINY, workdir=str(run), learning_rate=1e-4))
+        efm_toy.main(tiny.replace(TINY, workdir=str(run), learning_rate=1e-4))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Flows that change from the exact field to a learned one: by hand, and a tiny run."""
 
-import dataclasses
 import json
 import shutil
 
@@ -16,7 +15,8 @@ from experiments.run import cli
 from experiments.run import pictures as run_pictures
 from tests.oracles import tiny
 
-TINY = hybrid.Config(
+TINY = tiny.config(
+    hybrid.Config,
     embedding_steps=2,
     channels=(8,),
     batch_size=8,
@@ -60,14 +60,14 @@ def samples():
     """Samples of a network that is a linear field, and their noise."""
     noise = jax.random.normal(jax.random.key(2), (5, 3, 2, 1))
     apply = lambda params, x, t: params * x[::-1] + t
-    config = dataclasses.replace(TINY, solver_steps=30)
-    return hybrid.generate_all(apply, 0.7, POINTS, noise, config), np.asarray(noise)
+    asked = tiny.replace(TINY.measures, solver_steps=30)
+    return hybrid.generate_all(apply, 0.7, POINTS, noise, asked), np.asarray(noise)
 
 
 def test_samples_by_hand(samples):
     drawn, noise = samples
     assert drawn.shape == (4, 5, 3, 2, 1)
-    for tau, some in zip(TINY.taus, drawn, strict=True):
+    for tau, some in zip(TINY.measures.taus, drawn, strict=True):
         wanted = [_by_hand(x, tau, 30) for x in noise]
         np.testing.assert_allclose(some, wanted, rtol=1e-3, atol=1e-4)
 
@@ -102,7 +102,7 @@ def test_four_noises_from_near_to_far():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hybrid") / "run"
-    hybrid.main(dataclasses.replace(TINY, workdir=str(folder)))
+    hybrid.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
 
 
@@ -127,7 +127,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     shutil.copytree(run, again)
     (again / "results.json").unlink()
     shutil.rmtree(again / "checkpoints" / "4")
-    hybrid.main(dataclasses.replace(TINY, workdir=str(again)))
+    hybrid.main(tiny.replace(TINY, workdir=str(again)))
     assert (again / "results.json").read_bytes() == (run / "results.json").read_bytes()
     out = capsys.readouterr().out
     assert " 0.40   " in out
@@ -139,7 +139,7 @@ def test_features_of_ones_own_take_the_place_of_a_classifiers(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     doubled = features.Embedding(lambda x: 2 * np.asarray(x), "doubled pixels")
-    hybrid.main(dataclasses.replace(TINY, workdir=str(again)), features=doubled)
+    hybrid.main(tiny.replace(TINY, workdir=str(again)), features=doubled)
     results = json.loads((again / "results.json").read_text())
     assert list(results["spaces"]) == ["pixels", "doubled pixels"]
     assert (results["space"], results["held_out_accuracy"]) == ("doubled pixels", None)

@@ -1,6 +1,5 @@
 """Networks of few images against their exact field: what is measured of one, and a tiny run."""
 
-import dataclasses
 import json
 import shutil
 
@@ -19,7 +18,8 @@ from experiments.run import cli
 from experiments.run import pictures as run_pictures
 from tests.oracles import tiny
 
-TINY = learning.Config(
+TINY = tiny.config(
+    learning.Config,
     sizes=(3, 0),
     embedding_steps=2,
     channels=(8,),
@@ -49,8 +49,8 @@ def _exact(points, x, t):
 def test_what_is_measured_of_a_network_by_hand():
     points = RNG.normal(size=(3, 2, 2, 1)).astype(np.float32)
     apply = lambda params, x, t: 2 * params * t * x
-    config = dataclasses.replace(TINY, solver_steps=200, times=(0.3, 0.9))
-    found = learning.run_network(apply, 0.6, points, config, jax.random.key(1))
+    asked = tiny.replace(TINY.measures, solver_steps=200, times=(0.3, 0.9))
+    found = learning.run_network(apply, 0.6, points, asked, jax.random.key(1))
     x0 = np.asarray(jax.random.normal(jax.random.key(1), (6, 2, 2, 1)))
     for i, noise in enumerate(x0):
         for j, t in enumerate((0.0, 0.3, 0.9)):
@@ -62,7 +62,7 @@ def test_what_is_measured_of_a_network_by_hand():
                 wanted = np.mean((1.2 * t * x - _exact(points, x, t)) ** 2)
                 assert found[name][i, j] == pytest.approx(wanted, rel=2e-3, abs=1e-5)
         np.testing.assert_allclose(found["sample"][i], noise * np.exp(0.6), rtol=1e-3)
-    table = learning.gaps(found, config)
+    table = learning.gaps(found, asked.times)
     assert table["times"] == [0.0, 0.3, 0.9]
     np.testing.assert_allclose(table["on_path"], found["on_path"].mean(axis=0), rtol=1e-6)
     errors = np.std(np.float64(found["along_flow"]), axis=0, ddof=1) / 6**0.5
@@ -82,7 +82,7 @@ def test_the_exact_field_is_at_no_distance_from_itself():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learning") / "run"
-    learning.main(dataclasses.replace(TINY, workdir=str(folder)))
+    learning.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
 
 
@@ -107,13 +107,13 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     shutil.rmtree(again / "n_1438" / "checkpoints" / "4")
     (again / "n_1438" / "evaluation.json").unlink()
     before = (again / "n_3" / "evaluation.json").stat().st_mtime_ns  # is read back
-    learning.main(dataclasses.replace(TINY, workdir=str(again)))
+    learning.main(tiny.replace(TINY, workdir=str(again)))
     assert (again / "n_3" / "evaluation.json").stat().st_mtime_ns == before
     assert (again / "results.json").read_bytes() == (run / "results.json").read_bytes()
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in out[3:5]] == ["3", "1438"]
     with pytest.raises(ValueError, match=r"other options: num_steps"):
-        learning.main(dataclasses.replace(TINY, workdir=str(again), num_steps=5))
+        learning.main(tiny.replace(TINY, workdir=str(again), num_steps=5))
 
 
 def test_the_panels_show_what_they_say(run):
@@ -138,7 +138,7 @@ def test_the_panels_show_what_they_say(run):
 def test_distances_in_another_space_are_measured_anew_without_labels(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
-    config = dataclasses.replace(TINY, workdir=str(again), embedding_steps=0)
+    config = tiny.replace(TINY, workdir=str(again), embedding_steps=0)
     found = {"classifier features": tiny.results(run)["networks"]}
     # On the digits the components are all the pixels, turned and moved: the same distances.
     pixels = Embedding(lambda x: np.asarray(x).reshape(len(x), -1), "raw pixels")

@@ -13,8 +13,10 @@ import scipy.stats
 from experiments.fdm import _laws, ablations
 from experiments.fdm._ablations import measures, variants
 from fmjax import divergence, losses, path_error
+from tests.oracles import tiny
 
-TINY = ablations.Config(
+TINY = tiny.config(
+    ablations.Config,
     problems=("plane",),
     seeds=(0, 3),
     num_steps=10,
@@ -137,7 +139,7 @@ def _refuse(*_):
 def test_a_run_of_a_few_steps_and_the_same_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablations, "VARIANTS", FEW)
     monkeypatch.setattr(variants, "bias", lambda _: {"with": {"gradient": 0, "standard_error": 0}})
-    config = ablations.dataclasses.replace(TINY, workdir=str(tmp_path))
+    config = tiny.replace(TINY, workdir=str(tmp_path))
     ablations.main(config)
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "results.json").read_text())
@@ -168,7 +170,7 @@ def test_variants_share_their_start_and_their_data():
     assert float(jnp.abs(kernels[0] - kernels[1]).max()) > 0.1  # seeds differ
     losses_seen = []
     for variant in (FEW["flow matching"], variants.Variant(variants.exact, weight=1e-12)):
-        step = ablations.make_step(TINY, problem, variant)
+        step = ablations.make_step(TINY.training, problem, variant)
         first = jax.jit(jax.vmap(lambda s, k, step=step: step(s, k, None)[1].loss))
         losses_seen.append(first(states, keys))
     np.testing.assert_allclose(losses_seen[1], losses_seen[0], rtol=1e-6)
@@ -184,7 +186,7 @@ def test_variants_share_their_start_and_their_data():
     ],
 )
 def test_options_are_checked_before_anything_is_made(options, message, tmp_path):
-    config = ablations.dataclasses.replace(TINY, workdir=str(tmp_path / "run"), **options)
+    config = tiny.replace(TINY, workdir=str(tmp_path / "run"), **options)
     with pytest.raises(ValueError, match=message):
         ablations.main(config)
     assert not (tmp_path / "run").exists()

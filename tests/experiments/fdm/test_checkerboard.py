@@ -1,6 +1,5 @@
 """The checkerboard experiment: its exact density by quadrature, its network, a run of few steps."""
 
-import dataclasses
 import functools
 import json
 import shutil
@@ -19,7 +18,8 @@ from experiments.run import cli
 from fmjax.models.perceptron import apply as perceptron
 from tests.oracles import tiny
 
-TINY = fdm_checkerboard.Config(
+TINY = tiny.config(
+    fdm_checkerboard.Config,
     weights=(0.0, 0.3),
     seeds=(0,),
     width=8,
@@ -100,8 +100,8 @@ def test_the_loss_with_weight_0_is_flow_matching_and_the_penalty_is_added():
 
 
 def test_the_schedule_is_that_of_the_paper():
-    config = fdm_checkerboard.Config()
-    optimizer = fdm_checkerboard.adam(config)
+    rate = fdm_checkerboard.Training().learning_rate
+    optimizer = fdm_checkerboard.adam(rate, 30_000)
     state = optimizer.init(jnp.zeros(()))
     step = jax.jit(lambda state: optimizer.update(jnp.ones(()), state))
     rates = []
@@ -111,7 +111,7 @@ def test_the_schedule_is_that_of_the_paper():
     np.testing.assert_allclose(rates[:10], 1e-4 * np.arange(10), rtol=1e-4)
     np.testing.assert_allclose(rates[10:20], 1e-3, rtol=1e-4)
     np.testing.assert_allclose(rates[20:30], 0.999e-3, rtol=1e-4)
-    short = fdm_checkerboard.adam(dataclasses.replace(config, num_steps=1500))
+    short = fdm_checkerboard.adam(rate, 1500)
     state = short.init(jnp.zeros(()))
     step = jax.jit(lambda i, state: short.update(jnp.ones(()), state)[1])
     last = jax.jit(lambda state: short.update(jnp.ones(()), state)[0])
@@ -124,8 +124,8 @@ def test_what_is_measured_of_a_network_that_stays_where_it_is():
     params = jax.tree.map(
         jnp.zeros_like, fmjax.models.perceptron(jax.random.key(0), 2, width=4, depth=1)[1]
     )
-    config = dataclasses.replace(TINY, num_points=400, grid_points=40)
-    result = fdm_checkerboard.evaluate(params, config, jax.random.key(1))
+    asked = tiny.replace(TINY.measures, num_points=400, grid_points=40)
+    result = fdm_checkerboard.evaluate(params, asked, jax.random.key(1))
     noise = lambda x: np.exp(-0.5 * np.sum(np.asarray(x) ** 2, axis=-1)) / (2 * np.pi)
     grid, area = law.grid(40)
     np.testing.assert_allclose(result["grid"], noise(grid), rtol=1e-4)
@@ -159,7 +159,7 @@ def test_what_is_lost_at_the_edges_of_the_squares():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkerboard") / "run"
-    fdm_checkerboard.main(dataclasses.replace(TINY, workdir=str(folder)))
+    fdm_checkerboard.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
 
 
@@ -180,7 +180,7 @@ def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
     shutil.copytree(run, again)
     shutil.rmtree(again / "seed_0" / "weight_0.3" / "checkpoints" / "4")  # interrupted
     (again / "seed_0" / "weight_0.3" / "evaluation.json").unlink()
-    config = dataclasses.replace(TINY, workdir=str(again), seeds=(0, 5))
+    config = tiny.replace(TINY, workdir=str(again), seeds=(0, 5))
     fdm_checkerboard.main(config)
     before, after = (json.loads((f / "results.json").read_text())["models"] for f in (run, again))
     assert [model for model in after if model["seed"] == 0] == before
@@ -195,7 +195,7 @@ def test_a_run_interrupted_in_its_first_network_keeps_its_options(run, tmp_path)
     for name in ("0.0", "0.3"):
         (again / "seed_0" / f"weight_{name}" / "evaluation.json").unlink()
     shutil.rmtree(again / "seed_0" / "weight_0.3")
-    config = dataclasses.replace(TINY, workdir=str(again), learning_rate=1e-4)
+    config = tiny.replace(TINY, workdir=str(again), learning_rate=1e-4)
     with pytest.raises(ValueError, match=r"other options: learning_rate"):
         fdm_checkerboard.main(config)
 

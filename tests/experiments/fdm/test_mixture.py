@@ -1,6 +1,5 @@
 """The four peaks of `experiments.fdm.mixture`: their closed forms, a tiny run, users' mistakes."""
 
-import dataclasses
 import json
 import shutil
 from functools import partial
@@ -20,7 +19,8 @@ from experiments.run.folder import read_metrics
 from tests.oracles import round as mixtures
 from tests.oracles import tiny
 
-CONFIG = fdm_mixture.Config(
+CONFIG = tiny.config(
+    fdm_mixture.Config,
     width=8,
     depth=1,
     num_seeds=2,
@@ -58,7 +58,7 @@ def test_what_is_measured_on_velocities_whose_answers_are_known():
     # u, and u + 0.2 sin 2x, whose numbers are those of tests/test_path_error.py.
     times = jnp.array([0.25, 0.5, 0.75, 1.0])
     true = measures.true_densities(times)
-    x0, x1, t = fdm_mixture.pairs(dataclasses.replace(CONFIG, num_pairs=4000), 1)
+    x0, x1, t = fdm_mixture.pairs(tiny.replace(CONFIG, num_pairs=4000), 1)
 
     @jax.jit
     @jax.vmap
@@ -92,7 +92,7 @@ def test_what_is_measured_on_velocities_whose_answers_are_known():
 def run(tmp_path_factory):
     """The folder of a run of a few steps."""
     folder = tmp_path_factory.mktemp("mixture") / "run"
-    fdm_mixture.main(dataclasses.replace(CONFIG, workdir=str(folder)))
+    fdm_mixture.main(tiny.replace(CONFIG, workdir=str(folder)))
     return folder
 
 
@@ -160,7 +160,7 @@ def test_every_network_is_trained_as_if_alone():
 def test_another_configuration_is_refused(run):
     before = tiny.contents(run)
     with pytest.raises(ValueError, match=r"other options: weight .*--workdir"):
-        fdm_mixture.main(dataclasses.replace(CONFIG, workdir=str(run), weight=0.1))
+        fdm_mixture.main(tiny.replace(CONFIG, workdir=str(run), weight=0.1))
     assert tiny.contents(run) == before
 
 

@@ -1,6 +1,5 @@
 """The trajectory experiment: what it measures, its paths and losses, and a run of a few steps."""
 
-import dataclasses
 import functools
 import json
 import math
@@ -15,6 +14,7 @@ import scipy.stats
 import fmjax
 from experiments.fdm import trajectories as fdm_trajectories
 from experiments.fdm._trajectories import measures, settings, systems, training
+from experiments.fdm._trajectories.options import Source, Training
 from experiments.run import cli, numbers
 from tests.oracles import tiny
 
@@ -182,7 +182,8 @@ def test_only_the_first_states_are_known():
 
 # A run.
 
-TINY = fdm_trajectories.Config(
+TINY = tiny.config(
+    fdm_trajectories.Config,
     num_train=64,
     num_test=100,
     channels=(8,),
@@ -210,18 +211,18 @@ def _compile_once(tmp_path_factory):
         yield
 
 
-def _waves(config):
+def _waves(source, seed):
     """Waves of random size and phase for the simulated data: the smaller half is in the event."""
-    random = np.random.default_rng(config.seed)
-    shape = (config.num_train + config.num_test, 1, 3)
+    random = np.random.default_rng(seed)
+    shape = (source.num_train + source.num_test, 1, 3)
     size, phase = random.uniform(0.0, 1.2, shape), random.uniform(0.0, 6.0, shape)
     x = size * np.sin(np.arange(60.0)[:, None] / 4.0 + phase) + 0.3
-    parts = np.split(x.astype(np.float32), [config.num_train])
+    parts = np.split(x.astype(np.float32), [source.num_train])
     return training.Trajectories(systems.lorenz(), *parts)
 
 
 def _main(folder, **options):
-    fdm_trajectories.main(dataclasses.replace(TINY, workdir=str(folder), **options))
+    fdm_trajectories.main(tiny.replace(TINY, workdir=str(folder), **options))
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +279,9 @@ def test_other_options_are_refused_and_nothing_is_touched(run):
 
 
 def test_the_methods_differ_in_what_was_asked_for_and_in_nothing_else():
-    same = fdm_trajectories.methods(fdm_trajectories.Config(weight=0.0))
+    same = fdm_trajectories.methods(Training(weight=0.0))
     assert same["fm"] == same["fdm"] == {"weight": 0.0, "learning_rate": 3e-3}
-    tuned = fdm_trajectories.Config(weight=0.2, learning_rate=2e-3, fdm_learning_rate=5e-3)
+    tuned = Training(weight=0.2, learning_rate=2e-3, fdm_learning_rate=5e-3)
     tuned = fdm_trajectories.methods(tuned)
     assert tuned["fm"] == {"weight": 0.0, "learning_rate": 2e-3}
     assert tuned["fdm"] == {"weight": 0.2, "learning_rate": 5e-3}
@@ -320,11 +321,11 @@ def test_trajectories_are_those_of_the_seed_and_kept(monkeypatch):
         "simulate",
         lambda *args, cache: (calls.append((args, cache)), np.zeros(args[2]))[1],
     )
-    config = fdm_trajectories.Config(system="fitzhugh_nagumo", data_dir="kept", num_train=7)
-    trajectories = load(config)
-    assert [len(part) for part in trajectories[1:]] == [7, config.num_test]
+    source = Source(system="fitzhugh_nagumo", data_dir="kept", num_train=7)
+    trajectories = load(source, 0)
+    assert [len(part) for part in trajectories[1:]] == [7, source.num_test]
     assert {cache for _, cache in calls} == {"kept"}
     assert {args[0].name for args, _ in calls} == {"fitzhugh_nagumo"}
-    load(dataclasses.replace(config, seed=1))
+    load(source, 1)
     drawn = {tuple(jax.random.key_data(args[1]).tolist()) for args, _ in calls}
     assert len(drawn) == 4  # training and test, of two seeds

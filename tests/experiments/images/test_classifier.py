@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import fmjax
 from experiments.images import classifier, data, labels, training
 from experiments.images.features import Embedding, pin
+from experiments.images.options import Features, Source
 from experiments.run import loop
 
 RECIPE = classifier.Recipe(num_steps=60, batch_size=16, channels=(8, 8, 8), size=16, dropout=0.1)
@@ -100,7 +100,7 @@ def test_one_class_is_no_classification(tmp_path):
 )
 def test_features_that_are_none_are_named(features, words):
     with pytest.raises(ValueError, match=words):
-        classifier.of_run(_config(embedding_dir=None, embedding_steps=0), IMAGES, features)
+        classifier.of_run(Features(embedding_steps=0), Source(), 0, IMAGES, features)
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path):
@@ -110,36 +110,29 @@ def test_labels_that_are_no_classes_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def _config(**options):
-    rest = {"dataset": "digits", "data_dir": None, "held_out": 0.2, "seed": 0}
-    return types.SimpleNamespace(**rest, **options)
-
-
 def test_a_classifier_of_its_own_folder_is_restored_before_the_run_has_one(fitted, folder):
-    config = _config(embedding_dir=str(folder), embedding_steps=60)
-    _, images = training.load(config)
+    _, images = training.load(Source(), 0)
     before = (folder / "config.json").read_bytes()
     words = "the classifier of --embedding-dir and --embedding-steps: .*other options: "
     with pytest.raises(ValueError, match=words):  # it is of other data
-        classifier.of_run(config, images)
+        classifier.of_run(Features(str(folder), 60), Source(), 0, images)
     assert (folder / "config.json").read_bytes() == before
 
 
 def test_what_does_without_a_classifier_takes_no_folder_of_one(fitted, tmp_path):
-    without = _config(embedding_dir=None, embedding_steps=0)
-    assert classifier.of_run(without, IMAGES)(tmp_path) is None
+    without = Features(embedding_steps=0)
+    assert classifier.of_run(without, Source(), 0, IMAGES)(tmp_path) is None
     mine = fitted._replace(fingerprint="mine", accuracy=None)
-    config = _config(embedding_dir=None, embedding_steps=9)
-    found = classifier.of_run(config, IMAGES, mine)(tmp_path)
+    found = classifier.of_run(Features(), Source(), 0, IMAGES, mine)(tmp_path)
     assert (found.name, found.accuracy) == ("mine", None)
     x = data.centres(np.concatenate([TRAIN] * 6), 17)  # more than are taken at a time
     np.testing.assert_allclose(found.embed(x), fitted.embed(x), rtol=1e-4, atol=1e-5)
     assert not list(tmp_path.iterdir())
-    both = _config(embedding_dir="there", embedding_steps=0)
+    both = Features("there", embedding_steps=0)
     with pytest.raises(ValueError, match="but --embedding-steps is 0: leave one of them out"):
-        classifier.of_run(both, IMAGES)
+        classifier.of_run(both, Source(), 0, IMAGES)
     with pytest.raises(ValueError, match="but features are given: leave one of them out"):
-        classifier.of_run(both, IMAGES, fitted)
+        classifier.of_run(both, Source(), 0, IMAGES, fitted)
 
 
 def test_the_batch_divides_by_the_devices(fitted, tmp_path):

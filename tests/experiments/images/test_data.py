@@ -5,13 +5,13 @@ import io
 import json
 import pathlib
 import shutil
-import types
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.images import data, labels, prepared, training
+from experiments.images.options import Source
 from experiments.run import batches
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -374,9 +374,9 @@ def test_the_labels_of_digits_belong_to_their_images():
     truth = {
         np.uint8(x).tobytes(): label for x, label in zip(digits.images, digits.target, strict=True)
     }
-    config = types.SimpleNamespace(dataset="digits", data_dir=None, held_out=0.3, seed=5)
-    _, images = training.load(config)  # whose held-out images are shuffled
-    found = labels.of_run(config, images)
+    source = Source(held_out=0.3)
+    _, images = training.load(source, 5)  # whose held-out images are shuffled
+    found = labels.of_run(source, 5, images)
     for part in ("train", "held_out"):
         wanted = [truth[image.tobytes()] for image in getattr(images, part)]
         np.testing.assert_array_equal(getattr(found, part), wanted)

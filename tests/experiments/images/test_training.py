@@ -10,7 +10,6 @@ import pytest
 import fmjax
 from experiments.images import data, training
 from experiments.uncertainty import meanflow
-from tests.oracles import tiny
 
 PIXELS = np.random.default_rng(0).integers(0, 17, (8, 4, 3, 1), dtype=np.uint8)
 IMAGES = data.Images(PIXELS, PIXELS[::-1], 17)
@@ -81,10 +80,8 @@ def _meanflow_network(params, x, t, h, key=None):
 
 
 def _meanflow_loss(fraction_equal, power=0.0):
-    config = meanflow.Config(
-        fraction_equal=fraction_equal, power=power, time_mean=0.4, time_std=0.8
-    )
-    return meanflow.make_loss(_meanflow_network, 17, config)
+    pairs = meanflow.Pairs(fraction_equal=fraction_equal, power=power, time_mean=0.4, time_std=0.8)
+    return meanflow.make_loss(_meanflow_network, 17, pairs)
 
 
 def _meanflow_by_hand(key, fraction_equal):
@@ -129,7 +126,7 @@ def test_the_meanflow_loss_uses_dropout():
         seen.append(key)
         return params * x
 
-    meanflow.make_loss(apply, 17, tiny.MEANFLOW)(1.0, jax.random.key(0), BATCH)
+    meanflow.make_loss(apply, 17, meanflow.Pairs())(1.0, jax.random.key(0), BATCH)
     assert seen
     assert all(key is not None and key.shape == () for key in seen)
 
@@ -149,8 +146,7 @@ def test_the_steps_of_a_sample_are_those_of_the_library():
 
 
 def test_the_rate_warms_up_and_ends_at_a_fiftieth():
-    config = tiny.UNCERTAINTY.__class__(num_steps=1000, learning_rate=0.5, weight_decay=0.0)
-    optimizer = training.adamw(config)
+    optimizer = training.adamw(0.5, 0.0, 1000)
     state, sizes = optimizer.init(jnp.zeros(1)), []
     step = jax.jit(optimizer.update)
     for _ in range(1001):

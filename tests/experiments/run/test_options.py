@@ -19,9 +19,6 @@ class Source:
     data_dir: Place = None
     """Folder of prepared data sets."""
 
-    def check(self):
-        """Any name will do."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
@@ -102,9 +99,9 @@ def test_options_of_parts_keep_their_flags(capsys):
     ],
 )
 def test_every_part_is_checked(measures, words):
-    options.check(Config())
+    options.check_parts(Config())
     with pytest.raises(ValueError, match=words):
-        options.check(Config(measures=measures))
+        options.check_parts(Config(measures=measures))
 
 
 def test_bounds_refuse_nan_and_name_the_greatest_value():

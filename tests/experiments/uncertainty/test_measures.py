@@ -11,6 +11,7 @@ from scipy import stats
 
 import fmjax
 from experiments.images import data, likelihood
+from experiments.images.options import Likelihood
 from experiments.run import batches
 from experiments.uncertainty import _calibration
 from experiments.uncertainty._posterior import measures
@@ -249,7 +250,7 @@ def test_bits_per_dim_against_scipy():
     pixels = rng.integers(0, 17, (7, 3, 2, 1), dtype=np.uint8)
     images, key = data.Images(pixels, pixels, 17), jax.random.key(5)
     row = likelihood.bits_per_dim(
-        _wide, jnp.float32(0.8), images, key, count=5, probes=0, tolerance=1e-5, size=2
+        _wide, jnp.float32(0.8), images, Likelihood(5, 0, tolerance=1e-5), key, size=2
     )
     key_bins, _ = jax.random.split(key)
     x1 = np.asarray(data.dequantize(key_bins, jnp.asarray(pixels[:5]), 17), np.float64)

@@ -1,6 +1,5 @@
 """The image experiments for a few steps: run folders, resuming, and their users' mistakes."""
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.images import data, training
-from experiments.run import cli, loop
+from experiments.run import cli, loop, options
 from experiments.uncertainty import maps, meanflow
 from experiments.uncertainty._posterior import measures
 from tests import slow
@@ -42,7 +41,7 @@ def _compile_once(tmp_path_factory):
 
 def _main(name, folder, **options):
     options = {"workdir": str(folder)} | options
-    tiny.EXPERIMENTS[name].main(dataclasses.replace(TINY[name], **options))
+    tiny.EXPERIMENTS[name].main(tiny.replace(TINY[name], **options))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_folder_holds_everything(runs, name):
     folder = runs[name]
-    assert json.loads((folder / "config.json").read_text())["channels"] == [8]
+    assert json.loads((folder / "config.json").read_text())["training"]["channels"] == [8]
     for place in PLACES[name]:
         lines = (folder / place / "metrics.jsonl").read_text().splitlines()
         lines = [json.loads(line) for line in lines]
@@ -111,7 +110,7 @@ def test_a_field_that_is_not_finite_ends_in_one_line_and_loses_nothing(
     monkeypatch.setattr(
         measures, "measure", lambda *args: measure(*args) | {"error": jax.numpy.nan * args[-1]}
     )
-    config = dataclasses.replace(TINY["maps"], workdir=str(again))
+    config = tiny.replace(TINY["maps"], workdir=str(again))
     with pytest.raises(SystemExit) as stopped:
         cli.run(lambda _: maps.main(config), maps.Config, args=[])
     assert stopped.value.code == 1
@@ -135,7 +134,7 @@ def test_the_same_networks_may_be_measured_anew(runs, name, tmp_path):
     shutil.copytree(runs[name], again)
     _main(name, again, num_uncertainty=5)
     assert (again / "metrics.jsonl").read_bytes() == (runs[name] / "metrics.jsonl").read_bytes()
-    assert json.loads((again / "config.json").read_text())["num_uncertainty"] == 5
+    assert json.loads((again / "config.json").read_text())["uncertainty"]["num_uncertainty"] == 5
     before, after = (tiny.results(folder) for folder in (runs[name], again))
     rows = "uncertainty" if name == "maps" else "flow"
     assert [row["num_images"] for row in after[rows]] == [5, 5]
@@ -164,9 +163,9 @@ def test_a_run_without_its_config_is_refused(runs, tmp_path):
 def test_a_mistyped_option_does_not_lock_the_folder(name, tmp_path):
     with pytest.raises(ValueError, match="batch_size must lie between"):
         _main(name, tmp_path / "run", batch_size=5000)
-    config = dataclasses.replace(TINY[name], workdir=str(tmp_path / "run"))
+    config = tiny.replace(TINY[name], workdir=str(tmp_path / "run"))
     folder = loop.open_run(config.workdir, config, data="anything")
-    assert json.loads((folder / "config.json").read_text())["batch_size"] == 8
+    assert json.loads((folder / "config.json").read_text())["training"]["batch_size"] == 8
 
 
 def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypatch):
@@ -182,13 +181,13 @@ def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypa
     monkeypatch.setattr(
         training, "flow", lambda *args, seed: (calls.append((args, seed)), (None, seed))[1]
     )
-    config = dataclasses.replace(config, ensemble=3, seed=2**32 - 1)
+    config = tiny.replace(config, ensemble=3, seed=2**32 - 1)
     _, networks = maps.train(config, images, runs["maps"], "key")
     assert networks == [2**32 - 1, 999, 1999]
-    assert all(args[:2] == (config, images) and args[3] == "key" for args, _ in calls)
+    assert all(args[:2] == (config.training, images) and args[3] == "key" for args, _ in calls)
     assert len({args[2] for args, _ in calls}) == 3
-    for options in ({"num_rivals": 0}, {"ensemble": 0}):
-        alone = dataclasses.replace(config, **options)
+    for none in ({"num_rivals": 0}, {"ensemble": 0}):
+        alone = tiny.replace(config, **none)
         assert len(maps.train(alone, images, runs["maps"], 0)[1]) == 1
 
 
@@ -227,9 +226,9 @@ def test_the_help_names_every_option_with_its_default(name):
     ).stdout  # fmt: skip
     help_text = " ".join(help_text.replace("│", " ").split())  # out of its box
     config = tiny.EXPERIMENTS[name].Config
-    for field in dataclasses.fields(config):
-        assert f"--{field.name.replace('_', '-')}" in help_text
-    assert f"(default: {config.num_steps})" in help_text
+    for option in options.flat(config()):
+        assert f"--{option.replace('_', '-')} " in help_text
+    assert f"(default: {config().training.num_steps})" in help_text
 
 
 BOTH = [
