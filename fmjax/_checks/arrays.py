@@ -78,12 +78,13 @@ def array(x: Any, name: str = "x") -> Array:
 
 
 def floating(x: Any, name: str = "x") -> Array:
-    """Converts `x` to an array of floating dtype.
+    """Converts `x` to an array of real floating dtype; refuses complex numbers.
 
     Without this, a constant cast to the dtype of an integer array would be rounded silently.
     """
     x = array(x, name)
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+    real(**{name: x})
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
 
 
 def wide_dtype(*arrays: Array) -> jnp.dtype:

@@ -181,8 +181,7 @@ def returned(x: Array, **values: Any) -> None:
     same_shape(x=x, **values)
     for name, value in values.items():
         dtype = jnp.result_type(value)
-        complex_state = jnp.issubdtype(jnp.result_type(x), jnp.complexfloating)
-        if not jnp.issubdtype(dtype, jnp.inexact if complex_state else jnp.floating):
+        if not jnp.issubdtype(dtype, jnp.floating):
             message = (
                 f"{name} must return real floating numbers, got {dtype}: convert them, such as "
                 "by .astype(x.dtype)."

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import estimators, events, losses, onestep, paths, posterior, toy
+from fmjax import estimators, events, onestep, paths, posterior, toy
 
 PATH = paths.linear()
 HALVES = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
@@ -104,19 +104,3 @@ def test_events_and_laws(dtype):
         jnp.ones(2, dtype), jnp.ones((2, 2), dtype), jnp.tile(jnp.eye(2, dtype=dtype), (2, 1, 1))
     )
     np.testing.assert_allclose(mixture.log_prob(x), -np.log(2 * np.pi) - 4.625, rtol=1e-6)
-
-
-def test_complex_pairs_are_refused():
-    z, still = jnp.array([1j, 2j]), lambda x, *_: 0 * x
-    calls = [
-        lambda: losses.cfm(still, PATH, 0 * z, z, 0.5),
-        lambda: losses.cdm(still, PATH, 0 * z, z, 0.5),
-        lambda: losses.fdm(still, PATH, jnp.zeros(2), z, 0.5, weight=0),
-        lambda: losses.efm(still, PATH, jnp.ones((3, 2)), 0 * z, z, 0.5),
-        lambda: losses.dm(still, PATH, jnp.ones((3, 2)), 0 * z, z, 0.5, weight=0),
-        lambda: losses.of_large_bank(PATH, jnp.ones((3, 2)), 0 * z, z, 0.5),
-        lambda: losses.meanflow(still, PATH, 0 * z, z, 0.7, 0.5),
-    ]
-    for call in calls:
-        with pytest.raises(ValueError, match="x[01] must be real, got complex64: stack the real"):
-            call()
