@@ -96,15 +96,20 @@ def test_every_reference_key_is_in_the_bibliography():
     assert cited <= known, f"cited but not listed: {sorted(cited - known)}"
 
 
-def test_the_code_in_the_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert blocks
-    for block in blocks:
-        names = {}
-        exec(compile(block, "README.md", "exec"), names)
-        for name, leaf in ((n, leaf) for n in names for leaf in jax.tree.leaves(names[n])):
-            if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
-                assert jnp.isfinite(leaf).all(), name
+# Training and the likelihoods after it take two minutes.
+BLOCKS = [
+    pytest.param(block, marks=[pytest.mark.slow] if "optimizer" in block else [])
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_the_code_in_the_readme_runs(block):
+    names = {}
+    exec(compile(block, "README.md", "exec"), names)
+    for name, leaf in ((n, leaf) for n in names for leaf in jax.tree.leaves(names[n])):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            assert jnp.isfinite(leaf).all(), name
 
 
 def test_the_readme_shows_code_and_a_picture_before_line_40():
