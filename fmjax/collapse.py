@@ -36,11 +36,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmjax import _checks, paths
 from fmjax.types import Array
 
-__all__ = ["collapse_time", "information"]
+__all__ = ["collapse_time", "entropy", "groups", "information", "variances"]
 
 
 def information(path: paths.Path, variances: Array, t: Array) -> Array:
@@ -135,3 +136,90 @@ def _bisect(excess: Callable[[Array], Array], start: Array) -> Array:
     ends = jnp.zeros_like(start), jnp.ones_like(start)
     low, high = jax.lax.fori_loop(0, jnp.finfo(start.dtype).nmant + 8, halve, ends)
     return 0.5 * (low + high)
+
+
+def variances(points: np.ndarray) -> np.ndarray:
+    """Computes the eigenvalues of the covariance of a data set, for `collapse_time`.
+
+    NumPy computes them on the host, from the smaller of the two matrices of products, so that
+    neither many points nor many dimensions are in the way. Call it outside `jit`.
+
+    Args:
+      points: `[n, *dims]`, d numbers each.
+
+    Returns:
+      `[min(n, d)]`, float64, ascending, not negative; all other eigenvalues are zero.
+
+    Raises:
+      ValueError: if `points` has no point or no number.
+
+    Example:
+      >>> import fmjax
+      >>> import numpy as np
+      >>> points = np.array([[1.0, 0.0, 5.0], [-1.0, 0.0, 5.0]])
+      >>> fmjax.collapse.variances(points).tolist()
+      [0.0, 1.0]
+    """
+    rows = _rows(points)
+    rows = rows - rows.mean(axis=0)
+    square = rows.T @ rows if rows.shape[1] <= len(rows) else rows @ rows.T
+    return np.maximum(np.linalg.eigvalsh(square.astype(np.float64)) / len(rows), 0.0)
+
+
+def groups(points: np.ndarray) -> np.ndarray:
+    """Numbers the points of a data set, equal points alike.
+
+    Args:
+      points: `[n, *dims]`; equal means equal in every number.
+
+    Returns:
+      `[n]`, int32.
+
+    Raises:
+      ValueError: if `points` has no point or no number.
+
+    Example:
+      >>> import fmjax
+      >>> import numpy as np
+      >>> fmjax.collapse.groups(np.array([[2.0, 1.0], [0.0, 0.0], [2.0, 1.0]])).tolist()
+      [1, 0, 1]
+    """
+    # Compared as bytes: `np.unique(axis=0)` compares number by number. 0.0 makes -0 a 0.
+    rows = np.ascontiguousarray(_rows(points) + np.zeros((), np.asarray(points).dtype))
+    rows = rows.view(np.dtype((np.void, rows[0].nbytes))).ravel()
+    return np.unique(rows, return_inverse=True)[1].astype(np.int32)
+
+
+def entropy(groups: np.ndarray) -> float:
+    """Computes the entropy of drawing a point of a data set; its exp is the n of `collapse_time`.
+
+    Args:
+      groups: `[n]`, from `groups`.
+
+    Returns:
+      Nats in [0, log n]; log n if no two points are equal.
+
+    Raises:
+      ValueError: if there is no point.
+
+    Example:
+      >>> import fmjax
+      >>> import numpy as np
+      >>> print(f"{fmjax.collapse.entropy(np.array([1, 0, 1, 0])):.4f}")  # log 2
+      0.6931
+    """
+    if not len(groups):
+        message = "groups must have a number for each point, got none."
+        raise ValueError(message)
+    _, counts = np.unique(groups, return_counts=True)
+    shares = counts / len(groups)
+    return float(-np.sum(shares * np.log(shares)))
+
+
+def _rows(points: np.ndarray) -> np.ndarray:
+    """Returns the points `[n, d]`."""
+    points = np.asarray(points)
+    if points.ndim < 1 or not points.size:
+        message = f"points must be [n, *dims] with at least one number, got shape {points.shape}."
+        raise ValueError(message)
+    return points.reshape(len(points), -1)

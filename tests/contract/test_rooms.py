@@ -17,8 +17,6 @@ GROUND = {
     "images": {"run"},
     **{folder: {"run", "images"} for folder in (*PAPERS, "benchmarks")},
 }
-# The workshop that stands on another one of their paper.
-WORKSHOPS = {"_copies": {"_cosine"}}
 # A module of the ground floor whose second user is planned; the entry goes when that one is there.
 AWAITED = {"images/likelihood.py": "fdm/cifar10.py"}
 OUTSIDE = {"orbax": {"run/loop.py"}, "tensorflow_datasets": {"images/prepared.py"}}
@@ -61,7 +59,7 @@ def test_a_room_imports_lower_floors_only(path):
         elif room in PAPERS and len(mine) == 2:  # an experiment
             assert below[0].startswith("_"), f"{_id(path)} imports the experiment {name}"
         elif room in PAPERS:  # a workshop
-            allowed = {mine[1], *WORKSHOPS.get(mine[1], ())}
+            allowed = {mine[1]}
             shared = below[0].startswith("_") and len(below) == 1  # a file of the whole paper
             assert below[0] in allowed or shared, f"{_id(path)} imports {name}"
 

@@ -1,5 +1,6 @@
 """The collapse time against SciPy's root finder and closed forms, and against what it predicts."""
 
+import math
 from functools import partial
 
 import jax
@@ -115,3 +116,32 @@ def test_what_is_no_number_gives_none():
     for variances, n in ((ones.at[1].set(jnp.nan), 9.0), (-ones, 9.0), (ones, jnp.nan)):
         assert jnp.isnan(time(variances, n))
     assert jnp.isfinite(time(ones, 9.0))
+
+
+def test_copies_and_the_entropy_of_the_data_set():
+    points = np.float32([[0.5, 1], [2, 0], [0.5, 1], [0.5, 2], [0.5, 1], [2, 0]])
+    groups = collapse.groups(points)
+    same = (points[:, None] == points[None]).all(axis=-1)
+    np.testing.assert_array_equal(groups[:, None] == groups[None], same)
+    assert collapse.entropy(groups) == pytest.approx(stats.entropy([3, 2, 1]))
+    assert collapse.entropy(groups[:2]) == pytest.approx(math.log(2))
+    assert collapse.groups(np.array([0.0, -0.0, 1.0])).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("shape", [(50, 3, 2), (5, 3, 2)])
+def test_variances_are_squared_singular_values(shape):
+    bank = np.float32(np.random.default_rng(0).gamma(1.0, size=shape))
+    rows = bank.reshape(len(bank), -1)
+    singular = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+    found = collapse.variances(bank)
+    np.testing.assert_allclose(np.sort(found)[::-1], singular**2 / len(bank), atol=1e-6)
+    assert found.sum() == pytest.approx(bank.var(axis=0).sum(), rel=1e-5)
+    assert found.min() >= 0.0
+
+
+def test_a_data_set_without_points_is_refused():
+    for function in (collapse.variances, collapse.groups):
+        with pytest.raises(ValueError, match=r"points must be \[n, \*dims\] .* got shape \(0, 3\)"):
+            function(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="a number for each point"):
+        collapse.entropy(np.zeros(0, np.int32))

@@ -27,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments.closed_form._cosine import measures
 from experiments.images import data, quality, training
 from experiments.images.options import Training
 from fmjax.types import Array, Key, PyTree
@@ -168,7 +167,7 @@ def variances(train: np.ndarray) -> Array:
     Args:
       train: `[m, *dims]`, not all alike; the covariance is taken over the first 10,000.
     """
-    return jnp.asarray(measures.variances(np.asarray(train[:10_000])))
+    return jnp.asarray(fmjax.collapse.variances(train[:10_000]))
 
 
 def collapse_time(variances: Array, points: np.ndarray) -> float:
@@ -178,5 +177,5 @@ def collapse_time(variances: Array, points: np.ndarray) -> float:
       variances: from `variances`.
       points: `[n, *dims]`, of any dtype: only which of them are equal counts.
     """
-    _, entropy = measures.copies(np.asarray(points))
+    entropy = fmjax.collapse.entropy(fmjax.collapse.groups(points))
     return float(fmjax.collapse.collapse_time(path, variances, math.exp(entropy)))

@@ -82,7 +82,7 @@ def measure(
       `shape` of a point, its `dimension`, `num_points` and `num_pairs`; the collapse times,
       `predicted` and `measured`; and `rows`, a dict for every time.
     """
-    groups, entropy = copies(bank)
+    groups = fmjax.collapse.groups(bank)
     key_noise, key_point = jax.random.split(key)
     noise = jax.random.normal(key_noise, (num_pairs, *bank.shape[1:]))
     indices = jax.random.randint(key_point, (num_pairs,), 0, len(bank))
@@ -90,7 +90,8 @@ def measure(
     every = (np.tile(np.arange(num_pairs), len(times)), np.repeat(np.float32(times), num_pairs))
     found = batches.in_batches(function, *every, size=size, label=label)
     cosines, weights = (values.reshape(len(times), num_pairs) for values in found)
-    predicted = fmjax.collapse.collapse_time(path, jnp.asarray(variances(bank)), np.exp(entropy))
+    variances, entropy = fmjax.collapse.variances(bank), fmjax.collapse.entropy(groups)
+    predicted = fmjax.collapse.collapse_time(path, jnp.asarray(variances), np.exp(entropy))
     return {
         "shape": list(bank.shape[1:]),
         "dimension": int(bank[0].size),
@@ -147,38 +148,6 @@ def crossing(times: np.ndarray, weights: np.ndarray) -> float | None:
     last = reached[0]
     first = max(last - 1, 0)
     return float(np.interp(0.5, weights[first : last + 1], times[first : last + 1]))
-
-
-def copies(bank: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns a number for each point, equal for equal points, and the entropy of the data set.
-
-    Args:
-      bank: `[n, *dims]`.
-
-    Returns:
-      `[n]` integers; and nats, log n where no two points are equal.
-    """
-    # Compared as bytes: `np.unique(axis=0)` compares number by number. 0.0 makes -0 a 0.
-    rows = np.ascontiguousarray(bank.reshape(len(bank), -1) + np.zeros((), bank.dtype))
-    rows = rows.view(np.dtype((np.void, rows[0].nbytes))).ravel()
-    _, groups, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    shares = counts / len(bank)
-    return groups.astype(np.int32), float(-np.sum(shares * np.log(shares)))
-
-
-def variances(bank: np.ndarray) -> np.ndarray:
-    """Returns the eigenvalues of the covariance of the data set, those that can differ from 0.
-
-    Args:
-      bank: `[n, *dims]`, d numbers each.
-
-    Returns:
-      `[min(n, d)]`, not negative.
-    """
-    rows = bank.reshape(len(bank), -1)
-    rows = rows - rows.mean(axis=0)
-    square = rows.T @ rows if rows.shape[1] <= len(rows) else rows @ rows.T
-    return np.maximum(np.linalg.eigvalsh(square.astype(np.float64)) / len(rows), 0.0)
 
 
 def fingerprint(bank: np.ndarray) -> str:

@@ -31,7 +31,7 @@ _of_pair = jax.jit(measures.of_pair)
 
 
 def _time(bank, n):
-    return collapse.collapse_time(measures.path, jnp.asarray(measures.variances(bank)), n)
+    return collapse.collapse_time(measures.path, jnp.asarray(collapse.variances(bank)), n)
 
 
 def test_two_points_by_hand(x64):
@@ -51,7 +51,7 @@ def test_many_points_by_brute_force(x64):
     rng = np.random.default_rng(0)
     bank = rng.gamma(0.5, size=(30, 2, 2, 1)) - 0.3
     bank[[7, 21]] = bank[3]  # three copies
-    groups, _ = measures.copies(bank)
+    groups = collapse.groups(bank)
     rows = bank.reshape(30, -1)
     for index, t in ((3, 0.05), (21, 0.5), (12, 0.85)):
         x0 = rng.normal(size=4)
@@ -65,26 +65,6 @@ def test_many_points_by_brute_force(x64):
         noise = jnp.asarray(x0.reshape(2, 2, 1))
         found = _of_pair(jnp.asarray(bank), jnp.asarray(groups), noise, index, t)
         np.testing.assert_allclose(found, (expected, own), rtol=1e-10)
-
-
-def test_copies_and_the_entropy_of_the_data_set():
-    points = np.float32([[0.5, 1], [2, 0], [0.5, 1], [0.5, 2], [0.5, 1], [2, 0]])
-    groups, entropy = measures.copies(points)
-    same = (points[:, None] == points[None]).all(axis=-1)
-    np.testing.assert_array_equal(groups[:, None] == groups[None], same)
-    assert entropy == pytest.approx(stats.entropy([3, 2, 1]))
-    assert measures.copies(points[:2])[1] == pytest.approx(math.log(2))
-
-
-@pytest.mark.parametrize("shape", [(50, 3, 2), (5, 3, 2)])
-def test_variances_are_squared_singular_values(shape):
-    bank = np.float32(np.random.default_rng(0).gamma(1.0, size=shape))
-    rows = bank.reshape(len(bank), -1)
-    singular = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
-    found = measures.variances(bank)
-    np.testing.assert_allclose(np.sort(found)[::-1], singular**2 / len(bank), atol=1e-6)
-    assert found.sum() == pytest.approx(bank.var(axis=0).sum(), rel=1e-5)
-    assert found.min() >= 0.0
 
 
 def test_subsampled_images_are_pixels_of_the_large_ones():
