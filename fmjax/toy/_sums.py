@@ -33,7 +33,7 @@ def average(weights: Array, logs: Array, values: Array) -> Array:
 
 
 def _parts(weights: Array, logs: Array) -> tuple[Array, Array]:
-    """Returns every term over a common factor, those of no weight without it, and its logarithm."""
+    """Returns every term over a common factor, terms of no weight without it, and its logarithm."""
     none = weights == 0
     logs = jnp.log(jnp.where(none, 1.0, weights)) + logs
     peak = jax.lax.stop_gradient(jnp.max(jnp.where(none, -jnp.inf, logs)))

@@ -27,7 +27,7 @@ from fmjax.toy import _sums
 from fmjax.toy.density import Density
 from fmjax.types import Array, Key
 
-__all__ = ["isotropic_mixture"]
+__all__ = ["IsotropicMixture", "isotropic_mixture", "log_marginal", "velocity"]
 
 
 def isotropic_mixture(weights: Array, means: Array, deviations: Array) -> Density:
