@@ -71,7 +71,7 @@ def information(path: paths.Path, variances: Array, t: Array) -> Array:
       Cover and Thomas (2006), section 9.4, parallel Gaussian channels. [cover2006elements]
     """
     _checks.positive_sigma(path, t)
-    variances, t = _checks.floating(variances), _checks.time(t)
+    variances, t = _checks.wide(variances), _checks.wide(_checks.time(t))
     ratio = path.alpha(t) / path.sigma(t)
     return 0.5 * jnp.sum(jnp.log1p(ratio**2 * variances))
 
@@ -109,7 +109,7 @@ def collapse_time(path: paths.Path, variances: Array, n: Array | float) -> Array
     if isinstance(n, numbers.Number) and not n >= 1:
         message = f"n must be at least 1, got {n}: it counts the points of the data set."
         raise ValueError(message)
-    variances = _checks.floating(variances)
+    variances = _checks.wide(variances)
     log_n = jnp.log(jnp.asarray(n, variances.dtype))
 
     def excess(t: Array) -> Array:

@@ -60,7 +60,7 @@ def squared_euclidean(a: Array, b: Array) -> Array:
       >>> float(fmjax.couplings.squared_euclidean(a, b))
       25.0
     """
-    a, b = _checks.floating(a), _checks.floating(b)  # uint8 differences would wrap around
+    a, b = _checks.wide(a), _checks.wide(b)  # uint8 differences would wrap around
     _checks.same_shape(a=a, b=b)
     return jnp.sum((a - b) ** 2)
 
@@ -142,7 +142,7 @@ def minibatch_ot(
     _checks.functions(cost=cost)
     _check_batches(x0, x1)
     x0 = jax.random.permutation(key, x0)
-    costs = jax.lax.map(lambda a: jax.vmap(partial(cost, a))(x1), x0)
+    costs = _checks.wide(jax.lax.map(lambda a: jax.vmap(partial(cost, a))(x1), x0))
     if costs.shape != 2 * x1.shape[:1]:
         message = (
             f"cost must return a scalar for one pair of examples, got shape {costs.shape[2:]}: "

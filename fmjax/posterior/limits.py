@@ -120,7 +120,7 @@ def prior_variance(variance: Array, path: Path, t: Array) -> Array:
       The Wiener filter, applied to the limit (7); derived here.
     """
     _checks.path(path)
-    t, variance = _checks.time(t), _checks.floating(variance)
+    t, variance = _checks.wide(_checks.time(t)), _checks.wide(variance)
     alpha, sigma = path.alpha(t), path.sigma(t)
     return variance * sigma**2 / (alpha**2 * variance + sigma**2)
 

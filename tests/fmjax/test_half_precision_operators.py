@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax import estimators, events, onestep, paths, posterior, toy
+from fmjax import collapse, couplings, estimators, events, onestep, paths, posterior, toy
 
 PATH = paths.linear()
 HALVES = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
@@ -79,6 +79,32 @@ def test_the_limit_at_the_noise_end(dtype):
     found = posterior.prior_covariance(covariance, PATH, 0.5)
     wanted = covariance.astype(jnp.float32) @ np.linalg.inv(np.array([[3.0, 1.0], [1.0, 3.0]]))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@HALVES
+def test_information_and_variances_near_the_ends(dtype):
+    # Squares of alpha / sigma and of sigma are beyond the range of float16.
+    variances, t = jnp.array([2.0, 0.5], dtype), jnp.asarray(1 - 2**-11, jnp.float16)
+    ratio = (2.0**11 - 1) ** 2
+    found = collapse.information(PATH, variances, t)
+    np.testing.assert_allclose(found, 0.5 * np.log1p(ratio * np.array([2.0, 0.5])).sum(), rtol=1e-5)
+    wide = collapse.collapse_time(PATH, variances.astype(jnp.float32), 2000)
+    assert collapse.collapse_time(PATH, variances, 2000) == wide
+    path, early = paths.ve_to_zero(1e-3, 300.0), jnp.asarray(0.0, dtype)
+    np.testing.assert_allclose(
+        posterior.prior_variance(variances, path, early), [2.0, 0.5], rtol=1e-4
+    )
+
+
+@HALVES
+def test_pairs_far_apart(dtype):
+    # The optimal pairs are sorted. Their squares are beyond the range of float16, and what another
+    # pairing costs more is lost in bfloat16.
+    x0 = 32 * jnp.arange(8, dtype=dtype)[:, None]
+    x1 = 1024 + x0
+    ours, _ = couplings.minibatch_ot(jax.random.key(0), x0, x1)
+    np.testing.assert_array_equal(ours, x0)
+    assert float(couplings.squared_euclidean(x0[0], x1[7])) == 1248**2
 
 
 @HALVES
