@@ -57,10 +57,12 @@ def run(
         args=args,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    names = (field.name for field in dataclasses.fields(config_type))
+    config = config_type(**{name: getattr(parsed, name) for name in names})
     if parsed.machine.compilation_cache:
         programs.keep()
     try:
-        main(parsed.config)
+        main(config)
     except KeyboardInterrupt:
         _leave("interrupted; the same command continues from the last checkpoint.", code=130)
     except OSError as error:
@@ -73,11 +75,8 @@ def run(
 
 def _command(config_type: type) -> type:
     """Returns the dataclass of all options of a command: those of the experiment and `Machine`."""
-    fields = [
-        ("config", config_type, dataclasses.field(default_factory=config_type)),
-        ("machine", Machine, Machine()),
-    ]
-    return dataclasses.make_dataclass("Command", fields, frozen=True)
+    fields = [("machine", Machine, Machine())]
+    return dataclasses.make_dataclass("Command", fields, bases=(config_type,), frozen=True)
 
 
 def _program(module: Any) -> str | None:
