@@ -69,4 +69,5 @@ def summary(terms: Array) -> Estimate:
 def symmetric(tangent_map: Field, x: Array) -> Field:
     """Makes the symmetric part of a Jacobian; a product costs one tangent and one cotangent."""
     transposed = jax.linear_transpose(tangent_map, x)
-    return lambda w: 0.5 * (tangent_map(w) + transposed(w)[0])
+    dtype = jax.eval_shape(tangent_map, x).dtype  # wider than x where the network is
+    return lambda w: 0.5 * (tangent_map(w) + transposed(w.astype(dtype))[0])

@@ -125,7 +125,8 @@ def log_probability(
     mean, tangent_map = jax.linearize(lambda z: posterior.mean(velocity, path, z, t), x)
     _check(event, mean)
     value, slope = jax.value_and_grad(event)(mean)
-    form = jnp.abs(jnp.sum(slope * tangent_map(slope))) + jitter / alpha * jnp.sum(slope**2)
+    along = tangent_map(slope.astype(x.dtype))  # a network may be wider than the state
+    form = jnp.abs(jnp.sum(slope * along)) + jitter / alpha * jnp.sum(slope**2)
     # Below this the gradient would overflow: the event is decided by the state. A NaN is not below.
     decided = form <= jnp.finfo(form.dtype).tiny ** (2 / 3)
     std = sigma * jnp.sqrt(jnp.where(decided, 1, form) / alpha)  # eq. (3)

@@ -105,7 +105,7 @@ def sensitivity_diagonal(
     _checks.functions(average_velocity=average_velocity, path=path)
     _checks.count("it counts tangents in flight", chunk_size=chunk_size)
     x, to_data, sigma = _map(average_velocity, path, x, t)
-    _, tangent_map = jax.linearize(to_data, x)
+    value, tangent_map = jax.linearize(to_data, x)
     chunk = max(1, min(chunk_size, x.size))
     columns = jnp.arange(-(-x.size // chunk) * chunk).reshape(-1, chunk)
 
@@ -115,7 +115,7 @@ def sensitivity_diagonal(
         tangents = jax.vmap(tangent_map)(units.reshape(chunk, *x.shape))
         return total + jnp.sum(jnp.square(sigma * tangents), axis=0), None
 
-    return jax.lax.scan(add, jnp.zeros_like(x), columns)[0]
+    return jax.lax.scan(add, jnp.zeros_like(sigma * value), columns)[0]
 
 
 def sensitivity_trace(

@@ -132,7 +132,8 @@ def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: i
     transposed = jax.linear_transpose(tangent, x)
 
     def squares(probe: Array) -> tuple[Array, Array]:
-        forward, backward = map(_checks.wide, (tangent(probe), transposed(probe)[0]))
+        back = transposed(probe.astype(value.dtype))[0]
+        forward, backward = _checks.wide(tangent(probe)), _checks.wide(back)
         return jnp.sum((forward - backward) ** 2), jnp.sum((forward + backward) ** 2)
 
     if num_probes >= x.size:

@@ -504,6 +504,18 @@ def test_networks_and_states_of_half_precision_run(name, monkeypatch):
     assert {a.dtype for a in _numbers(out)} == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.parametrize("name", PER_EXAMPLE)
+def test_a_network_wider_than_the_state_runs(name, monkeypatch, x64):
+    case = PER_EXAMPLE[name]
+    arguments = _one(case, _arguments(case, (2,)), 1)
+    narrow = [
+        a.astype(jnp.float32) if letter in "xyb" else a
+        for letter, a in zip(case.arguments, arguments, strict=True)
+    ]
+    monkeypatch.setattr(sys.modules[__name__], "_computed", lambda value: value.astype(float))
+    jax.eval_shape(lambda *rest: case.call(*rest), *narrow)
+
+
 TIMED = [
     name
     for name, case in PER_EXAMPLE.items()

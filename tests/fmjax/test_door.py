@@ -25,10 +25,12 @@ from fmjax import (
     divergence,
     empirical,
     estimators,
+    events,
     likelihood,
     losses,
     metrics,
     models,
+    onestep,
     paths,
     posterior,
     predictions,
@@ -442,6 +444,28 @@ NANS = {
 def test_options_that_are_not_a_number_are_refused(name):
     with pytest.raises(ValueError, match=f"{name.strip()}.*nan"):
         NANS[name]()
+
+
+def test_a_network_wider_than_the_state_keeps_its_values(x64):
+    matrix = np.array([[0.3, -1.1], [0.4, 0.7]])
+    field = lambda x, t: jnp.asarray(matrix) @ x.astype(jnp.float64)
+    x, vector = jnp.array([0.25, -0.5], jnp.float32), jnp.array([2.0, -1.5], jnp.float32)
+    odd, even = matrix - matrix.T, matrix + matrix.T
+    skew = np.linalg.norm(odd) / np.linalg.norm(even)
+    assert float(posterior.asymmetry(KEY, field, x, 0.5, num_probes=2)) == pytest.approx(skew)
+    # On the linear path the mean is x + (1 - t) u, its Jacobian over alpha / sigma^2 = 2 the law's.
+    jacobian = np.eye(2) + 0.5 * matrix
+    product = posterior.matvec(field, paths.linear(), x, 0.5, vector)
+    np.testing.assert_allclose(product, (jacobian + jacobian.T) / 4 @ vector, rtol=1e-7)
+    spread = onestep.sensitivity_diagonal(lambda x, r, t: field(x, t), paths.linear(), x, 0.5)
+    np.testing.assert_allclose(spread, 0.25 * np.sum(jacobian**2, axis=1), rtol=1e-6)
+    mean = jacobian @ np.array([0.25, -0.5])  # the event is C(x) = 3 x_0 - x_1
+    normal = np.array([3.0, -1.0])
+    value = normal @ mean / np.sqrt(normal @ jacobian @ normal / 2)
+    ours = events.log_probability(
+        lambda x: 3 * x[0] - x[1], field, paths.linear(), x, 0.5, jitter=0
+    )
+    assert float(ours) == pytest.approx(float(jax.scipy.special.log_ndtr(value)), rel=1e-7)
 
 
 def test_a_bound_linen_module_is_a_velocity():
