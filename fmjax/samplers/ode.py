@@ -9,7 +9,8 @@ options with `functools.partial`:
     solve = partial(samplers.adaptive, rtol=1e-6)
     sample = jax.jit(jax.vmap(partial(solve, velocity)))
 
-Wrap the call in `jax.jit`: outside of it every call compiles anew. `x` may be any pytree, with a
+Wrap the call in `jax.jit` where you can. Outside of it a solve is compiled once for the same
+velocity and options; `fmjax.samplers._program` says what is the same. `x` may be any pytree, with a
 velocity of the same tree. Gradients flow through the solution in reverse mode; for forward mode
 (the Jacobian of the flow map, second derivatives) pass `adjoint=diffrax.DirectAdjoint()`.
 
@@ -26,8 +27,10 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from fmjax import _checks
+from fmjax.samplers import _program
 from fmjax.types import Array, PyTree, Solve, Velocity
 
 __all__ = ["adaptive", "fixed", "trajectory"]
@@ -41,16 +44,9 @@ def _solve(
     diffrax counts ticks, from -num_ticks to 0. It takes every number within 100 rounding units of
     the last for the last, so on the clock of the flow it would skip the last steps.
     """
-
-    def field(ticks: Array, y: PyTree, times: tuple[Array, Array]) -> PyTree:
-        (t0, t1), left = times, -ticks / num_ticks
-        state = jax.tree.map(lambda now, start: now.astype(start.dtype), y, x)
-        value = velocity(state, left * t0 + (1 - left) * t1)
-        _checks.returned_tree(y, velocity=value)
-        return jax.tree.map(
-            lambda now, change: _change(now, change, (t1 - t0) / num_ticks), y, value
-        )
-
+    dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(x))
+    # A pytree of what is known again, so that diffrax compiles the same solve once.
+    field = Partial(_rate, _program.known(velocity), dtypes, num_ticks)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         t0=jnp.full_like(t0, -num_ticks),
@@ -60,6 +56,23 @@ def _solve(
         **options,
     )
     return jax.tree.map(lambda ended, start: ended[-1].astype(start.dtype), solution.ys, x)
+
+
+def _rate(
+    velocity: Velocity,
+    dtypes: tuple[jnp.dtype, ...],
+    num_ticks: int,
+    ticks: Array,
+    y: PyTree,
+    times: tuple[Array, Array],
+) -> PyTree:
+    """Returns the change of a state in a tick; the velocity sees the state in its own dtypes."""
+    (t0, t1), left = times, -ticks / num_ticks
+    leaves, structure = jax.tree.flatten(y)
+    x = [leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    value = velocity(structure.unflatten(x), left * t0 + (1 - left) * t1)
+    _checks.returned_tree(y, velocity=value)
+    return jax.tree.map(lambda now, change: _change(now, change, (t1 - t0) / num_ticks), y, value)
 
 
 def _change(now: Array, change: Array, tick: Array) -> Array:
@@ -258,6 +271,12 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
             "give the time of the first state too."
         )
         raise ValueError(message)
+
+    return _program.run(_states, _program.known(velocity), _program.known(solve), x, times)
+
+
+def _states(velocity: Velocity, solve: Solve, x: PyTree, times: Array) -> PyTree:
+    """Returns the states at all times, the first of which is x."""
 
     def advance(state: PyTree, interval: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
         state = solve(velocity, state, *interval)

@@ -62,6 +62,7 @@ import jax.numpy as jnp
 
 from fmjax import _checks, paths
 from fmjax.paths import Path
+from fmjax.samplers import _program
 from fmjax.types import Array, Key, Velocity
 
 __all__ = ["memoryless_sde"]
@@ -127,13 +128,20 @@ def memoryless_sde(
     knots = t0 + (t1 - t0) * jnp.linspace(0.0, 1.0, num_steps + 1, dtype=dtype)
     knots = knots.at[-1].set(t1)
 
+    steps = jax.random.split(key, num_steps), knots[:-1], knots[1:]
+    path = jax.tree.map(_program.known, path)
+    return _program.run(_drawn, _program.known(velocity), path, x, steps)
+
+
+def _drawn(velocity: Velocity, path: Path, x: Array, steps: tuple[Key, Array, Array]) -> Array:
+    """Returns the state after all steps; the velocity sees it in its own dtype."""
+
     def advance(y: Array, step: tuple[Key, Array, Array]) -> tuple[Array, None]:
         key, t, s = step
-        noise = jax.random.normal(key, y.shape, dtype)
+        noise = jax.random.normal(key, y.shape, y.dtype)
         return _step(lambda z, t: velocity(z.astype(x.dtype), t), path, y, t, s, noise), None
 
-    steps = jax.random.split(key, num_steps), knots[:-1], knots[1:]
-    return jax.lax.scan(advance, x.astype(dtype), steps)[0].astype(x.dtype)
+    return jax.lax.scan(advance, x.astype(_checks.wide_dtype(x)), steps)[0].astype(x.dtype)
 
 
 def _step(velocity: Velocity, path: Path, x: Array, t: Array, s: Array, noise: Array) -> Array:

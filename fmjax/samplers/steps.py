@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks
+from fmjax.samplers import _program
 from fmjax.samplers.ode import fixed
 from fmjax.types import Array, AverageVelocity, Solve, Velocity
 
@@ -140,6 +141,12 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
     x = _checks.floating(x0, "x0")
     dtype = _checks.wide_dtype(x)
     knots = jnp.stack([_checks.time(t, "every entry of times").astype(dtype) for t in times])
+
+    return _program.run(_jumps, _program.known(average_velocity), x, knots)
+
+
+def _jumps(average_velocity: AverageVelocity, x: Array, knots: Array) -> Array:
+    """Returns the state at the last knot."""
 
     def jump(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
         t, r = interval
