@@ -115,6 +115,36 @@ def test_attention_equals_the_formula():
     assert abs(read).max() > 0.5
 
 
+def _attending(attention):
+    """A small network with attention at the given levels, its parameters drawn anew."""
+    options = {"channels": (4, 8), "num_blocks": 1, "num_heads": 2, "num_groups": 2}
+    make = lambda: models.UNet((4, 4, 1), attention=attention, rngs=nnx.Rngs(0), **options)
+    apply, params = models.functional(make())
+    return apply, filled(params)
+
+
+@pytest.mark.slow  # compiles two networks
+def test_attention_stands_at_the_levels_that_are_named():
+    x = example((4, 4, 1))
+    without, shared = _attending(())
+    assert "attention" not in str(list(shared))
+    wanted = without(shared, x, 0.3)
+    apply, params = _attending((0, -1, 1))
+    added = {name: params[name] for name in params if "attention" in name}
+    assert sorted(added) == ["attention", "finer_attention"]
+    # Attention that reads nothing is no attention; one that reads something is not.
+    params |= shared | jax.tree.map(jnp.zeros_like, added)
+    np.testing.assert_allclose(apply(params, x, 0.3), wanted, atol=1e-6)
+    for name, level in added.items():
+        assert abs(apply({**params, name: level}, x, 0.3) - wanted).max() > 1e-3
+
+
+@pytest.mark.parametrize("levels", [(2,), (-3,), -1, (0.0,), "all"])
+def test_levels_without_a_place_for_attention_are_named(levels):
+    with pytest.raises(ValueError, match="attention must name levels from -2 to 1, got .*coarsest"):
+        models.UNet((4, 4, 1), channels=(8, 8), attention=levels, rngs=nnx.Rngs(0))
+
+
 def test_sinusoidal_equals_the_formula():
     frequencies = 10.0 ** (2.0 * np.arange(32) / 31)
     expected = np.concatenate([np.sin(frequencies * 0.37), np.cos(frequencies * 0.37)])
