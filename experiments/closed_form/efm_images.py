@@ -42,10 +42,11 @@ from experiments.closed_form._efm.training import Networks
 from experiments.images import classifier, data, quality, training
 from experiments.images.features import Embedding, pin
 from experiments.images.options import Features, Source
-from experiments.run import batches, cli, devices, loop, options
+from experiments.run import arrays, batches, checkpoints, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax.empirical import Bank
 from fmjax.types import Array, Key, PyTree
 
@@ -228,6 +229,19 @@ def run(config: Config, images: data.Images, reference: Any, folder: Any) -> lis
     return rows
 
 
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the networks of a run are read, each by its seed and its method."""
+    images = training.recorded(config.source, config.seed, folder)
+    apply, like = network(config.training.channels, images, 0)
+    steps = config.training.epochs * (len(images.train) // config.training.batch_size)
+
+    def one(name: str) -> Network:
+        read = functools.partial(checkpoints.averaged, folder / name, like, steps)
+        return Network(apply, read, efm_training.path, lambda: images)
+
+    return {name: one(name) for name in efm_training.names(config.networks)}
+
+
 def _check_sizes(config: Config, images: data.Images) -> None:
     """Raises ValueError if the batch, a bank or the network does not fit the images."""
     batches.batches(images.train, config.training.batch_size, seed=0)
@@ -263,6 +277,8 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
         names = {"dataset": name, "space": embedded.name}
         figures = pictures.all_of(rows, of_data, images.levels, **names)
         run_pictures.save(folder / "figures", figures)
+    shown = {f"seed_{row['seed']}/{row['method']}": {"shown": row["shown"]} for row in rows}
+    arrays.write(folder / "arrays.npz", shown)
     results = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
     summary = embedded.facts() | {"models": results, "data": of_data}
     write_json(folder / "results.json", summary)

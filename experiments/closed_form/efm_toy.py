@@ -30,10 +30,11 @@ import numpy as np
 
 import fmjax
 from experiments.closed_form._efm import toy_pictures, training
-from experiments.run import batches, cli, loop, numbers, options
+from experiments.run import arrays, batches, checkpoints, cli, loop, numbers, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
 
@@ -225,6 +226,23 @@ def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[st
     return rows, of_data
 
 
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the networks of a run are read, each by its seed and its method."""
+    sizes = (config.num_train, config.measures.num_pairs, config.measures.num_points)
+    shape = {"width": config.training.width, "depth": config.training.depth}
+    like = fmjax.models.perceptron(jax.random.key(0), 2, **shape)[1]
+
+    def points(seed: int) -> Array:
+        return problem(jax.random.fold_in(jax.random.key(seed), 1000), *sizes)[0].train
+
+    def one(name: str) -> Network:
+        steps, seed = config.training.num_steps, int(name.split("/")[0].removeprefix("seed_"))
+        read = functools.partial(checkpoints.averaged, folder / name, like, steps)
+        return Network(perceptron, read, path, functools.partial(points, seed))
+
+    return {name: one(name) for name in training.names(config.networks)}
+
+
 def table(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> str:
     """Returns the final numbers of every method, mean and standard deviation over seeds."""
     lines = ["method    velocity error        W2 to training points W2 to test points"]
@@ -247,8 +265,12 @@ def main(config: Config) -> None:
         return
     with run_pictures.style():
         run_pictures.save(folder / "figures", toy_pictures.all_of(rows, of_data))
-    models = [{k: v for k, v in row.items() if k not in ("points", "train")} for row in rows]
-    write_json(folder / "results.json", {"models": models, "data": of_data})
+    drawn = {
+        f"seed_{row['seed']}/{row['method']}": {k: row.pop(k) for k in ("points", "train")}
+        for row in rows
+    }
+    arrays.write(folder / "arrays.npz", drawn)
+    write_json(folder / "results.json", {"models": rows, "data": of_data})
     print(table(rows, of_data))
     print(f"everything is in {folder}: config.json, results.json, figures/, seed_*/METHOD/")
 

@@ -33,10 +33,12 @@ from experiments.closed_form._copies import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding
 from experiments.images.options import Features, Source, Training
+from experiments.run import arrays as run_arrays
 from experiments.run import batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax.types import Array, Key, PyTree, Velocity
 
 path = measures.path
@@ -87,6 +89,12 @@ class Config:
     def check(self) -> None:
         """Raises ValueError for options that would only fail after the training."""
         options.check_parts(self)
+
+
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the network of a run is read."""
+    images = training.recorded(config.source, config.seed, folder)
+    return {"flow": training.trained(config.training, images, folder)}
 
 
 def generate(
@@ -235,6 +243,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     )
     facts = embedded.facts() if embedded else {}
     write_json(folder / "results.json", facts | results)
+    run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
         picture = pictures.hybrid(results, arrays, dataset=name)
         run_pictures.save(folder / "figures", {"hybrid": picture})

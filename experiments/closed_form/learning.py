@@ -42,10 +42,11 @@ from experiments.closed_form._copies import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding, principal_components
 from experiments.images.options import Features, Source, Training
-from experiments.run import batches, cli, devices, loop, options
+from experiments.run import arrays, batches, cli, devices, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax.types import Array, Key, PyTree, Velocity
 
 path = measures.path
@@ -213,6 +214,16 @@ def sizes_of(asked: tuple[int, ...], images: data.Images) -> list[int]:
     return sizes
 
 
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the networks of a run are read, each by the number of its images."""
+    images = training.recorded(config.source, config.seed, folder)
+    few = lambda count: images._replace(train=images.train[:count])  # noqa: E731
+    return {
+        f"n_{count}": training.trained(config.training, few(count), folder / f"n_{count}")
+        for count in sizes_of(config.sizes, images)
+    }
+
+
 def main(config: Config, *, features: Embedding | None = None) -> None:
     """Trains or continues every network, evaluates, and leaves everything under the run folder.
 
@@ -248,6 +259,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     rows.sort(key=lambda row: row["n"])
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.learning(rows, images, dataset=name))
+    arrays.write(folder / "arrays.npz", {f"n_{row['n']}": row["shown"] for row in rows})
     without = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
     write_json(folder / "results.json", space.facts() | {"networks": without})
     print(table(rows))

@@ -32,10 +32,11 @@ from experiments.fdm import _laws
 from experiments.fdm._ablations import measures, pictures, variants
 from experiments.fdm._ablations.variants import PROBLEMS, VARIANTS, Problem, Variant
 from experiments.fdm._laws import path
-from experiments.run import cli, loop, options
+from experiments.run import arrays, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax import losses, train
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
@@ -181,8 +182,8 @@ def _law(asked: Measures, name: str, params: PyTree) -> dict[str, Any]:
     return {"exact_smoothness": exact} | jax.vmap(one)(params)
 
 
-def run(config: Config, name: str, variant: Variant, plain: Callable) -> dict[str, Any]:
-    """Trains one variant with all seeds and returns everything that is measured of it."""
+def run(config: Config, name: str, variant: Variant, plain: Callable, file: Any) -> dict[str, Any]:
+    """Trains one variant with all seeds, keeps the parameters, and returns what is measured."""
     problem, count = PROBLEMS[name], config.training.num_steps // 10
     states, keys = start(config, problem)
     first, ratios, curve = states, [], []
@@ -199,9 +200,30 @@ def run(config: Config, name: str, variant: Variant, plain: Callable) -> dict[st
             ratios.append(taken / timed(plain, first)[1])
         curve.append(jax.device_get(_errors(config.measures, name, states.ema_params)))
     cost = statistics.median(ratios[1:]) if ratios else 1.0  # the first was compiled
+    arrays.write(file, states.ema_params)
     result = jax.device_get(_law(config.measures, name, states.ema_params))
     curve = {key: [point[key].tolist() for point in curve] for key in curve[0]}
     return {"time": cost * variant.steps, "steps": variant.steps, "curve": curve} | result
+
+
+def place(folder: Any, name: str, variant: str) -> Any:
+    """Returns the file of one variant, without its ending."""
+    return folder / name / variant.replace(" ", "_").replace("/", "over")
+
+
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the networks of a run are read, each by its problem, its variant and its seed."""
+
+    def one(problem: str, variant: str, index: int) -> Network:
+        read = partial(arrays.read, f"{place(folder, problem, variant)}.npz")
+        return Network(perceptron, read, path, lambda: PROBLEMS[problem].mixture, index=index)
+
+    return {
+        f"{problem}/{variant}/seed_{seed}": one(problem, variant, index)
+        for problem in config.problems
+        for variant in VARIANTS
+        for index, seed in enumerate(config.seeds)
+    }
 
 
 def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
@@ -232,9 +254,9 @@ def main(config: Config) -> None:
         plain = make_step(config.training, PROBLEMS[name], VARIANTS["flow matching"])
         found[name] = {
             variant: remembered(
-                folder / name / f"{variant.replace(' ', '_').replace('/', 'over')}.json",
+                f"{(file := place(folder, name, variant))}.json",
                 facts,
-                partial(run, config, name, how, plain),
+                partial(run, config, name, how, plain, f"{file}.npz"),
             )
             for variant, how in VARIANTS.items()
         }

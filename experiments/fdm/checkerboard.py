@@ -26,10 +26,11 @@ import optax
 
 import fmjax
 from experiments.fdm._checkerboard import law, measures, pictures
-from experiments.run import cli, loop, options
+from experiments.run import arrays, checkpoints, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
 
@@ -190,6 +191,25 @@ def train(options: Training, weight: float, seed: int, folder: Any, *, num_point
     return jax.device_get(state.ema_params)
 
 
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the networks of a run are read, each by its seed and its weight."""
+    shape = {"width": config.training.width, "depth": config.training.depth}
+    like = fmjax.models.perceptron(jax.random.key(0), 2, **shape)[1]
+
+    def one(name: str) -> Network:
+        steps = config.training.num_steps
+        read = functools.partial(checkpoints.averaged, folder / name, like, steps)
+        return Network(perceptron, read, law.path, lambda: law.density)
+
+    names = [place(seed, weight) for seed in config.seeds for weight in config.weights]
+    return {name: one(name) for name in names}
+
+
+def place(seed: int, weight: float) -> str:
+    """Names the folder of one network."""
+    return f"seed_{seed}/weight_{float(weight)}"
+
+
 def evaluate(params: PyTree, asked: Measures, key: Key) -> dict[str, Any]:
     """Returns the final numbers of one network, and its density on the grid at t = 1."""
     log_p = functools.partial(measures.log_likelihoods, params, tolerance=asked.tolerance)
@@ -252,7 +272,7 @@ def main(config: Config) -> None:
     rows, num_points = [], config.measures.num_points
     for seed in config.seeds:
         for weight in config.weights:
-            name = f"seed_{seed}/weight_{float(weight)}"
+            name = place(seed, weight)
             params = train(config.training, weight, seed, folder / name, num_points=num_points)
             if jax.process_index() == 0:  # one process evaluates and writes
                 row = {"seed": seed, "weight": weight, "folder": name}
@@ -261,8 +281,7 @@ def main(config: Config) -> None:
         return
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.all_of(folder, rows))
-    for row in rows:
-        del row["grid"]
+    arrays.write(folder / "arrays.npz", {row["folder"]: {"grid": row.pop("grid")} for row in rows})
     write_json(folder / "results.json", {"models": rows})
     print(table(rows))
 

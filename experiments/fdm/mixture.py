@@ -20,7 +20,6 @@ Expect: the table of experiments/README.md.
 """
 
 import dataclasses
-import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -34,16 +33,20 @@ import optax
 from flax import nnx
 
 import fmjax
-from experiments.fdm._mixture import measures, pictures
-from experiments.run import cli, loop, options
+from experiments.fdm import _laws
+from experiments.fdm._mixture import measures, pictures, tables
+from experiments.run import arrays as run_arrays
+from experiments.run import checkpoints, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax.types import Array, Key, PyTree
 
 path = measures.path  # linear, the paper does not name its path
 PICTURED = (0.6, 0.85, 1.0)  # figure 2
-REPORTED = (0.25, 0.5, 0.75, 1.0)
+# The first in the run folder itself, where a run that was interrupted is recognized.
+PLACES = {"FM": ".", "FDM": "FDM"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +210,18 @@ def train(
     return jax.device_get(state.ema_params)
 
 
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the networks of a run are read, by method and by number."""
+    apply, like = networks(config)
+    read = partial(checkpoints.averaged, like=like, num_steps=config.training.num_steps)
+    law = lambda: _laws.LINE  # noqa: E731
+    return {
+        f"{name}/{index}": Network(apply, partial(read, folder / place), path, law, index=index)
+        for name, place in PLACES.items()
+        for index in range(config.num_seeds)
+    }
+
+
 def make_measure(apply: Callable[..., Array], config: Config) -> Callable[[PyTree], dict]:
     """Returns a function from the parameters to what is known of each network.
 
@@ -249,35 +264,12 @@ def evaluate(
     return results, {"times": times, "true": true, "exact": np.asarray(exact), "methods": methods}
 
 
-def report(results: dict[str, Any], names: tuple[str, ...], folder: os.PathLike) -> str:
-    """Returns the summary that is printed at the end of a run."""
-
-    def line(label: str, cells: list[str]) -> str:
-        return f" {label:22s}" + "".join(f"{cell:>17s}" for cell in cells)
-
-    lines = ["mean over the networks (standard deviation)"]
-    lines.append(line("t", [f"{t:g}" for t in REPORTED]))
-    for name, part in itertools.product(names, ("total_variation", "bound")):
-        by_time = {round(row["t"], 6): row[part] for row in results[name]["by_time"]}
-        cells = [f"{by_time[t]['mean']:.4f} ({by_time[t]['std']:.4f})" for t in REPORTED]
-        lines.append(line(f"{name}, {part.replace('_', ' ')}", cells))
-    lines.append("conditional bound")
-    lines.append(line("t", [f"{measures.NEAR_DATA[i]:g}" for i in measures.DECADES]))
-    for name, made in results.items():
-        cells = [f"{row['mean']:.2f}" for row in made["conditional_bound"]]
-        lines.append(line(name, cells))
-    lines.append(
-        f"everything is in {folder}: config.json, results.json, figures/, and the networks"
-    )
-    return "\n".join(lines)
-
-
 def main(config: Config) -> None:
     """Trains or continues all networks, evaluates, and leaves everything under the run folder."""
     config.check()
     folder = loop.open_run(config.workdir or "runs/fdm/mixture", config)
-    # The first in the folder itself, where a run that was interrupted is recognized.
-    weights, places = {"FM": 0.0, "FDM": config.weight}, {"FM": folder, "FDM": folder / "FDM"}
+    weights = {"FM": 0.0, "FDM": config.weight}
+    places = {name: folder / place for name, place in PLACES.items()}
     network = networks(config)
     errors, measure = make_errors(network[0], config), make_measure(network[0], config)
     trained = {
@@ -289,11 +281,12 @@ def main(config: Config) -> None:
     with jax.default_matmul_precision("highest"):
         made = {name: jax.device_get(measure(p) | errors(p)) for name, p in trained.items()}
         results, arrays = evaluate(made, config)
+    run_arrays.write(folder / "arrays.npz", arrays)
     arrays["history"] = {name: read_metrics(place, "flow") for name, place in places.items()}
     write_json(folder / "results.json", results | {"history": arrays["history"]})
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.all_of(arrays, pictured=PICTURED))
-    print(report(results, tuple(weights), folder))
+    print(tables.report(results, tuple(weights), folder))
 
 
 if __name__ == "__main__":

@@ -25,16 +25,19 @@ Paper:  for an accelerator, --num-train 32000 --num-test 32000 --channels 32 64 
 
 import dataclasses
 import os
+from functools import partial
 from typing import Any
 
 import jax
 
 from experiments.fdm._trajectories import measures, pictures, settings, tables, training
 from experiments.fdm._trajectories.options import Measures, Source, Training
-from experiments.run import cli, loop, options
+from experiments.run import arrays as run_arrays
+from experiments.run import checkpoints, cli, loop, options
 from experiments.run import pictures as run_pictures
-from experiments.run.folder import read_metrics, write_json
+from experiments.run.folder import check_facts, read_metrics, write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from fmjax.types import Key, PyTree
 
 
@@ -79,6 +82,29 @@ def methods(asked: Training) -> dict[str, dict[str, float]]:
         "fm": {"weight": 0.0, "learning_rate": asked.learning_rate},
         "fdm": {"weight": asked.weight, "learning_rate": rate},
     }
+
+
+def plans(config: Config, folder: Any) -> dict[str, tuple]:
+    """Returns path, condition, folder and steps of the free networks and of those that forecast."""
+    steps = config.training.forecast_steps
+    return {
+        "free": (config.path, training.nothing, folder, config.training.num_steps),
+        "forecast": ("linear", training.first_states, folder / "forecast", steps),
+    }
+
+
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how the networks of a run are read; a velocity that forecasts takes a `context`."""
+    trajectories, networks = training.load(config.source, config.seed), {}
+    check_facts(folder, trajectories=training.fingerprint(trajectories))
+    for path, known, place, num_steps in plans(config, folder).values():
+        if num_steps:
+            task = training.task(config.training, config.seed, trajectories, path, known)
+            for name in methods(config.training):
+                label = name if place == folder else f"{place.name}/{name}"
+                read = partial(checkpoints.averaged, place / name, task.params, num_steps)
+                networks[label] = Network(task.field, read, task.setting.path, lambda: trajectories)
+    return networks
 
 
 def train(
@@ -147,13 +173,8 @@ def main(config: Config) -> None:
     key_loss, key_evaluate = (
         jax.random.fold_in(jax.random.key(config.seed), k) for k in (1000, 1001)
     )
-    steps = config.training.forecast_steps
-    plans = {
-        "free": (config.path, training.nothing, folder, config.training.num_steps),
-        "forecast": ("linear", training.first_states, folder / "forecast", steps),
-    }
     tasks, networks = {}, {}
-    for name, (path, known, place, num_steps) in plans.items():
+    for name, (path, known, place, num_steps) in plans(config, folder).items():
         if num_steps:
             task = tasks[name] = training.task(
                 config.training, config.seed, trajectories, path, known
@@ -166,6 +187,7 @@ def main(config: Config) -> None:
     kept = ("step", "flow", "divergence")
     results["held_out"] = {n: {k: lines[-1][k] for k in kept} for n, lines in metrics.items()}
     write_json(folder / "results.json", results)
+    run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
         figures = pictures.all_of(arrays, metrics, trajectories.system)
         run_pictures.save(folder / "figures", figures)

@@ -19,7 +19,9 @@ from flax import nnx
 import fmjax
 from experiments.images import data
 from experiments.images.options import Source, Training
-from experiments.run import batches, loop
+from experiments.run import batches, checkpoints, loop
+from experiments.run.folder import check_facts
+from experiments.run.saved import Network
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
@@ -214,6 +216,48 @@ def fit(
         save_every=options.save_every,
     )
     return apply, jax.device_get(state.ema_params)
+
+
+def trained(
+    options: Training,
+    images: data.Images,
+    workdir: str | os.PathLike,
+    *,
+    velocity: Callable[..., Any] = _itself,
+    num_times: int = 1,
+) -> Network:
+    """Tells how a network that `fit` has trained is read again.
+
+    Args:
+      options: as for `fit`.
+      images: the data set.
+      workdir: as for `fit`.
+      velocity: turns `apply` into the velocity.
+      num_times: times that the network takes.
+    """
+    shape = tuple(images.train.shape[1:])
+    apply, init = _network(shape, tuple(options.channels), num_times, options.dropout)
+    like = jax.eval_shape(lambda: init(0))
+    return Network(
+        apply=apply,
+        read=functools.partial(checkpoints.averaged, workdir, like, options.num_steps),
+        path=path,
+        data=lambda: images,
+        velocity=functools.partial(functools.partial, velocity(apply)),
+    )
+
+
+def recorded(source: Source, seed: int, folder: str | os.PathLike) -> data.Images:
+    """Loads the images of a run again, and refuses others.
+
+    Args:
+      source: as for `load`.
+      seed: as for `load`.
+      folder: the run folder.
+    """
+    _, images = load(source, seed)
+    check_facts(folder, data=data.fingerprint(images))
+    return images
 
 
 flow = functools.partial(fit, make_loss=flow_loss)

@@ -1,6 +1,7 @@
 """The folder of a run, and the check that a resumed run has the options it began with.
 
     config.json      the options of the run; another config is refused
+    provenance.json  the experiment, the commit, versions, devices and start of every session
     metrics.jsonl    one JSON object per line: step, loss, grad_norm, steps_per_second (without
                      compilation and evaluations), and what an evaluation returned
     evaluation.json  what was measured of a network at the end, and with which options
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.run import options
+from experiments.run import options, provenance
 
 
 def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -76,7 +77,53 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
         # Other measurements, a run that failed before it recorded anything, or one of a version
         # that recorded the same options without their parts.
         write_json(path, settings)
+    origin = folder / "provenance.json"
+    known = read_json(origin) if origin.exists() and holds_a_run else {}
+    write_json(origin, provenance.record(known, config, facts))
     return folder
+
+
+def read_config(folder: epath.Path, config_type: type) -> Any:
+    """Reads the options of a run.
+
+    Args:
+      folder: the run folder.
+      config_type: the dataclass of its options.
+
+    Returns:
+      An instance of `config_type`, as the run had it.
+
+    Raises:
+      ValueError: if config.json is damaged, or does not hold these options and no other.
+    """
+    path = folder / "config.json"
+    recorded = _recorded(path, path.read_bytes())
+    facts = read_json(folder / "provenance.json")["facts"]
+    try:
+        return options.build(config_type, {k: v for k, v in recorded.items() if k not in facts})
+    except (KeyError, TypeError, ValueError) as error:
+        message = (
+            f"{folder} holds a run of another version of {config_type.__module__}: {error}. Check "
+            "out the commit that its provenance.json names, or train again in another --workdir."
+        )
+        raise ValueError(message) from error
+
+
+def check_facts(folder: str | os.PathLike, **facts: Any) -> None:
+    """Raises ValueError unless a run was started with the same facts, such as those of its data.
+
+    Args:
+      folder: the run folder.
+      **facts: as they were given to `open_folder`.
+    """
+    recorded = read_json(epath.Path(folder) / "config.json")
+    for name, now in plain(facts).items():
+        if recorded[name] != now:
+            message = (
+                f"{folder} holds a run with other {name} ({recorded[name]} there, {now} now): "
+                f"restore the {name} of that run."
+            )
+            raise ValueError(message)
 
 
 def _holds_a_run(folder: epath.Path) -> bool:

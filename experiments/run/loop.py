@@ -20,24 +20,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-import orbax.checkpoint as ocp
 from etils import epath
 
-from experiments.run import devices
+from experiments.run import checkpoints, devices
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
 from fmjax.types import Array, Key, PyTree
-
-_KEEP = 3  # checkpoints
-
-
-@jax.jit
-def _norm(tree: PyTree) -> Array:
-    """Returns the norm of all arrays, in float32 or wider: float16 ends at 65504."""
-    return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.result_type(x, "f4")), tree))
 
 
 def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -115,8 +105,8 @@ def fit(
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
     step = _compiled(loss, optimizer, ema_decay)
     folder = run_folder.absolute(workdir)
-    with _open_checkpoints(folder / "checkpoints") as checkpoints:
-        state = _restore(checkpoints, state, num_steps)
+    with checkpoints.opened(folder / "checkpoints") as saved:
+        state = checkpoints.newest(saved, state, num_steps)
         start = int(state.step)
         _announce(start, num_steps, folder)
         with contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps)) as log:
@@ -128,16 +118,15 @@ def fit(
                 _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]
                 if not any(due):
                     continue  # without waiting for the device
-                values = _finite(state, info, done, checkpoints)
+                values = _finite(state, info, done, saved)
                 values["steps_per_second"] = log.speed(done)
                 if evaluating:
                     values |= evaluate(state.ema_params, jax.random.fold_in(key_evaluate, done))
                 log.write(done, values)
                 if saving:
-                    with _failure_named(checkpoints):
-                        checkpoints.save(done, args=ocp.args.StandardSave(_bare(state)))
-        with _failure_named(checkpoints):
-            checkpoints.wait_until_finished()
+                    checkpoints.save(saved, done, state)
+        with checkpoints.failure_named(saved):
+            saved.wait_until_finished()
     return _ended(state, num_steps)
 
 
@@ -165,124 +154,18 @@ def _check_intervals(**numbers: int) -> None:
             raise ValueError(message)
 
 
-def _open_checkpoints(folder: epath.Path) -> ocp.CheckpointManager:
-    """Opens the checkpoints; used in `with`, which waits for the last one to be written."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, create=True)
-    # With its handler named, the manager can tell what a checkpoint holds before reading it.
-    return ocp.CheckpointManager(
-        folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
-    )
-
-
-def _restore(
-    checkpoints: ocp.CheckpointManager, state: train.TrainState, num_steps: int
-) -> train.TrainState:
-    """Returns the newest saved state, placed like `state`, or `state` if nothing was saved."""
-    step = checkpoints.latest_step()
-    if step is None:
-        return state
-    folder = checkpoints.directory / str(step)
-    if step > num_steps:
-        message = (
-            f"{folder} is beyond num_steps {num_steps}: train to at least {step} steps, or give "
-            "another --workdir."
-        )
-        raise ValueError(message)
-    with _damage_named(checkpoints, folder):
-        metadata = checkpoints.item_metadata(step)
-        if metadata is None:
-            raise FileNotFoundError("its description is missing")
-        stored = _leaves(metadata.tree)
-    _check_tree(folder, stored, _leaves(bare := _bare(state)))
-    describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
-    with _damage_named(checkpoints, folder):
-        wanted = ocp.args.StandardRestore(jax.tree.map(describe, bare))
-        state = jax.tree.map(_like, checkpoints.restore(step, args=wanted), state)
-        # The arrays carry no checksum; a flipped byte mostly shows in one of these.
-        if int(state.step) != step or not math.isfinite(float(_norm(state.params))):
-            raise FileNotFoundError("its numbers are not those that were saved")
-        return state
-
-
-def _bare(state: train.TrainState) -> train.TrainState:
-    """Returns the state with its typed keys, such as optax.add_noise has, as plain numbers."""
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
-
-
-def _like(stored: Array, leaf: Array) -> Array:
-    """Returns a restored array, as a key where the state has one."""
-    if stored.dtype == leaf.dtype:
-        return stored
-    return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
-
-
-@contextlib.contextmanager
-def _damage_named(checkpoints: ocp.CheckpointManager, folder: epath.Path) -> Iterator[None]:
-    """Turns whatever reading a checkpoint raises into one error that names its folder."""
-    try:
-        yield
-    except Exception as error:  # orbax, tensorstore, json and the disk have their own each
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-        older = sorted(checkpoints.all_steps())[:-1]
-        message = (
-            f"the checkpoint {folder} is damaged ({reason}): move it away to continue from step "
-            f"{older[-1] if older else 0}, or give another --workdir. Nothing was changed."
-        )
-        raise ValueError(message) from error
-
-
-@contextlib.contextmanager
-def _failure_named(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
-    """Turns whatever saving a checkpoint raises into one error that says what is left."""
-    try:
-        yield
-    except Exception as error:  # a full disk, permissions, a bucket out of reach
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-        message = (
-            f"could not save a checkpoint in {checkpoints.directory} ({reason}): make room or "
-            "change its permissions, then run again; the saved steps are "
-            f"{checkpoints.all_steps() or 'none'}."
-        )
-        raise OSError(message) from error
-
-
-def _leaves(tree: PyTree) -> dict[str, str]:
-    """Returns by dotted name what each array is, such as float32[3, 2]."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _check_tree(folder: epath.Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
-    """Raises ValueError unless a checkpoint holds the arrays of this run's state."""
-    differing = [
-        f"{name} ({stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now)"
-        for name in {**wanted, **stored}
-        if stored.get(name) != wanted.get(name)
-    ]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        message = (
-            f"the checkpoint {folder} is of another configuration: {', '.join(differing[:3])}"
-            f"{more}; give the options of that run, or another --workdir. Nothing was changed."
-        )
-        raise ValueError(message)
-
-
 def _finite(
-    state: train.TrainState, info: Any, step: int, checkpoints: ocp.CheckpointManager
+    state: train.TrainState, info: Any, step: int, saved: checkpoints.Manager
 ) -> dict[str, float]:
     """Returns the step's numbers as floats, or stops the run if one is not finite."""
     names = (*info._fields, "param_norm")
-    values = map(float, jax.device_get((*info, _norm(state.params))))
+    values = map(float, jax.device_get((*info, checkpoints.norm(state.params))))
     numbers = dict(zip(names, values, strict=True))
     wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
     if wrong:
-        checkpoints.wait_until_finished()
-        saved = checkpoints.latest_step()
-        last = "there is no checkpoint" if saved is None else f"the last checkpoint is step {saved}"
+        saved.wait_until_finished()
+        newest = saved.latest_step()
+        last = f"the last checkpoint is step {newest}" if newest else "there is no checkpoint"
         message = (
             f"{', '.join(wrong)} at step {step}; {last}, nothing after it was saved. Try a smaller "
             "learning rate, a longer warm-up or gradient clipping, in another --workdir."

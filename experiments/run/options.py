@@ -100,6 +100,33 @@ def check_parts(config: Any) -> None:
             part.check()
 
 
+def build(options_type: type[T], values: dict[str, Any]) -> T:
+    """Makes a dataclass of options from what JSON holds of it.
+
+    Args:
+      options_type: the dataclass, with or without parts.
+      values: from the name of every field to its value; a part is a dict, a tuple a list.
+
+    Raises:
+      ValueError: if a field is missing, or a name is not the name of a field.
+    """
+    hints, names = get_type_hints(options_type), [f.name for f in dataclasses.fields(options_type)]
+    if differing := [name for name in names if name not in values]:
+        message = f"it lacks {', '.join(differing)}"
+        raise ValueError(message)
+    if differing := [name for name in values if name not in names]:
+        message = f"it has {', '.join(differing)}, unknown here"
+        raise ValueError(message)
+    return options_type(**{name: _made(hints[name], values[name]) for name in names})
+
+
+def _made(hint: Any, value: Any) -> Any:
+    """Returns a part as its dataclass, and lists, which JSON makes of tuples, as tuples."""
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value)
+    return tuple(_made(None, one) for one in value) if isinstance(value, list) else value
+
+
 def check_bounds(options: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
     """Raises ValueError for the first option outside its bounds.
 

@@ -35,10 +35,12 @@ import numpy as np
 from experiments.images import data, likelihood, training
 from experiments.images import pictures as images_pictures
 from experiments.images.options import Likelihood, Source, Training
+from experiments.run import arrays as run_arrays
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from experiments.uncertainty import _calibration
 from experiments.uncertainty._posterior import compared, exact, measures, pictures, rivals, tables
 from experiments.uncertainty._posterior.options import Rivals, Uncertainty
@@ -97,6 +99,15 @@ def train(
         # The data stay; network, order and noise change.
         networks.append(training.flow(config.training, images, place, key, seed=seed)[1])
     return apply, networks
+
+
+def restore(config: Config, folder: os.PathLike) -> dict[str, Network]:
+    """Tells how the networks of a run are read; with the rivals there are several."""
+    images = training.recorded(config.source, config.seed, folder)
+    members = range(1, config.rivals.ensemble if config.rivals.num_rivals else 1)
+    places = {"flow": folder} | {f"ensemble/{k}": folder / "ensemble" / str(k) for k in members}
+    trained = functools.partial(training.trained, config.training, images)
+    return {name: trained(place) for name, place in places.items()}
 
 
 def compare_rivals(
@@ -192,6 +203,7 @@ def main(config: Config) -> None:
     with jax.default_matmul_precision("highest"):
         results, arrays = evaluate(apply, networks, images, config, key_evaluate)
     write_json(folder / "results.json", results)
+    run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
         figures = {
             "samples": images_pictures.samples(arrays["samples"], dataset=name),

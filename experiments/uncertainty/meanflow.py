@@ -34,10 +34,12 @@ import numpy as np
 import fmjax
 from experiments.images import data, training
 from experiments.images.options import Source, Training
+from experiments.run import arrays as run_arrays
 from experiments.run import batches, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import write_json
 from experiments.run.options import Free, Place
+from experiments.run.saved import Network
 from experiments.uncertainty import _calibration
 from experiments.uncertainty._onestep import pictures, tables
 from experiments.uncertainty._posterior import measures
@@ -145,6 +147,16 @@ def slice_of(apply: Callable[..., Array], params: PyTree, x: Array, t: Array) ->
     return fmjax.onestep.instantaneous(average(apply, params))(x, t)
 
 
+def restore(config: Config, folder: Any) -> dict[str, Network]:
+    """Tells how both networks are read; the velocity of MeanFlow is its h = 0 slice."""
+    images = training.recorded(config.source, config.seed, folder)
+    slices = lambda apply: functools.partial(slice_of, apply)  # noqa: E731
+    return {
+        "MeanFlow": training.trained(config.training, images, folder, velocity=slices, num_times=2),
+        "flow": training.trained(config.training, images, folder / "flow"),
+    }
+
+
 def _few(apply: Callable[..., Array], steps: int, params: PyTree, noise: Array) -> Array:
     """Returns a sample of the average velocity in equal steps."""
     times = jnp.linspace(0.0, 1.0, steps + 1)
@@ -239,6 +251,7 @@ def main(config: Config) -> None:
     with jax.default_matmul_precision("highest"):
         results, arrays = evaluate(models, images, config, key_evaluate)
     write_json(folder / "results.json", results)
+    run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
         figures = pictures.all_of(arrays, results, dataset=name)
         run_pictures.save(folder / "figures", figures)

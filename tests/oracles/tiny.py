@@ -7,8 +7,10 @@ import json
 import jax
 import matplotlib.image
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental.compilation_cache import compilation_cache
 
+import experiments.run
 from experiments.uncertainty import maps, meanflow
 
 # The experiments on images of one paper, which have much in common and are tested together.
@@ -77,8 +79,20 @@ def results(folder):
 
 
 def contents(folder):
-    """Returns the bytes of every file below the folder."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Returns the bytes of every file below the folder, but not the record of its sessions."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if path.name != "provenance.json"}
+
+
+def loaded(folder, name, place, config):
+    """Loads a network of a run, and asserts that it is the one of the checkpoints in a place."""
+    run = experiments.run.load(folder, name)
+    assert run.options == replace(config, workdir=str(folder))
+    newest = max((place / "checkpoints").iterdir(), key=lambda step: int(step.name))
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.restore(newest / "default")["ema_params"]
+    jax.tree.map(np.testing.assert_array_equal, run.params, saved)
+    return run
 
 
 def check_pictures(folder, names):

@@ -116,6 +116,12 @@ class Networks:
             raise ValueError(message)
 
 
+def names(networks: Networks) -> list[str]:
+    """Names the networks of a run by the folder of each, in the order of their training."""
+    chosen = methods(networks.methods, networks.banks)
+    return [f"seed_{seed}/{name}" for seed in networks.seeds for name in chosen]
+
+
 def check_banks(banks: Iterable[int], batch_size: int, n: int) -> None:
     """Raises ValueError for a bank that cannot hold the batch, or more than the data set.
 

@@ -12,6 +12,7 @@ import pytest
 from scipy import special, stats
 from sklearn.datasets import load_sample_images
 
+import experiments.run
 from experiments.closed_form import cosine as closed_form_cosine
 from experiments.closed_form._cosine import measures, photographs
 from experiments.images import data
@@ -175,6 +176,11 @@ def run(tmp_path_factory):
     datasets = ("moons", "digits", str(folder / "mine.npz"))
     closed_form_cosine.main(tiny.replace(CONFIG, datasets=datasets, workdir=str(folder / "run")))
     return folder / "run"
+
+
+def test_a_run_without_a_network_says_so(run):
+    with pytest.raises(ValueError, match=r"which trains no velocity: read its results.json"):
+        experiments.run.load(run)
 
 
 def _again(run, folder, **options):

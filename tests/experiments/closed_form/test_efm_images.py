@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+import experiments.run
 import fmjax
 from experiments.closed_form import efm_images
 from experiments.closed_form._efm import pictures, tables
 from experiments.images import data, quality, training
 from experiments.images.features import Embedding
-from experiments.run import cli
+from experiments.run import arrays, cli
 from tests.oracles import tiny
 
 TINY = tiny.config(
@@ -145,6 +146,18 @@ def run(file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("images") / "run"
     _main(file, folder)
     return folder
+
+
+def test_the_run_gives_back_its_networks(run, file):
+    with pytest.raises(ValueError, match=r"give one of 'seed_0/CFM', 'seed_0/EFM-16', 'seed_0/EFM"):
+        experiments.run.load(run)
+    config = tiny.replace(TINY, dataset=file)
+    found = tiny.loaded(run, "seed_0/EFM-16", run / "seed_0" / "EFM-16", config)
+    x = jnp.full(found.data.train.shape[1:], 0.3)
+    shown = arrays.read(run / "arrays.npz")["seed_0"]["EFM-16"]["shown"]
+    assert shown.shape == (3, *x.shape)
+    apply, _ = efm_images.network(config.training.channels, found.data, 0)
+    np.testing.assert_array_equal(found.velocity(x, 0.5), apply(found.params, x, 0.5))
 
 
 def test_a_run_leaves_numbers_and_figures(run):

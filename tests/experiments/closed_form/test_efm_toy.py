@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 import fmjax
 from experiments.closed_form import efm_toy
-from experiments.run import cli
+from experiments.run import arrays, cli
 from tests.oracles import tiny
 
 TINY = tiny.config(
@@ -74,6 +74,19 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy") / "run"
     efm_toy.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
+
+
+def test_the_run_gives_back_its_networks(run):
+    given, _ = efm_toy.problem(jax.random.fold_in(jax.random.key(0), 1000), *SIZES)
+    for row in json.loads((run / "results.json").read_text())["models"]:
+        name = f"seed_{row['seed']}/{row['method']}"
+        found = tiny.loaded(run, name, run / name, TINY)
+        gap = jax.vmap(found.velocity)(given.x, given.t) - given.exact
+        np.testing.assert_allclose(jnp.mean(gap**2), row["velocity_error"], rtol=1e-5)
+        np.testing.assert_array_equal(found.data, given.train)
+        points = arrays.read(run / "arrays.npz")["seed_0"][row["method"]]["points"]
+        distance = fmjax.metrics.wasserstein2(points, given.near[1])
+        np.testing.assert_allclose(distance, row["w2_test"], rtol=1e-4)
 
 
 def test_a_run_leaves_numbers_and_figures(run):

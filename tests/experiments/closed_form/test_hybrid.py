@@ -10,8 +10,8 @@ from scipy import special
 
 from experiments.closed_form import hybrid
 from experiments.closed_form._copies import measures, pictures
-from experiments.images import features
-from experiments.run import cli
+from experiments.images import features, training
+from experiments.run import arrays, cli
 from experiments.run import pictures as run_pictures
 from tests.oracles import tiny
 
@@ -104,6 +104,19 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hybrid") / "run"
     hybrid.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
+
+
+def test_the_run_gives_back_its_network(run):
+    found = tiny.loaded(run, None, run, TINY)
+    images = training.load(TINY.source, TINY.seed)[1]
+    np.testing.assert_array_equal(found.data.train, images.train)
+    kept = arrays.read(run / "arrays.npz")
+    assert kept["images"].shape == (len(TINY.measures.taus), 4, 8, 8, 1)  # four noises are followed
+    velocity = lambda _, x, t: found.velocity(x, t)
+    key = training.keys(TINY.seed)[0]
+    loss = training.held_out_loss(velocity, images, key, place=training.at_centres)(None, None)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    np.testing.assert_allclose(loss["held_out_loss"], last["held_out_loss"], rtol=1e-5)
 
 
 def test_a_run_leaves_numbers_and_a_figure(run):

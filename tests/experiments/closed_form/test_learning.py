@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from scipy import special
 
+import experiments.run
 import fmjax
 from experiments.closed_form import learning
 from experiments.closed_form._copies import pictures
 from experiments.images import data
 from experiments.images.features import Embedding
-from experiments.run import cli
+from experiments.run import arrays, cli
 from experiments.run import pictures as run_pictures
 from tests.oracles import tiny
 
@@ -84,6 +85,19 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learning") / "run"
     learning.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
+
+
+def test_the_run_gives_back_its_networks(run):
+    with pytest.raises(ValueError, match=r"2 networks, got name None: give one of 'n_3', 'n_1438'"):
+        experiments.run.load(run)
+    few = tiny.loaded(run, "n_3", run / "n_3", TINY)
+    all_of_them = tiny.loaded(run, "n_1438", run / "n_1438", TINY)
+    np.testing.assert_array_equal(few.data.train, all_of_them.data.train[:3])
+    kept = arrays.read(run / "arrays.npz")["n_3"]
+    assert kept["samples"].shape == (6, 8, 8, 1)
+    assert set(kept["nearest"].tolist()) <= {0, 1, 2}
+    x = jnp.full((8, 8, 1), 0.3)
+    assert float(jnp.abs(few.velocity(x, 0.5) - all_of_them.velocity(x, 0.5)).max()) > 1e-6
 
 
 def test_a_run_leaves_numbers_and_figures(run):

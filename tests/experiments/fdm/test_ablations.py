@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import experiments.run
 from experiments.fdm import _laws, ablations
 from experiments.fdm._ablations import measures, variants
 from fmjax import divergence, losses, path_error
@@ -155,6 +156,12 @@ def test_a_run_of_a_few_steps_and_the_same_again(tmp_path, monkeypatch, capsys):
     for name in ("bars", "curves", "derivatives"):
         picture = matplotlib.image.imread(tmp_path / "figures" / f"plane_{name}.png")
         assert picture.std() > 0.05
+    # The networks too.
+    (name, row), keys = list(found["plane"].items())[1], jax.random.split(jax.random.key(1), 6)
+    for index, seed in enumerate(TINY.seeds):
+        run = experiments.run.load(tmp_path, f"plane/{name}/seed_{seed}")
+        errors = measures.errors(run.data, run.velocity, keys)
+        np.testing.assert_allclose(errors["flow"], row["curve"]["flow"][-1][index], rtol=1e-5)
     # Every variant is read back, and the numbers are the same.
     monkeypatch.setattr(ablations, "run", _refuse)
     ablations.main(config)

@@ -14,10 +14,11 @@ from scipy import integrate, stats
 import fmjax
 from experiments.fdm import checkerboard as fdm_checkerboard
 from experiments.fdm._checkerboard import law, measures
-from experiments.run import cli
+from experiments.run import arrays, cli
 from fmjax.models.perceptron import apply as perceptron
 from tests.oracles import tiny
 
+PLACES = ("seed_0/weight_0.0", "seed_0/weight_0.3")
 TINY = tiny.config(
     fdm_checkerboard.Config,
     weights=(0.0, 0.3),
@@ -161,6 +162,20 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkerboard") / "run"
     fdm_checkerboard.main(tiny.replace(TINY, workdir=str(folder)))
     return folder
+
+
+def test_the_run_gives_back_its_networks(run):
+    found = [tiny.loaded(run, name, run / name, TINY) for name in PLACES]
+    for place in PLACES:
+        kept = json.loads((run / place / "evaluation.json").read_text())["grid"]
+        seed, weight = place.split("/")
+        grid = arrays.read(run / "arrays.npz")[seed][weight]["grid"]
+        np.testing.assert_allclose(grid, kept, rtol=1e-12)
+    x = jnp.array([0.3, -1.2])
+    plain, fdm = (one.velocity(x, 0.5) for one in found)
+    assert float(jnp.abs(plain - fdm).max()) > 0
+    np.testing.assert_array_equal(fdm, found[1].apply(found[1].params, x, 0.5))
+    assert found[1].data is law.density
 
 
 def test_a_run_leaves_numbers_and_figures(run, capsys):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import experiments.run
 import fmjax
 from experiments.fdm import _laws
 from experiments.fdm import mixture as fdm_mixture
 from experiments.fdm._mixture import measures
-from experiments.run import cli
+from experiments.run import arrays, cli
 from experiments.run.folder import read_metrics
 from tests.oracles import round as mixtures
 from tests.oracles import tiny
@@ -94,6 +95,19 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixture") / "run"
     fdm_mixture.main(tiny.replace(CONFIG, workdir=str(folder)))
     return folder
+
+
+def test_the_run_gives_back_its_networks(run):
+    errors = tiny.results(run)["FDM"]["errors"]["flow"]["seeds"]
+    x0, x1, t = fdm_mixture.pairs(CONFIG, 1)
+    kept = arrays.read(run / "arrays.npz")["methods"]["FDM"]["flow"]
+    np.testing.assert_allclose(kept, errors, rtol=1e-6)
+    assert errors[0] != pytest.approx(errors[1], rel=1e-3)
+    found = experiments.run.load(run, "FDM/1")
+    x = t * x1 + (1 - t) * x0
+    gap = jax.vmap(found.velocity)(x, t) - jax.vmap(measures.true_velocity)(x, t)
+    np.testing.assert_allclose(jnp.mean(gap**2), errors[1], rtol=1e-4)
+    assert found.data is _laws.LINE
 
 
 def test_a_run_folder_holds_everything(run):

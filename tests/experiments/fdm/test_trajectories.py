@@ -15,7 +15,7 @@ import fmjax
 from experiments.fdm import trajectories as fdm_trajectories
 from experiments.fdm._trajectories import measures, settings, systems, training
 from experiments.fdm._trajectories.options import Source, Training
-from experiments.run import cli, numbers
+from experiments.run import arrays, cli, numbers
 from tests.oracles import tiny
 
 load = training.load  # the run below puts another in its place
@@ -233,6 +233,24 @@ def run(tmp_path_factory):
         patch.setattr(training, "load", _waves)
         _main(folder)
         yield folder
+
+
+def test_the_run_gives_back_its_networks(run):
+    found = {place: tiny.loaded(run, place, run / place, TINY) for place in PLACES}
+    trajectories = found["fm"].data
+    key = jax.random.fold_in(jax.random.key(TINY.seed), 1000)
+    task = training.task(TINY.training, TINY.seed, trajectories, TINY.path, training.nothing)
+    # The losses of the velocity itself, whatever parameters the task would give it.
+    bound = task._replace(field=lambda _, x, t: found["fdm"].velocity(x, t))
+    losses = training.held_out(bound, trajectories.test[:512], key)(None, None)
+    kept = json.loads((run / "results.json").read_text())["held_out"]["fdm"]
+    np.testing.assert_allclose(losses["flow"], kept["flow"], rtol=1e-4)
+    sampled = arrays.read(run / "arrays.npz")["free"]
+    assert set(sampled) == {"data", "fm", "fdm"}
+    assert sampled["fm"].shape[1:] == (60, 3)
+    x1 = jnp.asarray(trajectories.train[0])
+    context = training.first_states(x1)["context"]
+    assert found["forecast/fm"].velocity(x1, 0.5, context=context).shape == x1.shape
 
 
 def test_a_run_folder_holds_everything(run):

@@ -76,3 +76,11 @@ def test_a_folder_of_many_other_options_names_some(tmp_path):
     words = r"other options: sizes \(\[1, 2, 3\] there, \[4\] now\), a .* and 2 more; give another"
     with pytest.raises(ValueError, match=words):
         folder.open_folder(tmp_path, _Config((4,), 1, 1, 1, 1, 1))
+
+
+def test_facts_of_another_run_are_named(tmp_path):
+    folder.open_folder(tmp_path, _Config(), data="crc32 1", sizes=(2, 3))
+    folder.check_facts(tmp_path, data="crc32 1", sizes=(2, 3))
+    words = r"other data \(crc32 1 there, crc32 2 now\): restore the data of that run"
+    with pytest.raises(ValueError, match=words):
+        folder.check_facts(tmp_path, sizes=(2, 3), data="crc32 2")

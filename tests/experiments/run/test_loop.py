@@ -17,7 +17,7 @@ import optax
 import pytest
 
 from experiments.run import batches as run_batches
-from experiments.run import devices, loop
+from experiments.run import checkpoints, devices, loop
 from experiments.run import folder as record
 from experiments.run.options import Place
 from fmjax import train
@@ -83,8 +83,9 @@ def metrics(workdir, *, speeds=False):
 
 
 def contents(folder):
-    """All files below a folder, byte for byte."""
+    """All files below a folder but the record of its sessions, byte for byte."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = [path for path in paths if path.name != "provenance.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -484,7 +485,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_named(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(loop.ocp.CheckpointManager, "save", full)
+    monkeypatch.setattr(checkpoints.Manager, "save", full)
     with pytest.raises(OSError, match=r"could not save .*No space left.*make room.*steps are none"):
         fit(tmp_path, 10)
 

@@ -164,3 +164,15 @@ def test_a_run_with_options_that_are_no_more_is_refused(tmp_path):
     words = r'options: momentum \(0\.9 there, "absent" now\); give another'
     with pytest.raises(ValueError, match=words):
         folder.open_folder(tmp_path, Config())
+
+
+def test_options_come_back_from_what_json_holds_of_them():
+    config = Config(Source("mnist"), Measures(times=(0.5,)), seed=3, seeds=(1, 2), workdir="a")
+    held = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert options.build(Config, held) == config
+    held["measures"]["sizes"] = [1]
+    with pytest.raises(ValueError, match="it has sizes, unknown here"):
+        options.build(Config, held)
+    del held["measures"]["sizes"], held["measures"]["times"]
+    with pytest.raises(ValueError, match="it lacks times"):
+        options.build(Config, held)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.images import data, training
-from experiments.run import cli, loop, options
+from experiments.run import arrays, cli, loop, options
 from experiments.uncertainty import maps, meanflow
 from experiments.uncertainty._posterior import measures
 from tests import slow
@@ -64,6 +64,43 @@ def test_a_run_folder_holds_everything(runs, name):
         assert all(np.isfinite(line["held_out_loss"]) for line in lines)
         assert (folder / place / "checkpoints" / "4").is_dir()
     tiny.check_pictures(folder / "figures", FIGURES[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "place"),
+    [
+        ("maps", "flow", "."),
+        ("maps", "ensemble/1", "ensemble/1"),
+        ("meanflow", "MeanFlow", "."),
+        ("meanflow", "flow", "flow"),
+    ],
+)
+def test_a_run_gives_back_its_networks(runs, name, network, place):
+    place = runs[name] / place
+    found = tiny.loaded(runs[name], network, place, TINY[name])
+    images = training.load(TINY[name].source, TINY[name].seed)[1]
+    np.testing.assert_array_equal(found.data.held_out, images.held_out)
+    velocity = lambda _, x, t: found.velocity(x, t)
+    key = training.keys(TINY[name].seed)[0]
+    loss = training.held_out_loss(velocity, images, key)(None, None)["held_out_loss"]
+    last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
+    np.testing.assert_allclose(loss, last["held_out_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "part"), [("maps", "held_out"), ("meanflow", "flow")])
+def test_the_arrays_of_a_run_are_those_of_its_numbers(runs, name, part):
+    results, found = tiny.results(runs[name]), arrays.read(runs[name] / "arrays.npz")
+    rows = results["uncertainty" if name == "maps" else part]
+    for row in rows:
+        u, variance = (found[part][str(row["t"])][k] for k in ("uncertainty", "variance"))
+        np.testing.assert_allclose(u, variance.sum(axis=(1, 2, 3)), rtol=1e-4)
+        np.testing.assert_allclose(u.mean(), row["mean_uncertainty"], rtol=1e-5)
+    drawn = found["samples"]
+    if name == "maps":
+        assert drawn.shape == (4, 8, 8, 1)
+        assert {"generations", "train", "exact", "rivals"} <= set(found)
+    else:
+        assert {"MeanFlow 1", "MeanFlow 4", "flow 1", "flow 4"} <= set(drawn)
 
 
 def test_the_results_of_maps(runs):

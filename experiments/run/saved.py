@@ -1,0 +1,127 @@
+"""What a run has trained, given back from its folder: `experiments.run.load`.
+
+An experiment that trains has a function `restore(config, folder)` that returns its networks by
+name, each a `Network`. Its module is the one that provenance.json names, so a folder tells by
+itself how to read it, and no module of this floor knows an experiment.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+
+from experiments.run import folder as run_folder
+from fmjax.types import Array, PyTree, Velocity
+
+
+class Network(NamedTuple):
+    """How one network of a run is read.
+
+    Attributes:
+      apply: `(params, x, t) -> dx` of one example.
+      read: `() -> params`, reads the averaged parameters, or says that they are not all there.
+      path: of noise and data, on which the network was trained.
+      data: `() -> data`, gives the data as the experiment reads it.
+      velocity: `params -> velocity`, where `apply` is not the velocity itself.
+      index: of the network, where `read` gives the parameters of several, stacked along a leading
+        axis.
+    """
+
+    apply: Callable[..., Array]
+    read: Callable[[], PyTree]
+    path: Any
+    data: Callable[[], Any]
+    velocity: Callable[[PyTree], Velocity] | None = None
+    index: int | None = None
+
+
+class Run(NamedTuple):
+    """What a run has trained.
+
+    Attributes:
+      velocity: `(x, t) -> dx` of one example, with the averaged parameters.
+      path: the path of noise and data on which it was trained.
+      params: the averaged parameters.
+      apply: the network, `(params, x, t) -> dx`.
+      data: what it was trained on, as the experiment reads it: `Images`, trajectories, points, or
+        the law that the data are drawn from.
+      options: the `Config` of the run.
+    """
+
+    velocity: Velocity
+    path: Any
+    params: PyTree
+    apply: Callable[..., Array]
+    data: Any
+    options: Any
+
+
+def load(folder: str | os.PathLike, name: str | None = None) -> Run:
+    """Gives back what a run has trained.
+
+    Args:
+      folder: the run folder, the one that holds config.json.
+      name: of the network, where the run has trained several; an error lists their names.
+
+    Returns:
+      `Run`.
+
+    Raises:
+      ValueError: if the folder is no run, or a run of another version; if the training has not
+        ended; if the name is missing or unknown; if the data are no longer those of the run.
+
+    Example: after `python -m experiments.uncertainty.maps`,
+      run = experiments.run.load("runs/uncertainty/maps/digits")
+      uncertainty = fmjax.posterior.trace(run.velocity, run.path, x, t)
+    """
+    folder = run_folder.absolute(folder)
+    module = _experiment(folder)
+    config = run_folder.read_config(folder, module.Config)
+    network = _chosen(folder, module.restore(config, folder), name)
+    params = network.read()
+    if network.index is not None:
+        params = jax.tree.map(lambda leaf: leaf[network.index], params)
+    bind = network.velocity or functools.partial(functools.partial, network.apply)
+    return Run(bind(params), network.path, params, network.apply, network.data(), config)
+
+
+def _experiment(folder: epath.Path) -> ModuleType:
+    """Returns the module whose run a folder holds."""
+    for name in ("config.json", "provenance.json"):
+        if not (folder / name).exists():
+            message = (
+                f"{folder} is no run folder of this version: it has no {name}. Give the folder "
+                "that holds config.json; in the folder of an older run, the same command adds "
+                "provenance.json."
+            )
+            raise ValueError(message)
+    name = str(run_folder.read_json(folder / "provenance.json").get("module"))
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not name.startswith(str(error.name)):
+            raise  # a package that the experiment needs
+        message = f"{folder} is a run of {name}, which this version does not have."
+        raise ValueError(message) from error
+    if not hasattr(module, "restore"):
+        message = f"{folder} is a run of {name}, which trains no velocity: read its results.json."
+        raise ValueError(message)
+    return module
+
+
+def _chosen(folder: epath.Path, networks: dict[str, Network], name: str | None) -> Network:
+    """Returns the network of this name, or the only one."""
+    if name is None and len(networks) == 1:
+        return next(iter(networks.values()))
+    if name not in networks:
+        message = (
+            f"{folder} holds {len(networks)} networks, got name {name!r}: give one of "
+            f"{', '.join(map(repr, networks))}."
+        )
+        raise ValueError(message)
+    return networks[name]
