@@ -50,13 +50,20 @@ def linearized(f: Field, x: Array, num_probes: int) -> tuple[Array, Array, Field
     return x, value, lambda w: tangent_map(w).astype(x.dtype)
 
 
-def widened(f: Field, x: Array) -> tuple[Field, Array]:
+def widened(f: Field, x: Array, name: str = "field") -> tuple[Field, Array]:
     """Gives f and its point in float32 at least, so that sums over tangents are as wide.
 
-    The function that is asked still sees the dtype of x, and may return any other.
+    The function that is asked still sees the dtype of x, and may return any other. What it returns
+    is checked; the message calls it by `name`.
     """
     x = _checks.floating(x)
-    return lambda z: _checks.wide(f(z.astype(x.dtype))), _checks.wide(x)
+
+    def wide(z: Array) -> Array:
+        value = f(z.astype(x.dtype))
+        _checks.returned(x, **{name: value})
+        return _checks.wide(value)
+
+    return wide, _checks.wide(x)
 
 
 def summary(terms: Array) -> Estimate:

@@ -203,7 +203,7 @@ def _tangents(
 ) -> tuple[Array, list[Array], list[Array]]:
     """Returns the value of a field and its derivatives along random probes, and the probes."""
     _checks.count("it counts random probes", num_probes=num_probes)
-    field, x = _jacobian.widened(field, x)
+    field, x = _jacobian.widened(field, x, "velocity")
     value, tangent_map = jax.linearize(field, x)
     _checks.returned(x, velocity=value)
     probes = [probe(k, x.shape, x.dtype) for k in jax.random.split(key, num_probes)]

@@ -126,7 +126,7 @@ def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: i
     _checks.functions(velocity=velocity)
     _checks.count("it counts random probes", num_probes=num_probes)
     t = _checks.time(t)
-    field, x = _jacobian.widened(lambda z: velocity(z, t), _checks.state(x))
+    field, x = _jacobian.widened(lambda z: velocity(z, t), _checks.state(x), "velocity")
     value, tangent = jax.linearize(field, x)
     _checks.returned(x, velocity=value)
     transposed = jax.linear_transpose(tangent, x)
