@@ -25,12 +25,12 @@ def x64():
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly(request):
-    """Turns most of XLA's optimisations off: these tests compile far longer than they run.
+    """Turns most of XLA's optimizations off: these tests compile far longer than they run.
 
     Modules that ask for the last digits of float32, or for the memory of a program, set
-    `OPTIMISED = True` and run what users run.
+    `OPTIMIZED = True` and run what users run.
     """
-    quick = not getattr(request.module, "OPTIMISED", False)
+    quick = not getattr(request.module, "OPTIMIZED", False)
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

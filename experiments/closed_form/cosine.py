@@ -137,7 +137,7 @@ def load(config: Config, name: str) -> np.ndarray:
     if name == "photographs":
         return photographs.photographs()
     images = data.load(name, data_dir=config.data_dir, seed=config.seed)
-    return data.centres(images.train, images.levels)
+    return data.centers(images.train, images.levels)
 
 
 def sized(points: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:

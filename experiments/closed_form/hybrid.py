@@ -177,7 +177,7 @@ def evaluate(
       embeddings: from the name of a space to the embedding into it; the first is reported.
     """
     points = measures.points(images, len(images.train))
-    held_out = data.centres(images.held_out[: asked.num_noises], images.levels)
+    held_out = data.centers(images.held_out[: asked.num_noises], images.levels)
     noise = jax.random.normal(key, (asked.num_noises, *points.shape[1:]))
     samples = generate_all(*network, points, noise, asked)
     distances = functools.partial(measures.distances, samples, points, held_out)

@@ -223,7 +223,7 @@ def _make_loss(apply: Callable[..., tuple[Array, Array]], levels: int) -> Callab
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        x = data.centres(batch["x"], levels)
+        x = data.centers(batch["x"], levels)
         keys = jax.random.split(key, x.shape[0])
         one = functools.partial(example, params)
         return jax.vmap(one)(keys, x, batch["label"]).mean()
@@ -258,7 +258,7 @@ def _accuracy(
 ) -> Callable[[PyTree, Key | None], dict[str, float]]:
     """Returns a function to the share of the held-out images that are recognized."""
     logits = _features(apply, 1)
-    x = jnp.asarray(data.centres(images.held_out, images.levels))
+    x = jnp.asarray(data.centers(images.held_out, images.levels))
 
     def evaluate(params: PyTree, _: Key | None) -> dict[str, float]:
         right = np.argmax(logits(params, x), axis=1) == truth.held_out

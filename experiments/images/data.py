@@ -96,7 +96,7 @@ def dequantize(key: Key, images: Array, levels: int) -> Array:
     return 2.0 * (images.astype(u.dtype) + u) / levels - 1.0
 
 
-def centres(images: np.ndarray, levels: int) -> np.ndarray:
+def centers(images: np.ndarray, levels: int) -> np.ndarray:
     """Returns pixels as x in [-1, 1] at the centers of their bins, float32."""
     return (2.0 / levels) * images.astype(np.float32) + np.float32(1.0 / levels - 1.0)
 

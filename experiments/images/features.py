@@ -80,7 +80,7 @@ def checked(features: Embedding, images: data.Images) -> Embedding:
         parts = [x[start : start + _AT_A_TIME] for start in range(0, len(x), _AT_A_TIME)]
         return np.concatenate([_as_features(features, part) for part in parts])
 
-    embed(data.centres(images.train[:2], images.levels))
+    embed(data.centers(images.train[:2], images.levels))
     return features._replace(embed=embed)
 
 
@@ -130,7 +130,7 @@ def principal_components(images: data.Images) -> Callable[[np.ndarray], np.ndarr
     It takes x `[n, h, w, c]` and returns `[n, components]`, for the distance (1).
     """
     flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)  # noqa: E731
-    train = flat(data.centres(images.train, images.levels))
+    train = flat(data.centers(images.train, images.levels))
     count = min(_NUM_FEATURES, *train.shape)
     fitted = PCA(count, svd_solver="covariance_eigh").fit(train)
     return lambda x: fitted.transform(flat(x)).astype(np.float32)

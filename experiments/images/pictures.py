@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-GREY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
+GRAY = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
 
 
-def grey(x: np.ndarray) -> np.ndarray:
+def gray(x: np.ndarray) -> np.ndarray:
     """Returns `[h, w]` or `[h, w, 3]` in [0, 1] for an image in [-1, 1]."""
     shown = np.clip((np.asarray(x) + 1.0) / 2.0, 0.0, 1.0)
     return shown[..., 0] if shown.shape[-1] == 1 else shown
@@ -64,6 +64,6 @@ def samples(x: np.ndarray, *, dataset: str) -> Figure:
     for ax in figure.subplots(rows, columns, squeeze=False).flat:
         ax.axis("off")
     for ax, image in zip(figure.axes, x, strict=False):
-        ax.imshow(grey(image), **GREY)
+        ax.imshow(gray(image), **GRAY)
     figure.suptitle(f"Samples of the flow trained on {dataset}")
     return figure

@@ -54,7 +54,7 @@ class Reference(NamedTuple):
 
 def reference(embedding: Embedding, images: data.Images) -> Reference:
     """Returns the features of a data set."""
-    train, held_out = (data.centres(part, images.levels) for part in images[:2])
+    train, held_out = (data.centers(part, images.levels) for part in images[:2])
     features = (np.asarray(embedding.embed(part)) for part in (train, held_out))
     return Reference(embedding.embed, images.levels, train, *features)
 
@@ -100,7 +100,7 @@ def sample(
 
 def frechet(reference: Reference, pixels: np.ndarray) -> dict[str, float]:
     """Returns the distances (1) of images, uint8 `[n, h, w, c]`."""
-    features = reference.embed(data.centres(pixels, reference.levels))
+    features = reference.embed(data.centers(pixels, reference.levels))
     return {
         "frechet_test": float(_frechet(features, reference.held_out)),
         "frechet_train": float(_frechet(features, reference.train)),
@@ -109,7 +109,7 @@ def frechet(reference: Reference, pixels: np.ndarray) -> dict[str, float]:
 
 def copies(reference: Reference, pixels: np.ndarray) -> dict[str, float]:
     """Returns how near images, uint8 `[n, h, w, c]`, are to the training images."""
-    found = copied(data.centres(pixels, reference.levels), reference.images)
+    found = copied(data.centers(pixels, reference.levels), reference.images)
     return {
         "memorized": found["memorized"],
         "nearest_distance": float(found["distance"].mean()),

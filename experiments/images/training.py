@@ -1,7 +1,7 @@
 """Training on images: the data and keys of a run, the loss of a batch, the optimizer, a network.
 
 What the image experiments share: pixels are dequantized with uniform noise (or taken at the
-centres of their bins, `at_centres`, where the data are to be a finite set of points), the noise of
+centers of their bins, `at_centers`, where the data are to be a finite set of points), the noise of
 the path is drawn independently of them (the posterior identities need it), times are stratified
 over the batch, and the network is a U-Net with an exponential moving average of its parameters.
 """
@@ -49,9 +49,9 @@ def keys(seed: int) -> tuple[Key, Key]:
     return tuple(jax.random.fold_in(jax.random.key(seed), 1000 + i) for i in range(2))
 
 
-def at_centres(_: Key, pixels: Array, levels: int) -> Array:
+def at_centers(_: Key, pixels: Array, levels: int) -> Array:
     """Returns pixels as real numbers without noise, in the place of `data.dequantize`."""
-    return data.centres(pixels, levels)
+    return data.centers(pixels, levels)
 
 
 def pairs(

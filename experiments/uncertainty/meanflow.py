@@ -188,7 +188,7 @@ def sample_maps(
     one = lambda params, *noises: measures.of_one_step(average(apply, params), path, times, *noises)  # noqa: E731
     many = functools.partial(jax.jit(jax.vmap(one, in_axes=(None, 0, 0))), params)
     made = batches.in_batches(many, noise, again, size=size, label="maps of one-step samples")
-    bank = jnp.asarray(data.centres(images.train, images.levels))
+    bank = jnp.asarray(data.centers(images.train, images.levels))
     return made | {"prior": np.asarray(fmjax.onestep.prior(bank)[1])}
 
 

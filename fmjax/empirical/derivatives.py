@@ -48,8 +48,8 @@ def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
     _checks.dense(_checks.state(x), "empirical.matvec and lipschitz need no matrix")
     w = moments.weights(path, bank, x, t)
     flat = _bank.scaled(bank, bank.points).reshape(bank.points.shape[0], -1)
-    centred = flat - _bank.average(w, flat)[None]
-    return jnp.matmul((w[:, None] * centred).T, centred, precision=_bank.HIGHEST)
+    centered = flat - _bank.average(w, flat)[None]
+    return jnp.matmul((w[:, None] * centered).T, centered, precision=_bank.HIGHEST)
 
 
 def jacobian(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
@@ -183,8 +183,8 @@ def _products(
     def product(vector: Array) -> Array:
         along = _bank.along(bank, vector, chunk_size)
         # Of the same numbers as `along`, so that the difference vanishes where one point has all.
-        centred = along - jnp.sum(w * along)
-        return _bank.weighted_sum(bank, w * centred, chunk_size).astype(vector.dtype)
+        centered = along - jnp.sum(w * along)
+        return _bank.weighted_sum(bank, w * centered, chunk_size).astype(vector.dtype)
 
     return product
 

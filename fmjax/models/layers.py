@@ -209,7 +209,7 @@ class GroupNorm(nnx.Module):
         """Returns the normalized `[*dims, channels]` of one example."""
         rows = x.reshape(-1, x.shape[-1])
         # In two passes: E[x^2] - E[x]^2 cancels when the mean is large.
-        centred = rows - self._mean(rows)
-        inverse = jax.lax.rsqrt(self._mean(centred**2) + self.epsilon)
-        normal = centred * (inverse * self.scale[...][None])
+        centered = rows - self._mean(rows)
+        inverse = jax.lax.rsqrt(self._mean(centered**2) + self.epsilon)
+        normal = centered * (inverse * self.scale[...][None])
         return (normal + self.bias[...][None]).reshape(x.shape)

@@ -241,7 +241,7 @@ def _checked(shape, channels, num_blocks) -> tuple[int, ...]:
     """Returns the image's shape, or says which of the sizes does not fit."""
     if isinstance(shape, int) or len(shape) != 3:
         message = (
-            f"shape must be (height, width, channels) of one image, got {shape}: a grey image "
+            f"shape must be (height, width, channels) of one image, got {shape}: a gray image "
             "ends in a channel axis of size 1, and the batch is the caller's jax.vmap."
         )
         raise ValueError(message)

@@ -11,7 +11,7 @@ from fmjax import empirical, paths
 from tests import slow
 
 PATH = paths.linear()
-OPTIMISED = True
+OPTIMIZED = True
 BYTES = np.random.default_rng(0).integers(0, 256, (13, 2, 3, 1)).astype(np.uint8)
 SCALED = BYTES.astype(np.float64) / 127.5 - 1.0
 FIELDS = (

@@ -19,7 +19,7 @@ both = pytest.mark.parametrize("coupling", COUPLINGS.values(), ids=COUPLINGS.key
 
 
 def batches(n, dims=(2,), seed=0):
-    """Noise, and data that are neither centred nor isotropic, with distinct rows."""
+    """Noise, and data that are neither centered nor isotropic, with distinct rows."""
     key_noise, key_data = jax.random.split(jax.random.key(seed))
     x0 = jax.random.normal(key_noise, (n, *dims))
     return x0, 1.5 + jnp.exp(jax.random.normal(key_data, (n, *dims)))

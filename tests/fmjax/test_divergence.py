@@ -10,7 +10,7 @@ import pytest
 from fmjax import divergence
 from tests import slow
 
-OPTIMISED = True
+OPTIMIZED = True
 
 EXACT = {
     "exact": divergence.exact,

@@ -12,7 +12,7 @@ from fmjax import empirical, losses, paths, samplers
 from tests import slow
 
 PATH = paths.linear()
-OPTIMISED = True
+OPTIMIZED = True
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_the_exact_flow_makes_points_of_the_data_set(bank):
 
 
 @pytest.mark.slow
-def test_the_exact_velocity_minimises_the_conditional_loss(bank):
+def test_the_exact_velocity_minimizes_the_conditional_loss(bank):
     n = 50_000
     key_pick, key_noise, key_time = jax.random.split(jax.random.key(2), 3)
     x1 = bank[jax.random.randint(key_pick, (n,), 0, 20)]

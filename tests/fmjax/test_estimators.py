@@ -108,7 +108,7 @@ def test_variances_are_the_formulas(probe, x64):
 
 
 def _leave_one_out(name, a, z):
-    """Returns the terms (3), each from its own dense factorisation; z is [K, d]."""
+    """Returns the terms (3), each from its own dense factorization; z is [K, d]."""
     d, terms = len(a), []
     for i in range(len(z)):
         others = np.delete(z, i, 0).T
@@ -131,7 +131,7 @@ def _leave_one_out(name, a, z):
 
 
 @pytest.mark.parametrize("name", LEAVE_ONE_OUT)
-def test_leave_one_out_equals_one_factorisation_for_each_probe(name, x64, key):
+def test_leave_one_out_equals_one_factorization_for_each_probe(name, x64, key):
     a = MATRICES["decay" if "nys" in name else "nonsymmetric"]
     x = jnp.ones(SHAPE)
     sampler = stochtrace.sampler_sphere if name in TRACES else stochtrace.sampler_signs

@@ -88,7 +88,7 @@ def test_the_loss_exceeds_that_of_the_exact_field_by_the_gap():
 
 
 @pytest.mark.slow
-def test_a_field_that_has_memorised_all_but_one_point_is_wrong_about_that_one_alone():
+def test_a_field_that_has_memorized_all_but_one_point_is_wrong_about_that_one_alone():
     bank = jnp.array([[4.0, 1.0], [-3.0, 2.0], [0.5, -4.0]])
     path, x0, times = paths.linear(), jnp.array([0.3, -0.2]), jnp.array([0.7, 0.9])
     exact = partial(empirical.velocity, path, bank)

@@ -14,18 +14,18 @@ from tests import slow
 from tests.oracles import mixture as oracles
 
 COVARIANCE = np.array([[1.5, 0.6], [0.6, 0.8]])
-CENTRE = np.array([2.0, -1.0])
+CENTER = np.array([2.0, -1.0])
 
 
 def _gaussian(path):
-    """The exact velocity from the path's noise to N(CENTRE, COVARIANCE)."""
+    """The exact velocity from the path's noise to N(CENTER, COVARIANCE)."""
 
     def velocity(x, t):
         c = paths.coefficients(path, t)
-        centre, covariance = (jnp.asarray(a, x.dtype) for a in (CENTRE, COVARIANCE))
+        center, covariance = (jnp.asarray(a, x.dtype) for a in (CENTER, COVARIANCE))
         s = c.alpha**2 * covariance + c.sigma**2 * jnp.eye(2, dtype=x.dtype)
-        pull = jnp.linalg.solve(s, x - c.alpha * centre)
-        x1 = centre + c.alpha * covariance @ pull
+        pull = jnp.linalg.solve(s, x - c.alpha * center)
+        x1 = center + c.alpha * covariance @ pull
         return c.alpha_dot * x1 + c.sigma_dot * c.sigma * pull
 
     return velocity
@@ -51,12 +51,12 @@ def test_a_full_gaussian_against_scipy(solve, tolerance):
     ours = jax.jit(jax.vmap(partial(likelihood.log_prob, _gaussian(paths.linear()), solve=solve)))(
         x
     )
-    truth = stats.multivariate_normal(CENTRE, COVARIANCE).logpdf(x)
+    truth = stats.multivariate_normal(CENTER, COVARIANCE).logpdf(x)
     np.testing.assert_allclose(ours, truth, atol=tolerance)
 
 
 def test_variance_exploding_noise_has_one_normaliser_per_dimension(x64):
-    # The flow carries N(CENTRE, COVARIANCE + 2500 I) exactly; N(0, 2500 I) is its usual stand-in.
+    # The flow carries N(CENTER, COVARIANCE + 2500 I) exactly; N(0, 2500 I) is its usual stand-in.
     path = paths.ve(0.01, 50.0)
     x = jnp.array([1.0, 0.5])
     ours = likelihood.log_prob(
@@ -65,10 +65,10 @@ def test_variance_exploding_noise_has_one_normaliser_per_dimension(x64):
         log_prob0=partial(likelihood.standard_normal, scale=50.0),
         solve=partial(samplers.adaptive, rtol=1e-8, atol=1e-8),
     )
-    # The flow is affine: x0 = CENTRE + S0^(1/2) S1^(-1/2) (x - CENTRE), S_t = COVARIANCE + s_t^2 I.
+    # The flow is affine: x0 = CENTER + S0^(1/2) S1^(-1/2) (x - CENTER), S_t = COVARIANCE + s_t^2 I.
     roots = [np.sqrt(np.linalg.eigvalsh(COVARIANCE) + s**2) for s in (50.0, 0.01)]
     axes = np.linalg.eigh(COVARIANCE)[1]
-    x0 = CENTRE + axes @ (roots[0] / roots[1] * (axes.T @ (np.asarray(x) - CENTRE)))
+    x0 = CENTER + axes @ (roots[0] / roots[1] * (axes.T @ (np.asarray(x) - CENTER)))
     truth = stats.norm(scale=50.0).logpdf(x0).sum() + np.log(roots[0] / roots[1]).sum()
     assert float(ours) == pytest.approx(truth, abs=1e-6)
 

@@ -1,4 +1,4 @@
-"""Losses by their value, by their gradient, and by what minimises them."""
+"""Losses by their value, by their gradient, and by what minimizes them."""
 
 from functools import partial
 
@@ -60,7 +60,7 @@ def _net(theta, x, r, t):
 
 def _pairs(n):
     """Returns n pairs and times of Gaussian data, in float64; half of the times are equal."""
-    x1 = flows.CENTRE[None] + jax.random.normal(jax.random.key(0), (n, 3)) @ flows.FACTOR.T
+    x1 = flows.CENTER[None] + jax.random.normal(jax.random.key(0), (n, 3)) @ flows.FACTOR.T
     x0 = jax.random.normal(jax.random.key(1), (n, 3))
     r, t = times.intervals(jax.random.key(2), (n,), fraction_equal=0.5)
     return x0, x1, r, t

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from fmjax import metrics
 
-OPTIMISED = True  # ties are decided by the last digits
+OPTIMIZED = True  # ties are decided by the last digits
 
 prdc = jax.jit(metrics.prdc, static_argnames=("neighbors", "chunk"))
 
@@ -86,7 +86,7 @@ def test_prdc_is_the_same_for_every_chunk():
 
 
 def test_prdc_of_equal_sets():
-    # Closed balls hold their centre and k others, all of which are copied: (k + 1) / k.
+    # Closed balls hold their center and k others, all of which are copied: (k + 1) / k.
     real, _ = samples(200, 1, (50,))
     value = prdc(real, real[::-1])
     np.testing.assert_allclose(value, (1.0, 1.0, 6 / 5, 1.0), rtol=1e-6)

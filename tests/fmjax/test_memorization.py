@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from fmjax import metrics
 from tests import slow
 
-OPTIMISED = True  # copies are found by the last digits
+OPTIMIZED = True  # copies are found by the last digits
 
 distance_ratio = jax.jit(metrics.distance_ratio, static_argnames="chunk")
 
@@ -65,7 +65,7 @@ def test_the_share_of_a_uniform_law_between_the_points_of_a_grid():
         assert abs(share - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 4000)
 
 
-def test_a_ratio_equal_to_the_threshold_is_not_memorised():
+def test_a_ratio_equal_to_the_threshold_is_not_memorized():
     # By hand: 1 over 4 against a threshold of a quarter, and a little more than it.
     x, train = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.0], [5.0, 0.0]])
     assert metrics.memorization_ratio(x, train, threshold=0.25) == 0.0

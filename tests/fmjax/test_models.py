@@ -512,9 +512,9 @@ STDS = np.array([[0.6, 0.3], [0.25, 0.5], [0.3, 0.3]])
 def mixture_velocity(x, t):
     """The exact velocity of a skewed mixture on the linear path: posterior mean of x1 - x0."""
     variance = t**2 * STDS**2 + (1.0 - t) ** 2
-    centred = x[None] - t * MEANS
-    logits = jnp.log(WEIGHTS) - 0.5 * (centred**2 / variance + jnp.log(variance)).sum(1)
-    each = MEANS + (t * STDS**2 - (1.0 - t)) / variance * centred
+    centered = x[None] - t * MEANS
+    logits = jnp.log(WEIGHTS) - 0.5 * (centered**2 / variance + jnp.log(variance)).sum(1)
+    each = MEANS + (t * STDS**2 - (1.0 - t)) / variance * centered
     return jax.nn.softmax(logits) @ each
 
 

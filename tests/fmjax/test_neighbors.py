@@ -11,7 +11,7 @@ from fmjax import empirical, paths, toy
 from tests import slow
 
 PATH = paths.linear()
-OPTIMISED = True
+OPTIMIZED = True
 POINTS = np.random.default_rng(2).gamma(0.6, size=(40, 3)) - 0.4
 
 

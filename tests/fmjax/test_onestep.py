@@ -36,7 +36,7 @@ def _to_data(x, t):
 
 
 def _gaussian_covariance(t):
-    # Cov[x1 | x_t] of N(CENTRE, SIGMA), by the Schur complement of the joint covariance.
+    # Cov[x1 | x_t] of N(CENTER, SIGMA), by the Schur complement of the joint covariance.
     total = t**2 * flows.SIGMA + (1 - t) ** 2 * np.eye(3)
     return flows.SIGMA - t**2 * flows.SIGMA @ np.linalg.solve(total, flows.SIGMA)
 
@@ -46,7 +46,7 @@ def test_the_flow_map_of_gaussian_data_by_matrix_square_roots(x64):
     total = lambda t: t**2 * flows.SIGMA + (1 - t) ** 2 * np.eye(3)
     for r, t in itertools.product((0.0, 0.35, 1.0), (0.0, 0.2, 0.35, 0.9)):
         carry = scipy.linalg.sqrtm(total(r)) @ np.linalg.inv(scipy.linalg.sqrtm(total(t)))
-        expected = r * flows.CENTRE + carry @ (x - t * flows.CENTRE)
+        expected = r * flows.CENTER + carry @ (x - t * flows.CENTER)
         ours = samplers.flow_map(flows.gaussian, x, r, t)
         np.testing.assert_allclose(ours, expected, atol=1e-13)
     sample = samplers.flow_map(flows.gaussian, x, 1.0, 0.0)
@@ -99,8 +99,8 @@ def test_sensitivity_of_gaussian_data_on_another_path(x64):
 
     def average(x, r, t):
         f = lambda s: jnp.sqrt(path.alpha(s) ** 2 * values + path.sigma(s) ** 2)
-        gap = vectors.T @ (x - path.alpha(t) * flows.CENTRE)
-        end = path.alpha(r) * flows.CENTRE + vectors @ (f(r) / f(t) * gap)
+        gap = vectors.T @ (x - path.alpha(t) * flows.CENTER)
+        end = path.alpha(r) * flows.CENTER + vectors @ (f(r) / f(t) * gap)
         return (end - x) / (r - t)
 
     for t in (0.0, 0.3, 0.8):

@@ -103,8 +103,8 @@ def _lagrangian(times):
         r = joint / joint.sum(axis=1, keepdims=True)
         slope = (t * s**2 - (1 - t)) / v
         u, pull = mu + slope * gap, -gap / v
-        centred = pull - (r * pull).sum(axis=1, keepdims=True)
-        return joint.sum(axis=1), (r * u).sum(axis=1), (r * (slope + centred * u)).sum(axis=1)
+        centered = pull - (r * pull).sum(axis=1, keepdims=True)
+        return joint.sum(axis=1), (r * u).sum(axis=1), (r * (slope + centered * u)).sum(axis=1)
 
     def field(t, state):
         x = state[: x0.size]

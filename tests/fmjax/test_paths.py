@@ -11,7 +11,7 @@ import pytest
 
 from fmjax import paths, toy
 
-OPTIMISED = True
+OPTIMIZED = True
 
 TIMES = np.array([0.01, 0.2, 0.5, 0.77, 0.99])
 

@@ -13,14 +13,14 @@ from tests.oracles import mixture as oracles
 
 PATH = paths.linear()
 PRIOR = np.array([[1.5, 0.6], [0.6, 0.8]])
-CENTRE = np.array([2.0, -1.0])
+CENTER = np.array([2.0, -1.0])
 
 
 def _gaussian(x, t):
-    """The exact velocity to N(CENTRE, PRIOR) on the linear path."""
+    """The exact velocity to N(CENTER, PRIOR) on the linear path."""
     s = t**2 * PRIOR + (1 - t) ** 2 * jnp.eye(2)
-    pull = jnp.linalg.solve(s, x - t * CENTRE)
-    return CENTRE + t * PRIOR @ pull - (1 - t) * pull
+    pull = jnp.linalg.solve(s, x - t * CENTER)
+    return CENTER + t * PRIOR @ pull - (1 - t) * pull
 
 
 def test_laplace_data_by_quadrature(x64):
@@ -67,7 +67,7 @@ def test_the_gain_is_finite_everywhere():
     )
 
 
-def test_a_field_that_is_not_a_gradient_is_symmetrised(x64):
+def test_a_field_that_is_not_a_gradient_is_symmetrized(x64):
     twist = jnp.array([[0.0, 0.7], [-0.7, 0.0]])
     crooked = lambda x, t: _gaussian(x, t) + twist @ x
     x = jnp.array([0.5, 1.5])
@@ -103,7 +103,7 @@ def test_the_trace_takes_any_estimator():
 
 
 def test_the_estimate_agrees_with_the_trace_and_the_diagonal(x64):
-    # Five standard errors over independent keys, with white noise and with coloured.
+    # Five standard errors over independent keys, with white noise and with colored.
     jacobian = jnp.asarray(np.random.default_rng(0).normal(size=(12, 12)))
     field = lambda x, t: (jacobian @ x.ravel()).reshape(x.shape)
     factors = jnp.linspace(0.5, 2.0, 12).reshape(2, 2, 3)
@@ -126,12 +126,12 @@ def test_the_estimate_agrees_with_the_trace_and_the_diagonal(x64):
 
 
 def test_noise_whose_covariance_does_not_commute_with_the_data(x64):
-    # N(CENTRE, PRIOR) by NumPy: C = S - t^2 S (t^2 S + s^2 G)^-1 S, v = E[x1 - x0 | x].
+    # N(CENTER, PRIOR) by NumPy: C = S - t^2 S (t^2 S + s^2 G)^-1 S, v = E[x1 - x0 | x].
     gamma, t = np.array([[0.5, -0.3], [-0.3, 2.0]]), 0.4
     inverse = np.linalg.inv(t**2 * PRIOR + (1 - t) ** 2 * gamma)
     truth = PRIOR - t**2 * PRIOR @ inverse @ PRIOR
     slope = (t * PRIOR - (1 - t) * gamma) @ inverse
-    field = lambda x, _: CENTRE + slope @ (x - t * CENTRE)
+    field = lambda x, _: CENTER + slope @ (x - t * CENTER)
     x, noise = jnp.array([0.5, 1.5]), lambda w: jnp.asarray(gamma) @ w
     assert np.abs(PRIOR @ gamma - gamma @ PRIOR).max() > 0.1
     ours = posterior.covariance(field, PATH, x, t, noise=noise)

@@ -13,11 +13,11 @@ from tests.oracles import mixture as oracles
 
 PATH = paths.linear()
 X = np.array([0.4, -0.1, 0.7])
-CENTRE = oracles.WEIGHTS @ oracles.MEANS
+CENTER = oracles.WEIGHTS @ oracles.MEANS
 PRIOR = (
     np.einsum("k,kij->ij", oracles.WEIGHTS, oracles.COVARIANCES)
     + np.einsum("k,ki,kj->ij", oracles.WEIGHTS, oracles.MEANS, oracles.MEANS)
-    - np.outer(CENTRE, CENTRE)
+    - np.outer(CENTER, CENTER)
 )
 
 

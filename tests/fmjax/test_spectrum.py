@@ -154,11 +154,11 @@ def test_samples_have_the_moments_of_their_components(x64):
     x = np.asarray(draw(jax.random.split(jax.random.key(0), n))).reshape(n, 6)
     rows = np.asarray(three.directions).reshape(3, 6)
     truth = 4.0 * np.outer(rows[0], rows[0]) + 0.25 * np.outer(rows[1], rows[1])
-    centred = x - np.arange(6.0)
+    centered = x - np.arange(6.0)
     errors = np.sqrt((np.outer(np.diag(truth), np.diag(truth)) + truth**2) / n)
-    assert np.all(np.abs(centred.T @ centred / n - truth) < 5 * errors)
-    assert np.all(np.abs(centred.mean(0)) < 5 * np.sqrt(np.diag(truth) / n))
-    assert np.linalg.matrix_rank(centred[:50], tol=1e-10) == 2
+    assert np.all(np.abs(centered.T @ centered / n - truth) < 5 * errors)
+    assert np.all(np.abs(centered.mean(0)) < 5 * np.sqrt(np.diag(truth) / n))
+    assert np.linalg.matrix_rank(centered[:50], tol=1e-10) == 2
 
 
 def test_walks_and_samples_have_gradients_where_a_variance_is_not_positive():

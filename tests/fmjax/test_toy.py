@@ -231,7 +231,7 @@ def test_eight_gaussians():
     angles = np.round(np.arctan2(x[:, 1], x[:, 0]) / (np.pi / 4))
     centers = 5 * np.stack([np.cos(angles * np.pi / 4), np.sin(angles * np.pi / 4)], 1)
     variance = ((x - centers) ** 2).mean()
-    # A sample is given to the wrong centre with probability 1e-3; then its residual is smaller.
+    # A sample is given to the wrong center with probability 1e-3; then its residual is smaller.
     assert abs(variance - math.sqrt(0.1)) < 5 * math.sqrt(0.1 / 20_000) + 2e-3
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fmjax import paths, posterior
 
-OPTIMISED = True
+OPTIMIZED = True
 
 LOW, HIGH = 1e-3, 300.0
 TIMES = np.array([0.0, 0.03, 0.2, 0.5, 0.77, 0.95, 0.999, 1 - 2.0**-14, 1 - 2.0**-23])

@@ -441,11 +441,11 @@ def hutchinson() -> Iterator[Row]:
         for name, (probe, variance) in cases.items():
             draw = lambda key, probe=probe: divergence.hutchinson(key, field, x, probe=probe)[1]
             draws = np.asarray(jax.jit(jax.vmap(draw))(keys))
-            centred = draws - draws.mean()
+            centered = draws - draws.mean()
             z_mean = abs(draws.mean() - float(jnp.trace(matrix))) / (
                 draws.std() / len(draws) ** 0.5
             )
-            error = ((centred**4).mean() - draws.var() ** 2) ** 0.5 / len(draws) ** 0.5
+            error = ((centered**4).mean() - draws.var() ** 2) ** 0.5 / len(draws) ** 0.5
             z_variance = abs(draws.var() - float(variance)) / error
             yield Row(
                 f"mean, {name} probes, standard errors",

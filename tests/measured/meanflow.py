@@ -132,7 +132,7 @@ def _shifted(theta: jax.Array, x: jax.Array, r: jax.Array, t: jax.Array) -> jax.
 
 def _gradients(loss: Callable, n: int) -> jax.Array:
     """Returns gradients at the exact average velocity, one for each of n pairs."""
-    x1 = flows.CENTRE[None] + jax.random.normal(jax.random.key(0), (n, 3)) @ flows.FACTOR.T
+    x1 = flows.CENTER[None] + jax.random.normal(jax.random.key(0), (n, 3)) @ flows.FACTOR.T
     x0 = jax.random.normal(jax.random.key(1), (n, 3))
     r, t = times.intervals(jax.random.key(2), (n,), fraction_equal=0.5)
     one = lambda theta, *example: loss(partial(_shifted, theta), PATH, *example)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.measured import identities, page
 
-OPTIMISED = True
+OPTIMIZED = True
 pytestmark = pytest.mark.slow  # the other tests hold the functions; these their digits
 
 

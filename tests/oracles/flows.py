@@ -7,16 +7,16 @@ import numpy as np
 from fmjax import paths
 from tests.oracles import mixture as oracles
 
-# Skewed: one direction wider than the noise and two narrower, no axis or centre in common.
-CENTRE = np.array([1.0, -0.7, 0.4])
+# Skewed: one direction wider than the noise and two narrower, no axis or center in common.
+CENTER = np.array([1.0, -0.7, 0.4])
 FACTOR = np.array([[1.3, 0.0, 0.0], [0.5, 0.6, 0.0], [-0.3, 0.2, 0.45]])
 SIGMA = FACTOR @ FACTOR.T
 
 
 def gaussian(x, r, t):
-    """Returns the average velocity to N(CENTRE, SIGMA) on the linear path.
+    """Returns the average velocity to N(CENTER, SIGMA) on the linear path.
 
-    In the eigenvectors of SIGMA the flow scales `x - t CENTRE` by `f(r) / f(t)`, with
+    In the eigenvectors of SIGMA the flow scales `x - t CENTER` by `f(r) / f(t)`, with
     `f(t)^2 = t^2 lambda + (1 - t)^2`. The difference quotient of f is written out as
     `(f(r)^2 - f(t)^2) / ((r - t) (f(r) + f(t)))`, so that r = t needs no limit.
     """
@@ -24,14 +24,14 @@ def gaussian(x, r, t):
     vectors = jnp.asarray(vectors, x.dtype)
     f = lambda s: jnp.sqrt(s**2 * values + (1 - s) ** 2).astype(x.dtype)
     slope = ((values + 1) * (r + t) - 2.0) / ((f(r) + f(t)) * f(t))
-    centre = jnp.asarray(CENTRE, x.dtype)
-    return centre + vectors @ (slope.astype(x.dtype) * (vectors.T @ (x - t * centre)))
+    center = jnp.asarray(CENTER, x.dtype)
+    return center + vectors @ (slope.astype(x.dtype) * (vectors.T @ (x - t * center)))
 
 
 def gaussian_velocity(x, t):
     """Returns the marginal velocity of the same, by linear algebra without eigenvectors."""
-    pull = jnp.linalg.solve(t**2 * SIGMA + (1 - t) ** 2 * jnp.eye(3), x - t * CENTRE)
-    return CENTRE + t * SIGMA @ pull - (1 - t) * pull
+    pull = jnp.linalg.solve(t**2 * SIGMA + (1 - t) ** 2 * jnp.eye(3), x - t * CENTER)
+    return CENTER + t * SIGMA @ pull - (1 - t) * pull
 
 
 def averaged(velocity, num_steps=300):

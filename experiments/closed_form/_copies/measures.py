@@ -37,7 +37,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 """`x[n, h, w, c] -> [n, *features]`, a space in which images are compared."""
 
 _frechet = jax.jit(fmjax.metrics.frechet)
-_flow_loss = functools.partial(training.flow_loss, place=training.at_centres)
+_flow_loss = functools.partial(training.flow_loss, place=training.at_centers)
 
 
 def train(
@@ -71,13 +71,13 @@ def train(
         key,
         make_loss=_flow_loss,
         seed=seed,
-        place=training.at_centres,
+        place=training.at_centers,
     )
 
 
 def points(images: data.Images, count: int) -> np.ndarray:
     """Returns the first n training images as the network is trained on them, `[n, h, w, c]`."""
-    return data.centres(images.train[:count], images.levels)
+    return data.centers(images.train[:count], images.levels)
 
 
 def distances(
@@ -137,7 +137,7 @@ def compared(
       images: the data set.
       embed: from images to the features of the Frechet distance.
     """
-    held_out = data.centres(images.held_out[: len(samples)], images.levels)
+    held_out = data.centers(images.held_out[: len(samples)], images.levels)
     drawn = samples[: len(held_out)]  # as many of each, for the distance of few is biased
     features = [np.asarray(embed(x)) for x in (drawn, held_out, points)]
     copies = frechet_of_copies(features[2], features[1])

@@ -117,8 +117,8 @@ def nearest(rows: list[dict[str, Any]], images: data.Images) -> Figure:
         for line, pictures in zip(axes[2 * place : 2 * place + 2], shown, strict=True):
             for ax, picture in zip(line, np.asarray(pictures), strict=True):
                 ax.imshow(
-                    images_pictures.grey(data.centres(picture, images.levels)),
-                    **images_pictures.GREY,
+                    images_pictures.gray(data.centers(picture, images.levels)),
+                    **images_pictures.GRAY,
                 )
         label = {"rotation": 0, "ha": "right", "va": "center"}
         axes[2 * place, 0].set_ylabel(f"n = {row['n']}\nsamples", **label)
@@ -184,7 +184,7 @@ def _strip(ax: Any, taus: np.ndarray, images: np.ndarray, cell: float, color: st
     """Draws the images of one noise in a row, each at its tau, on a background of its color."""
     for tau, image in zip(taus, images, strict=True):
         extent = (tau - 0.46 * cell, tau + 0.46 * cell, 0.04, 0.96)
-        ax.imshow(images_pictures.grey(image), extent=extent, aspect="auto", **images_pictures.GREY)
+        ax.imshow(images_pictures.gray(image), extent=extent, aspect="auto", **images_pictures.GRAY)
     ax.set(facecolor=color, xlim=(-cell / 2, 1.0 + cell / 2), ylim=(0.0, 1.0))
     ax.set_xticks([])
     ax.set_yticks([])

@@ -22,7 +22,7 @@ def photographs(side: int = 256, stride: int = 16) -> np.ndarray:
     pictures = np.stack(datasets.load_sample_images().images)  # 427 x 640 pixels
     views = np.lib.stride_tricks.sliding_window_view(pictures, (side, side), axis=(1, 2))
     crops = np.moveaxis(views[:, ::stride, ::stride], 3, -1).reshape(-1, side, side, 3)
-    return data.centres(crops, 256)
+    return data.centers(crops, 256)
 
 
 def subsample(images: np.ndarray, side: int) -> np.ndarray:

@@ -108,9 +108,9 @@ def samples(rows: list[dict[str, Any]], levels: int, *, dataset: str) -> Figure:
     figure = Figure(figsize=(0.9 * columns + 1.6, 0.9 * len(shown) + 0.9), layout="constrained")
     axes = figure.subplots(len(shown), columns, squeeze=False)
     for line, row in zip(axes, shown, strict=True):
-        images = data.centres(np.array(row["shown"], np.uint8), levels)
+        images = data.centers(np.array(row["shown"], np.uint8), levels)
         for ax, image in zip(line, images, strict=True):
-            ax.imshow(images_pictures.grey(image), **images_pictures.GREY)
+            ax.imshow(images_pictures.gray(image), **images_pictures.GRAY)
         line[0].set_ylabel(row["method"], rotation=0, ha="right", va="center")
     images_pictures.bare(axes)
     figure.suptitle(f"One noise a column, {dataset}")

@@ -37,7 +37,7 @@ def velocity(x: Array, t: Array) -> Array:
 
 
 def grid(points: int) -> tuple[Array, float]:
-    """Returns the centres `[points^2, 2]` of a grid over the window, and the area of a cell."""
+    """Returns the centers `[points^2, 2]` of a grid over the window, and the area of a cell."""
     step = 2.0 * EXTENT / points
-    centres = -EXTENT + step * (np.arange(points) + 0.5)
-    return jnp.asarray(np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)), step**2
+    centers = -EXTENT + step * (np.arange(points) + 0.5)
+    return jnp.asarray(np.stack(np.meshgrid(centers, centers), axis=-1).reshape(-1, 2)), step**2

@@ -47,7 +47,7 @@ def samples(
     distance = {(row["model"], row["steps"]): row["frechet"] for row in rows}
     for line, (model, steps, x) in zip(axes, lines, strict=True):
         for ax, image in zip(line, x, strict=False):
-            ax.imshow(images_pictures.grey(image), **images_pictures.GREY)
+            ax.imshow(images_pictures.gray(image), **images_pictures.GRAY)
         label = f"{model}, {steps} step{'s' * (steps > 1)}\nFrechet {distance[model, steps]:.2f}"
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)
     images_pictures.bare(axes)
@@ -80,7 +80,7 @@ def one_step_maps(made: dict[str, np.ndarray], times: tuple[float, ...], *, data
     axes = figure.subplots(len(rows) + 1, len(chosen), squeeze=False)
     for column, which in enumerate(chosen):
         drawn = axes[0, column].imshow(
-            images_pictures.grey(made["sample"][which]), **images_pictures.GREY
+            images_pictures.gray(made["sample"][which]), **images_pictures.GRAY
         )
     beside = {"location": "right", "aspect": 8, "pad": 0.01}
     # Every row has a bar, or the columns would not stand below one another.

@@ -66,7 +66,7 @@ def table(drawn: dict[str, dict[int, np.ndarray]], images: data.Images) -> list[
       images: the data set.
     """
     project = principal_components(images)
-    train = project(data.centres(images.train, images.levels))
+    train = project(data.centers(images.train, images.levels))
     distance = lambda x: float(fmjax.metrics.frechet(project(x), train))  # noqa: E731
     sizes = [len(x) for by_steps in drawn.values() for x in by_steps.values()]
     count = min(len(images.held_out), *sizes)
@@ -75,7 +75,7 @@ def table(drawn: dict[str, dict[int, np.ndarray]], images: data.Images) -> list[
         for model, by_steps in drawn.items()
         for steps, x in by_steps.items()
     ]
-    held_out = data.centres(images.held_out[:count], images.levels)
+    held_out = data.centers(images.held_out[:count], images.levels)
     floor = {"model": "held-out images", "steps": 0, "num_samples": count}
     return [*rows, floor | {"frechet": distance(held_out)}]
 

@@ -51,8 +51,8 @@ def generation(
         one = {name: values[which] for name, values in arrays.items()}
         deviation = images_pictures.over_channels(one["variance"])
         edges = measures.gradient(one["mean"][None])[0]
-        axes[0, column].imshow(images_pictures.grey(one["noised"]), **images_pictures.GREY)
-        axes[1, column].imshow(images_pictures.grey(one["mean"]), **images_pictures.GREY)
+        axes[0, column].imshow(images_pictures.gray(one["noised"]), **images_pictures.GRAY)
+        axes[1, column].imshow(images_pictures.gray(one["mean"]), **images_pictures.GRAY)
         axes[2, column].imshow(edges, cmap="viridis", vmin=0.0)
         drawn = axes[3, column].imshow(deviation, cmap="magma", vmin=0.0)
         images_pictures.scale(figure, drawn, axes[3, column], deviation.max(), location="bottom")
@@ -60,7 +60,7 @@ def generation(
             f"t = {t:g}\non / off edges {row['ratio']:.1f} ({row['null_ratio']:.1f})\n"
             f"correlation {row['correlation']:.2f} ({row['null_correlation']:.2f})"
         )
-    axes[0, -1].imshow(images_pictures.grey(generations["samples"][which]), **images_pictures.GREY)
+    axes[0, -1].imshow(images_pictures.gray(generations["samples"][which]), **images_pictures.GRAY)
     axes[0, -1].set_title("sample\nt = 1")
     images_pictures.bare(axes)
     for ax in axes[1:, -1]:
@@ -195,7 +195,7 @@ def _rival_maps(figure: Any, arrays: dict[str, Any], t: float) -> None:
     }
     axes = figure.subplots(1, 1 + len(squares), squeeze=False)
     drawn = axes[0, 0].imshow(
-        images_pictures.grey(held_out["image"][which]), **images_pictures.GREY
+        images_pictures.gray(held_out["image"][which]), **images_pictures.GRAY
     )
     # Every picture has a bar, or they would differ in size.
     images_pictures.scale(figure, drawn, axes[0, 0], 1.0, location="bottom").ax.set_visible(False)

@@ -107,8 +107,8 @@ def compare(
       The widths and for each part and time a row, and for each part and time the exact `mean` and
       `variance`.
     """
-    # The centres of the pixels' bins; the width stands for what lies around them.
-    bank = jnp.asarray(data.centres(images.train, images.levels))
+    # The centers of the pixels' bins; the width stands for what lies around them.
+    bank = jnp.asarray(data.centers(images.train, images.levels))
     held_out = next(iter(arrays["held_out"].values()))["image"]
     widths = {
         "train": data.bin_width(images.levels) / 12**0.5,

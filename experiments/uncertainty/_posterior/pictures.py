@@ -39,7 +39,7 @@ def uncertainty(by_time: dict[float, dict[str, np.ndarray]], *, dataset: str) ->
         # Single wrong pixels must not darken the rest: the scale ends at 95 % of the errors.
         top = max(float(deviation.max()), float(np.quantile(error, 0.95)))
         for row, name in enumerate(("image", "noised", "mean")):
-            axes[row, column].imshow(images_pictures.grey(one[name]), **images_pictures.GREY)
+            axes[row, column].imshow(images_pictures.gray(one[name]), **images_pictures.GRAY)
         for row, values in ((3, deviation), (4, error)):
             drawn = axes[row, column].imshow(values, cmap="magma", vmin=0.0, vmax=top)
         images_pictures.scale(figure, drawn, axes[4, column], top, location="bottom", extend="max")

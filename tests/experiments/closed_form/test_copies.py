@@ -31,12 +31,12 @@ def test_few_images_are_repeated_in_a_batch_and_many_are_not(monkeypatch):
         seen[count] = images.train
         np.testing.assert_array_equal(images.train[:count], PIXELS[:count])
         assert images.held_out is IMAGES.held_out
-        assert more["place"] is training.at_centres
+        assert more["place"] is training.at_centers
     assert {count: len(train) for count, train in seen.items()} == {2: 8, 3: 9, 8: 8, 20: 20}
     np.testing.assert_array_equal(seen[3], np.concatenate([PIXELS[:3]] * 3))
 
 
-def test_the_loss_is_taken_at_the_centres_of_the_bins():
+def test_the_loss_is_taken_at_the_centers_of_the_bins():
     key, pixels = jax.random.key(3), jnp.asarray(PIXELS[:6])
     x1 = (2 * PIXELS[:6] + 1.0) / 17 - 1
     _, key_noise, key_time, _ = jax.random.split(key, 4)
@@ -49,7 +49,7 @@ def test_the_loss_is_taken_at_the_centres_of_the_bins():
     np.testing.assert_allclose(measures.points(IMAGES, 6), x1, atol=1e-6)
     held_out = [
         training.held_out_loss(apply, IMAGES, key, place=place)(1.5, key)["held_out_loss"]
-        for place in (training.at_centres, lambda key, pixels, levels: data.centres(pixels, levels))
+        for place in (training.at_centers, lambda key, pixels, levels: data.centers(pixels, levels))
     ]
     assert held_out[0] == held_out[1]
     assert held_out[0] != training.held_out_loss(apply, IMAGES, key)(1.5, key)["held_out_loss"]
@@ -76,20 +76,20 @@ def test_distances_against_all_of_them():
 def test_copies_and_new_images_are_told_apart():
     images = data.load("digits")
     embed = features.principal_components(images)
-    points = data.centres(images.train[:40], images.levels)
+    points = data.centers(images.train[:40], images.levels)
     copies = measures.compared(points[np.arange(100) % 40], points, images, embed)
     assert copies["distance"] == 0.0
     assert copies["memorized"] == 1.0
     # Every image 2.5 times is one of the ways to draw 100 copies of 40, a more even one than most.
     mean, deviation = (copies[f"frechet_held_out_of_copies{end}"] for end in ("", "_deviation"))
     assert abs(copies["frechet_held_out"] - mean) < 3 * deviation < mean
-    random, held_out = np.random.default_rng(5), embed(data.centres(images.held_out[:100], 17))
+    random, held_out = np.random.default_rng(5), embed(data.centers(images.held_out[:100], 17))
     others = [
         float(fmjax.metrics.frechet(embed(points[random.integers(0, 40, 100)]), held_out))
         for _ in range(16)
     ]
     assert mean == pytest.approx(np.mean(others), abs=5 * deviation / 8**0.5)
-    new = data.centres(images.train[100:200], images.levels)
+    new = data.centers(images.train[100:200], images.levels)
     new = measures.compared(new, points, images, embed)
     assert new["num_compared"] == copies["num_compared"] == 100
     assert new["frechet_held_out"] < copies["frechet_held_out"]

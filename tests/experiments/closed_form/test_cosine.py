@@ -158,7 +158,7 @@ def test_photographs_are_crops_in_their_places():
     assert crops.dtype == np.float32
     for index, (picture, row, column) in {0: (0, 0, 0), 8: (0, 1, 2), 47: (1, 3, 5)}.items():
         place = (slice(100 * row, 100 * row + 120), slice(100 * column, 100 * column + 120))
-        wanted = (pictures[picture][place] + 0.5) / 128 - 1  # the centres of the bins
+        wanted = (pictures[picture][place] + 0.5) / 128 - 1  # the centers of the bins
         np.testing.assert_allclose(crops[index], wanted, atol=1e-6)
     found = closed_form_cosine.load(CONFIG, "photographs")
     assert found.shape == (550, 256, 256, 3)

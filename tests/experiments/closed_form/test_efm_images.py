@@ -244,7 +244,7 @@ def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
     held_out, _ = tiny.results(tmp_path / "run")["data"]
     _, images = training.load(config.source, config.seed)
     parts = (images.held_out[: config.samples.num_samples], images.train)
-    flat = (features.embed(data.centres(part, 17)) for part in parts)
+    flat = (features.embed(data.centers(part, 17)) for part in parts)
     wanted = float(fmjax.metrics.frechet(*flat))
     assert held_out["frechet_train"] == pytest.approx(wanted, rel=1e-3)
     with pytest.raises(ValueError, match=r"another embedding \(raw pixels there, others now\)"):

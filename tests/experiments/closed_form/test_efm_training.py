@@ -15,7 +15,7 @@ from fmjax.models.perceptron import apply as perceptron
 
 PIXELS = np.random.default_rng(3).integers(0, 17, (24, 3, 2, 1), dtype=np.uint8)
 PIXELS[:, 0] //= 3  # skewed
-DATA = jnp.asarray(data.centres(PIXELS, 17)).reshape(24, 6)
+DATA = jnp.asarray(data.centers(PIXELS, 17)).reshape(24, 6)
 BANK = fmjax.empirical.prepare(
     jnp.asarray(PIXELS).reshape(24, 6), scale=2 / 17, shift=1 / 17 - 1
 )  # fmt: skip

@@ -114,7 +114,7 @@ def test_the_run_gives_back_its_network(run):
     assert kept["images"].shape == (len(TINY.measures.taus), 4, 8, 8, 1)  # four noises are followed
     velocity = lambda _, x, t: found.velocity(x, t)
     key = training.keys(TINY.seed)[0]
-    loss = training.held_out_loss(velocity, images, key, place=training.at_centres)(None, None)
+    loss = training.held_out_loss(velocity, images, key, place=training.at_centers)(None, None)
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     np.testing.assert_allclose(loss["held_out_loss"], last["held_out_loss"], rtol=1e-5)
 
@@ -181,8 +181,8 @@ def test_the_figure_of_two_spaces_shows_means_noises_and_images(tmp_path):
             assert any(np.array_equal(factor * four[:, noise], curve) for curve in curves)
         assert any(np.array_equal(space["distance"], curve) for curve in curves)
     for ax in strips:
-        centres = [np.mean(image.get_extent()[:2]) for image in ax.images]
-        np.testing.assert_allclose(centres, taus, atol=1e-12)
+        centers = [np.mean(image.get_extent()[:2]) for image in ax.images]
+        np.testing.assert_allclose(centers, taus, atol=1e-12)
         # As wide as high, pixel by pixel, in inches.
         box = ax.get_position()
         width, height = figure.get_size_inches()

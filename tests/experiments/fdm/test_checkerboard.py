@@ -131,8 +131,8 @@ def test_what_is_measured_of_a_network_that_stays_where_it_is():
     grid, area = law.grid(40)
     np.testing.assert_allclose(result["grid"], noise(grid), rtol=1e-4)
     # Of a uniform square of side s around c, E|x|^2 = |c|^2 + s^2 / 6.
-    centres = [(i + 0.5, j + 0.5) for i in range(-2, 2) for j in range(-2, 2) if (i + j) % 2 == 0]
-    square = law.SIDE**2 * (np.mean([i**2 + j**2 for i, j in centres]) + 1 / 6)
+    centers = [(i + 0.5, j + 0.5) for i in range(-2, 2) for j in range(-2, 2) if (i + j) % 2 == 0]
+    square = law.SIDE**2 * (np.mean([i**2 + j**2 for i, j in centers]) + 1 / 6)
     wanted = -np.log(2 * np.pi) - 0.5 * square
     assert abs(result["log_likelihood"] - wanted) < 5 * result["standard_error"]
     # Nothing moves, so Euler's method is exact too.

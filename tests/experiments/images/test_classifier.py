@@ -42,7 +42,7 @@ def fitted(folder):
 
 @pytest.mark.slow
 def test_the_features_are_those_that_the_classifier_decides_by(fitted):
-    x = data.centres(HELD_OUT, 17)
+    x = data.centers(HELD_OUT, 17)
     features = np.asarray(fitted.embed(x))
     assert features.shape == (21, 16)
     params = fitted.embed.args[0]["classify"]
@@ -125,7 +125,7 @@ def test_what_does_without_a_classifier_takes_no_folder_of_one(fitted, tmp_path)
     mine = fitted._replace(fingerprint="mine", accuracy=None)
     found = classifier.of_run(Features(), Source(), 0, IMAGES, mine)(tmp_path)
     assert (found.name, found.accuracy) == ("mine", None)
-    x = data.centres(np.concatenate([TRAIN] * 6), 17)  # more than are taken at a time
+    x = data.centers(np.concatenate([TRAIN] * 6), 17)  # more than are taken at a time
     np.testing.assert_allclose(found.embed(x), fitted.embed(x), rtol=1e-4, atol=1e-5)
     assert not list(tmp_path.iterdir())
     both = Features("there", embedding_steps=0)

@@ -306,7 +306,7 @@ def test_npz_is_split_by_the_seed(tmp_path, images):
     assert_same_images(np.concatenate([got.train, got.held_out]), images)
 
 
-def test_npz_may_hold_one_array_of_any_name_and_grey_images(tmp_path, images):
+def test_npz_may_hold_one_array_of_any_name_and_gray_images(tmp_path, images):
     np.savez_compressed(tmp_path / "a.npz", images[..., 0])
     got = data.load(str(tmp_path / "a.npz"))
     assert_same_images(np.concatenate([got.train, got.held_out]), images[..., :1])

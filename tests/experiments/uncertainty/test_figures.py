@@ -147,10 +147,10 @@ def test_the_panels_show_what_their_titles_say():
         assert drawn == expected
 
 
-def test_shades_and_deviations_are_in_grey_levels():
+def test_shades_and_deviations_are_in_gray_levels():
     x = np.array([[[-1.0], [0.0]], [[1.0], [3.0]]])
-    np.testing.assert_allclose(images_pictures.grey(x), [[0.0, 0.5], [1.0, 1.0]])
-    assert images_pictures.grey(np.zeros((2, 3, 3))).shape == (2, 3, 3)
+    np.testing.assert_allclose(images_pictures.gray(x), [[0.0, 0.5], [1.0, 1.0]])
+    assert images_pictures.gray(np.zeros((2, 3, 3))).shape == (2, 3, 3)
     # Two gray levels are four units of x; a negative variance counts as none.
     squares = np.array([[[4.0, 4.0, 4.0], [-1.0, 2.0, 4.0]]])
     np.testing.assert_allclose(images_pictures.over_channels(squares), [[1.0, 2**0.5 / 2]])

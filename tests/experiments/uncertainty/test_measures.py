@@ -57,7 +57,7 @@ def test_the_maps_of_a_one_step_sample_against_those_of_a_gaussian(x64):
     ours = measures.of_one_step(flows.gaussian, PATH, times, x0, noises)
     values, vectors = np.linalg.eigh(flows.SIGMA)
     root = vectors * np.sqrt(values) @ vectors.T
-    np.testing.assert_allclose(ours["sample"], flows.CENTRE + root @ np.asarray(x0), atol=1e-12)
+    np.testing.assert_allclose(ours["sample"], flows.CENTER + root @ np.asarray(x0), atol=1e-12)
     np.testing.assert_allclose(ours["sensitivity"], np.diag(flows.SIGMA), atol=1e-12)
     for t, renoised in zip(times, ours["renoised"], strict=True):
         precision = np.linalg.inv(flows.SIGMA) + (t / (1 - t)) ** 2 * np.eye(3)

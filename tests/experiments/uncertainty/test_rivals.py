@@ -227,8 +227,8 @@ def test_the_frechet_distance_against_scipy(num_features, monkeypatch):
 
 def test_a_sample_of_the_images_themselves_is_nearest():
     images = _images(400, 400)
-    centred = data.centres(images.train, 17)
-    drawn = {"flow": {1: np.random.default_rng(2).permutation(centred), 2: centred + 0.5}}
+    centered = data.centers(images.train, 17)
+    drawn = {"flow": {1: np.random.default_rng(2).permutation(centered), 2: centered + 0.5}}
     same, moved, held_out = tables.table(drawn, images)
     assert same["frechet"] == pytest.approx(0.0, abs=1e-3)
     assert moved["frechet"] == pytest.approx(9 * 0.25, rel=1e-2)
