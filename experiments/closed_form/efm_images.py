@@ -277,7 +277,9 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
         names = {"dataset": name, "space": embedded.name}
         figures = pictures.all_of(rows, of_data, images.levels, **names)
         run_pictures.save(folder / "figures", figures)
-    shown = {f"seed_{row['seed']}/{row['method']}": {"shown": row["shown"]} for row in rows}
+    shown = {
+        f"seed_{row['seed']}/{row['method']}": {"shown": np.uint8(row["shown"])} for row in rows
+    }
     arrays.write(folder / "arrays.npz", shown)
     results = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
     summary = embedded.facts() | {"models": results, "data": of_data}

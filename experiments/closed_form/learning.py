@@ -259,7 +259,8 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     rows.sort(key=lambda row: row["n"])
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.learning(rows, images, dataset=name))
-    arrays.write(folder / "arrays.npz", {f"n_{row['n']}": row["shown"] for row in rows})
+    shown = {f"n_{row['n']}": {k: np.asarray(v) for k, v in row["shown"].items()} for row in rows}
+    arrays.write(folder / "arrays.npz", shown)
     without = [{k: v for k, v in row.items() if k != "shown"} for row in rows]
     write_json(folder / "results.json", space.facts() | {"networks": without})
     print(table(rows))

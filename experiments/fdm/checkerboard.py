@@ -281,7 +281,8 @@ def main(config: Config) -> None:
         return
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.all_of(folder, rows))
-    arrays.write(folder / "arrays.npz", {row["folder"]: {"grid": row.pop("grid")} for row in rows})
+    grids = {row["folder"]: {"grid": np.asarray(row.pop("grid"))} for row in rows}
+    arrays.write(folder / "arrays.npz", grids)
     write_json(folder / "results.json", {"models": rows})
     print(table(rows))
 

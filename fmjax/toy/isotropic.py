@@ -9,6 +9,8 @@ and within it `dx_t/dt` has the mean
     alpha' mu_k + (alpha' alpha s_k^2 + sigma' sigma) (x - alpha mu_k) / V_k,             (2)
 
 whose average under the posterior shares of the components is the velocity.
+
+Reference: Lipman et al. (2023), arXiv 2210.02747, section 4.1, for the path and its velocity.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from fmjax.toy import _sums
 from fmjax.toy.density import Density
 from fmjax.types import Array, Key
 
-__all__ = ["IsotropicMixture", "isotropic_mixture", "log_marginal", "velocity"]
+__all__ = ["isotropic_mixture"]
 
 
 def isotropic_mixture(weights: Array, means: Array, deviations: Array) -> Density:
@@ -52,7 +54,7 @@ def isotropic_mixture(weights: Array, means: Array, deviations: Array) -> Densit
       >>> law.velocity(path, jnp.array([0.0]), 0.0).tolist()  # the mean of the data
       [-0.30000001192092896]
     """
-    parts = IsotropicMixture(*map(_given, (weights, means, deviations)))
+    parts = _IsotropicMixture(*map(_given, (weights, means, deviations)))
     shapes = [part.shape for part in parts]
     if len(shapes[0]) != 1 or 0 in shapes[0] or {shapes[1][:1], shapes[2]} != {shapes[0]}:
         message = (
@@ -61,11 +63,11 @@ def isotropic_mixture(weights: Array, means: Array, deviations: Array) -> Densit
         )
         raise ValueError(message)
     parts = parts._replace(weights=parts.weights / parts.weights.sum())
-    functions = (_sample, _log_prob, log_marginal, velocity)
+    functions = (_sample, _log_prob, _log_marginal, _velocity)
     return Density(*(partial(function, parts) for function in functions))
 
 
-class IsotropicMixture(NamedTuple):
+class _IsotropicMixture(NamedTuple):
     """Weights `[k]` of sum one, means `[k, *dims]` and standard deviations `[k]`."""
 
     weights: Array
@@ -78,24 +80,24 @@ def _given(x: Array) -> Array:
     return _checks.wide(x) if isinstance(x, jax.Array) else np.asarray(x, np.float64)
 
 
-def _sample(mixture: IsotropicMixture, key: Key) -> Array:
+def _sample(mixture: _IsotropicMixture, key: Key) -> Array:
     key_component, key_noise = jax.random.split(key)
     weights, means, deviations = map(jnp.asarray, mixture)
     k = jax.random.choice(key_component, len(weights), p=weights)
     return means[k] + deviations[k] * jax.random.normal(key_noise, means.shape[1:], means.dtype)
 
 
-def _log_prob(mixture: IsotropicMixture, x: Array) -> Array:
+def _log_prob(mixture: _IsotropicMixture, x: Array) -> Array:
     return _sums.log_sum(*_components(mixture, x, 1.0, 0.0)[:2])
 
 
-def log_marginal(mixture: IsotropicMixture, path: Path, x: Array, t: Array) -> Array:
+def _log_marginal(mixture: _IsotropicMixture, path: Path, x: Array, t: Array) -> Array:
     """Returns log p_t(x) of the mixture along a path, `[]`, in nats."""
     c = coefficients(path, t)
     return _sums.log_sum(*_components(mixture, x, c.alpha, c.sigma)[:2])
 
 
-def velocity(mixture: IsotropicMixture, path: Path, x: Array, t: Array) -> Array:
+def _velocity(mixture: _IsotropicMixture, path: Path, x: Array, t: Array) -> Array:
     """Returns the marginal velocity of the mixture along a path, `[*dims]`, eq. (2)."""
     c, x = coefficients(path, t), _checks.wide(x)
     weights, logs, pull = _components(mixture, x, c.alpha, c.sigma)
@@ -105,7 +107,7 @@ def velocity(mixture: IsotropicMixture, path: Path, x: Array, t: Array) -> Array
 
 
 def _components(
-    mixture: IsotropicMixture, x: Array, alpha: Array, sigma: Array
+    mixture: _IsotropicMixture, x: Array, alpha: Array, sigma: Array
 ) -> tuple[Array, Array, Array]:
     """Returns weights and log-densities `[k]`, and `(x - alpha mu) / V`, `[k, *dims]`."""
     x = _checks.wide(x)

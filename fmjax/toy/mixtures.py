@@ -10,6 +10,8 @@ and within it `dx_t/dt` has the mean
 
 whose average under the posterior shares of the components is the velocity. S_k and V_k have the
 same eigenvectors, so one factorization serves every time.
+
+Reference: Lipman et al. (2023), arXiv 2210.02747, section 4.1, for the path and its velocity.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 
 from fmjax import _checks
 from fmjax.toy.density import Density
-from fmjax.toy.isotropic import IsotropicMixture, log_marginal, velocity
+from fmjax.toy.isotropic import isotropic_mixture
 from fmjax.types import Array, Key
 
 __all__ = ["moons"]
@@ -60,13 +60,9 @@ def moons(noise: float = 0.1) -> Density:
     centers = np.concatenate(_points(0.5 * np.pi * (nodes + 1.0)))
     weights = 0.25 * np.concatenate([node_weights, node_weights])  # they sum to one
 
-    nodes = IsotropicMixture(weights, centers, np.full(len(weights), noise))
-    return Density(
-        partial(_sample, noise),
-        partial(_log_prob, noise, centers, weights),
-        partial(log_marginal, nodes),
-        partial(velocity, nodes),
-    )
+    _, _, *along_a_path = isotropic_mixture(weights, centers, np.full(len(weights), noise))
+    log_prob = partial(_log_prob, noise, centers, weights)
+    return Density(partial(_sample, noise), log_prob, *along_a_path)
 
 
 def _sample(noise: float, key: Key) -> Array:

@@ -248,7 +248,7 @@ def test_numbers_and_lists_are_states_too():
     assert float(posterior.trace(field, PATH, 1.5, 0.5)) == pytest.approx(
         float(posterior.trace(field, PATH, jnp.array(1.5), 0.5))
     )
-    assert posterior.diagonal(field, PATH, np.array([1, 2]), 0.5).dtype == jnp.float32
+    assert posterior.diagonal(field, PATH, np.array([1.0, 2.0]), 0.5).dtype == jnp.float32
     assert divergence.exact(lambda x: 3.0 * x, 2)[1] == 3.0
 
 

@@ -151,7 +151,7 @@ def run(file, tmp_path_factory):
 def test_the_run_gives_back_its_networks(run, file):
     with pytest.raises(ValueError, match=r"give one of 'seed_0/CFM', 'seed_0/EFM-16', 'seed_0/EFM"):
         experiments.run.load(run)
-    config = tiny.replace(TINY, dataset=file)
+    config = tiny.replace(TINY, dataset=str(file))
     found = tiny.loaded(run, "seed_0/EFM-16", run / "seed_0" / "EFM-16", config)
     x = jnp.full(found.data.train.shape[1:], 0.3)
     shown = arrays.read(run / "arrays.npz")["seed_0"]["EFM-16"]["shown"]

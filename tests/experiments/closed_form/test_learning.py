@@ -75,7 +75,7 @@ def test_the_exact_field_is_at_no_distance_from_itself():
     path, bank = learning.path, jnp.asarray(points)
     exact = lambda x, t: fmjax.empirical.velocity(path, bank, x, jnp.minimum(t, 0.95))
     found = learning.run_network(
-        lambda params, x, t: exact(x, t), 0.0, points, TINY, jax.random.key(1)
+        lambda params, x, t: exact(x, t), 0.0, points, TINY.measures, jax.random.key(1)
     )
     assert max(found["on_path"].max(), found["along_flow"].max()) < 1e-8
 

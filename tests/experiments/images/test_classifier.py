@@ -62,7 +62,7 @@ def test_the_features_are_those_that_the_classifier_decides_by(fitted):
 def test_it_is_trained_once(fitted, folder, monkeypatch):
     lines = (folder / "metrics.jsonl").read_text()
     assert json.loads(lines.splitlines()[-1])["held_out_accuracy"] == 1.0
-    monkeypatch.setattr(classifier, "_make_loss", lambda *_: None)  # cannot be trained
+    monkeypatch.setattr(classifier, "_make_loss", lambda *_: lambda *_: 1 / 0)  # cannot be trained
     again = classifier.fit(IMAGES, LABELS, folder, RECIPE)
     assert (again.fingerprint, again.accuracy) == (fitted.fingerprint, fitted.accuracy)
     assert (folder / "metrics.jsonl").read_text() == lines
@@ -86,7 +86,7 @@ def test_one_class_is_no_classification(tmp_path):
 @pytest.mark.parametrize(
     ("features", "words"),
     [
-        (lambda x: x, "must be a Embedding.*got function"),
+        (lambda x: x, "must be a features.Embedding.*got function"),
         (Embedding(lambda x: x, ""), "a name of their own as fingerprint, got ''"),
         (Embedding(lambda x: x, "pixels"), "a name of their own .*got 'pixels'"),
         (
