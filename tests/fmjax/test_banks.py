@@ -98,6 +98,7 @@ def test_a_class_without_a_point_has_no_law():
     assert np.isnan(np.asarray(jax.jit(field)(1))).all()
 
 
+@pytest.mark.slow
 def test_mirrored_images_are_atoms_of_their_own(x64):
     points = jnp.asarray(SCALED)
     both = jnp.concatenate([points, points[:, :, ::-1]])

@@ -55,6 +55,7 @@ def test_steps_shorter_than_the_precision_of_the_state_count(dtype):
         assert float(ours) == pytest.approx(np.e, rel=float(jnp.finfo(dtype).eps))
 
 
+@pytest.mark.slow
 @LOW
 def test_times_of_trajectories_and_pieces_and_jumps_are_not_rounded(dtype):
     times, x = np.array([0.0, 0.3, 0.611, 0.70, 0.999, 1.0]), jnp.zeros(2, dtype)
@@ -122,6 +123,7 @@ SOLVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVES)
 def test_an_example_that_has_nothing_to_do_stops_nobody(name):
     x, t0 = jnp.ones((3, 2)), jnp.array([0.2, 0.5, 1.0])
@@ -142,6 +144,7 @@ def test_no_time_passes_where_the_velocity_is_infinite(name):
     )
 
 
+@pytest.mark.slow
 def test_the_derivative_in_the_end_is_the_velocity_in_no_time_too():
     end = lambda t1, t0: samplers.fixed(_moving, jnp.array(0.0), t0, t1, num_steps=4)
     for t0, t1 in ((0.3, 0.3), (0.2, 0.7)):
@@ -153,6 +156,7 @@ def test_the_derivative_in_the_end_is_the_velocity_in_no_time_too():
     assert float(jax.grad(end)(jnp.float32(0.3), jnp.float32(0.3))) == pytest.approx(1.26)
 
 
+@pytest.mark.slow
 def test_repeated_times_repeat_the_state():
     x, times = jnp.array([1.0, -2.0]), jnp.array([0.0, 0.5, 0.5, 1.0])
     for solve in (samplers.fixed, samplers.adaptive):

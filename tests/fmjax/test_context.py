@@ -100,6 +100,7 @@ def test_a_batch_of_labels_equals_a_loop(name, key):
         np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["num_classes", "context"])
 @VECTORS
 def test_derivatives_against_differences(name, option, x64):
@@ -146,6 +147,7 @@ def test_a_gradient_reaches_the_rows_that_were_used_and_a_vector(x64):
         assert abs(difference).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"num_classes": 3}, {"context": 2}], ids=str)
 @VECTORS
 def test_the_dtype_is_that_of_state_and_parameters(name, options, x64):

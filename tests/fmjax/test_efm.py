@@ -44,6 +44,7 @@ def test_no_gradient_goes_through_the_target():
     np.testing.assert_array_equal(slope, 0.0)
 
 
+@pytest.mark.slow
 def test_the_bank_of_a_batch_holds_it_and_distinct_others():
     n, size = 11, 6
     batch = jnp.array([7, 2, 9])

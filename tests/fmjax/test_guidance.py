@@ -46,6 +46,7 @@ def test_classes_of_one_covariance_move_their_mean(x64):
         np.testing.assert_allclose(found, mean + std * noise, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_classes_of_two_covariances_mix_their_growth_within_the_interval(x64):
     """Each field alone grows x by sqrt(t^2 std^2 + (1 - t)^2), so the mixture by its powers."""
     noise, (std, wide) = jnp.array([0.7, -1.3]), (jnp.array([0.5, 2.0]), jnp.array([1.5, 0.8]))

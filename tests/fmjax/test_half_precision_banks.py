@@ -67,6 +67,7 @@ def test_a_float32_state_sees_the_stored_numbers(make, chunk_size, t, dtype):
     _check_law(found, w, _truth(exact, x.astype(np.float64), t))
 
 
+@pytest.mark.slow
 @HALVES
 def test_weights_and_a_scale_of_half_precision(dtype):
     bank, exact = _stored(dtype)
@@ -81,6 +82,7 @@ def test_weights_and_a_scale_of_half_precision(dtype):
     _check_law(found, w, _truth(2.0 * exact - 1.0, x.astype(np.float64), 0.5, exact_weights))
 
 
+@pytest.mark.slow
 @HALVES
 def test_a_state_of_half_precision_loses_the_digits_of_its_own_and_no_others(dtype):
     bank, exact = _stored(dtype)
@@ -103,6 +105,7 @@ def test_a_state_of_half_precision_loses_the_digits_of_its_own_and_no_others(dty
         assert empirical.truncated(PATH, *given, k=2).velocity.dtype == result
 
 
+@pytest.mark.slow
 @HALVES
 def test_covariances_products_and_the_likeliest_points(dtype):
     bank, exact = _stored(dtype)

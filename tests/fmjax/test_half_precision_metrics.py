@@ -47,6 +47,7 @@ def test_half_precision_is_as_good_as_float32_of_the_same_numbers(name, dtype):
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 @HALVES
 def test_copies_in_half_precision_are_found(dtype):
     _, data = samples(1, 300)
@@ -103,6 +104,7 @@ def test_the_first_of_equal_rows_is_the_nearest():
     assert index.tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_prdc_away_from_the_origin():
     random = np.random.default_rng(2)
     real, generated = random.integers(0, 64, (2, 200, 3)) / 8.0  # exact at any of these offsets

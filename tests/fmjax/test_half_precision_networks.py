@@ -35,6 +35,7 @@ def _low(function):
     return lambda *inputs: function(*inputs).astype(BFLOAT16)
 
 
+@pytest.mark.slow
 @STATES
 def test_divergences_are_sums_in_float32(dtype, key):
     x, same = jnp.ones(MANY, dtype), _low(lambda x: x)
@@ -109,6 +110,7 @@ def test_improved_meanflow_and_matching(key):
         assert float(penalty) == pytest.approx(0.25, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_two_velocities_of_different_dtypes():
     low, same = _low(lambda x, t: 0.5 * x), lambda x, t: 0.5 * x.astype(FLOAT32)
     ends = samplers.hybrid([low, same], [0.0, 0.25, 1.0], jnp.ones(2))

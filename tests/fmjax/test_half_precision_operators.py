@@ -23,6 +23,7 @@ def field(x, t):
 VARIANCES = PRIOR / (PRIOR + 1)  # at t = 1/2
 
 
+@pytest.mark.slow
 @HALVES
 def test_components_and_extremes(dtype):
     key, x = jax.random.key(0), jnp.ones(4, dtype)

@@ -73,6 +73,7 @@ def test_variance_exploding_noise_has_one_normaliser_per_dimension(x64):
     assert float(ours) == pytest.approx(truth, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_density_integrates_to_one():
     velocity = lambda x, t: oracles.law(paths.coefficients(paths.linear(), t), x).velocity
     # Importance sampling from a wide Gaussian: mean of p/q is one, within five standard errors.
@@ -105,6 +106,7 @@ def test_a_log_density_never_depends_on_the_rest_of_the_batch():
     np.testing.assert_allclose(log_prob(x)[0], log_prob(x[:1])[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_and_scalars():
     shrink = lambda x, t: jnp.log(2.0) * x  # N(0, I) to N(0, 4 I)
     for shape in ((), (2,), (4, 4, 3)):
@@ -114,6 +116,7 @@ def test_images_and_scalars():
         assert float(ours) == pytest.approx(truth, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_second_derivatives_by_the_adjoint_that_the_docstring_names():
     solve = partial(samplers.fixed, num_steps=40, adjoint=diffrax.DirectAdjoint())
     log_prob = partial(likelihood.log_prob, lambda x, t: jnp.log(2.0) * x, solve=solve)

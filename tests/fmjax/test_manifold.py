@@ -179,6 +179,7 @@ def test_wrong_arguments_are_refused():
         metrics.prdc(real, generated, chunk=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_sample_that_is_not_finite_is_not_counted(place):
     both = list(jax.random.normal(jax.random.key(0), (2, 12, 2)))

@@ -170,6 +170,7 @@ def test_the_diagonal_and_trace_are_those_of_the_matrix_for_every_chunk(x64):
     )
 
 
+@pytest.mark.slow
 def test_float32_keeps_five_digits(x64):
     x = jnp.array([0.3, -1.1, 0.8], jnp.float32)
     for t in (0.0, 0.3, 0.9):

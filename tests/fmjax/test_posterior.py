@@ -91,6 +91,7 @@ def test_images_keep_their_shape():
     np.testing.assert_allclose(posterior.trace(field, PATH, x, 0.5), variances.sum(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_trace_takes_any_estimator():
     velocity = lambda x, t: oracles.law(paths.coefficients(PATH, t), x).velocity
     x, keys = jnp.array([0.4, -0.1, 0.7]), jax.random.split(jax.random.key(0), 4000)

@@ -87,6 +87,7 @@ def test_an_adaptive_solve_of_a_function_and_of_its_like_is_compiled_once():
     assert counts == [counts[0], counts[0]]
 
 
+@pytest.mark.slow
 def test_a_global_name_that_stands_for_another_value_is_seen(monkeypatch):
     x = jnp.array(3.0)
     assert float(EULER(_scaled, x)) == pytest.approx(3 * _ended(1.0))

@@ -95,6 +95,7 @@ def test_trajectories_pass_through_the_solution_at_every_time():
         np.testing.assert_allclose(back[-1], x, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_hybrid_is_one_solve_after_the_other():
     x = jnp.array([1.0, -2.0])
     still = lambda x, t: jnp.zeros_like(x)

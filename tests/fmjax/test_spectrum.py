@@ -211,6 +211,7 @@ def test_derivatives_where_eigenvalues_meet(differentiate, x64):
     np.testing.assert_allclose(slopes[:3].sum(), np.trace(change[:3, :3]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_lipschitz_has_derivatives_where_the_covariance_vanishes():
     # One point has all the weight: the constant is |sigma_dot / sigma| = 1 / (1 - t).
     bank = jnp.array([[0.0, 0.0, 0.0], [10.0, 0.0, 0.0], [0.0, 10.0, 0.0]])

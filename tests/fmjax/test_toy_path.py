@@ -92,6 +92,7 @@ def test_at_the_ends_the_law_is_that_of_the_data_and_of_the_noise(name, x64):
     np.testing.assert_allclose(law.log_marginal(path, x, 0.0), normal, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_component_without_weight_changes_nothing_but_has_a_derivative(x64):
     path, x, t = PATHS["linear"], jnp.array([0.2, 0.1]), 0.6
     deviations, means = jnp.array([0.5, 0.3]), jnp.array([[1.0, 0.0], [0.2, 0.4]])
@@ -104,6 +105,7 @@ def test_a_component_without_weight_changes_nothing_but_has_a_derivative(x64):
     np.testing.assert_allclose(slope(0.0), difference / step, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_one_example_float32_jit_vmap_and_pickle(name):
     law, path = pickle.loads(pickle.dumps(LAWS[name]())), PATHS["linear"]

@@ -80,6 +80,7 @@ def test_by_hand():
     np.testing.assert_allclose(wasserstein2(y, x), math.sqrt(1 / 2), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_best_plan(x64):
     x, y, a, b = samples(5, 7)
     given = {"weights_x": a + 0.1, "weights_y": b + 0.1}

@@ -215,6 +215,7 @@ def test_a_run_folder_holds_everything(run):
             assert -1 <= row["mean_cosine"] <= 1
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(run, tmp_path, monkeypatch, capsys):
     results, measured = tiny.results(run), []
     measure = closed_form_cosine.measure

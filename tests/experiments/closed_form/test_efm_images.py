@@ -81,6 +81,7 @@ def test_samples_are_rounded_to_pixels():
         quality.sample(drift, jnp.float32(jnp.nan), noise, 17, **options)
 
 
+@pytest.mark.slow
 def test_the_distances_of_the_data_from_itself(measured):
     images, reference = measured
     held_out, train = quality.of_data(reference, images, 12)

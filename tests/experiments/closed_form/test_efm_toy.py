@@ -42,6 +42,7 @@ def _distance(x, y):
     return costs[linear_sum_assignment(costs)].mean() ** 0.5
 
 
+@pytest.mark.slow
 def test_the_exact_velocity_and_what_is_measured_of_one_that_stays():
     given, variance = efm_toy.problem(jax.random.key(3), *SIZES)
     train, t = np.float64(given.train), np.float64(given.t)[:, None]

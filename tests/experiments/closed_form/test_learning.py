@@ -149,6 +149,7 @@ def test_the_panels_show_what_they_say(run):
     assert drawn["held-out images"] == [row["distance_of_held_out"] for row in rows]
 
 
+@pytest.mark.slow
 def test_distances_in_another_space_are_measured_anew_without_labels(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)

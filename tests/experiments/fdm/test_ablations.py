@@ -68,6 +68,7 @@ def test_samples_of_a_mixture_have_its_moments():
         assert float(jnp.max(jnp.abs(z))) < 5
 
 
+@pytest.mark.slow
 def test_the_exact_field_has_no_error():
     mixture = _laws.PLANE
     field = partial(_laws.velocity, mixture)

@@ -62,6 +62,7 @@ def test_the_exact_density_along_the_path(x64):
     assert np.isfinite(np.asarray(slope)).all()
 
 
+@pytest.mark.slow
 def test_the_exact_density_in_float32_and_its_integral():
     grid, area = law.grid(100)
     assert area == pytest.approx(0.01)

@@ -118,6 +118,7 @@ def test_the_setting_leaves_the_velocity_as_it_is(path, x64):
         assert expected.all()
 
 
+@pytest.mark.slow
 @BOTH
 def test_samples_and_their_likelihood_are_those_of_the_gaussian(path, x64):
     """The normalizer of the noise once per dimension: the printed one of the paper is too low."""
@@ -143,6 +144,7 @@ def test_samples_and_their_likelihood_are_those_of_the_gaussian(path, x64):
 # Losses.
 
 
+@pytest.mark.slow
 @BOTH
 def test_the_loss_against_its_formula(path, x64):
     task, _ = _exact(path)

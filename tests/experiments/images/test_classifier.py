@@ -135,6 +135,7 @@ def test_what_does_without_a_classifier_takes_no_folder_of_one(fitted, tmp_path)
         classifier.of_run(both, Source(), 0, IMAGES, fitted)
 
 
+@pytest.mark.slow
 def test_the_batch_divides_by_the_devices(fitted, tmp_path):
     # Fewer images than a batch, and no multiple of the eight devices.
     few, truth = IMAGES._replace(train=TRAIN[:19]), LABELS._replace(train=OF_TRAIN[:19])

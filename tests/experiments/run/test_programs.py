@@ -47,6 +47,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_second_run_reads_the_programs_of_the_first(run):
     first = run()
     assert first

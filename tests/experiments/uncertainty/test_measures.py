@@ -75,6 +75,7 @@ def test_renoised_maps_are_means_over_the_noises(x64):
         np.testing.assert_allclose(renoised, by_hand, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_generations_follow_the_flow_of_a_gaussian():
     noise = jax.random.normal(jax.random.key(0), (5, 3, 2, 1))
     rows, made = measures.follow(_wide, jnp.float32(2.0), PATH, noise, (0.25, 0.6), size=2)

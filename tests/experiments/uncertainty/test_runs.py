@@ -66,6 +66,7 @@ def test_a_run_folder_holds_everything(runs, name):
     tiny.check_pictures(folder / "figures", FIGURES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "network", "place"),
     [
@@ -166,6 +167,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(runs, name):
     assert tiny.contents(runs[name]) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_networks_may_be_measured_anew(runs, name, tmp_path):
     again = tmp_path / "again"
