@@ -321,7 +321,7 @@ def test_a_users_mistake_is_one_line(experiment, arguments, words, tmp_path, cap
 @pytest.mark.slow
 def test_the_main_job_with_its_defaults(tmp_path):
     command = [sys.executable, "-m", "experiments.uncertainty.maps"]
-    subprocess.run([*command, "--workdir", tmp_path / "run"], check=True, timeout=600)
+    subprocess.run([*command, "--workdir", tmp_path / "run"], check=True, timeout=1800)
     results = tiny.results(tmp_path / "run")
     assert all(abs(row["ratio"] - 1) < 0.1 for row in results["uncertainty"])
     assert results["likelihood"]["bits_per_dim"] < 2.05
