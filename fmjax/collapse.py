@@ -185,7 +185,8 @@ def groups(points: np.ndarray) -> np.ndarray:
       [1, 0, 1]
     """
     # Compared as bytes: `np.unique(axis=0)` compares number by number. 0.0 makes -0 a 0.
-    rows = np.ascontiguousarray(_rows(points) + np.zeros((), np.asarray(points).dtype))
+    rows = _rows(points)
+    rows = np.ascontiguousarray(rows + np.zeros((), rows.dtype))
     rows = rows.view(np.dtype((np.void, rows[0].nbytes))).ravel()
     return np.unique(rows, return_inverse=True)[1].astype(np.int32)
 

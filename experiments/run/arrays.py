@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.run.folder import absolute
+from experiments.run.folder import absolute, replace
 from fmjax.types import PyTree
 
 
@@ -29,9 +29,7 @@ def write(path: str | os.PathLike, tree: PyTree) -> None:
     path, buffer = absolute(path), io.BytesIO()
     np.savez(buffer, **dict(_named(tree)))
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_bytes(buffer.getvalue())
-    beside.replace(path)
+    replace(path, buffer.getvalue())
 
 
 def _named(tree: PyTree, name: str = "") -> Iterator[tuple[str, np.ndarray]]:

@@ -120,9 +120,6 @@ def announce() -> None:
 def _plugins() -> list[str]:
     """Names the installed plugins of accelerators with their versions."""
     entries = importlib.metadata.entry_points(group="jax_plugins")
-    named = [f"{e.dist.name} {e.dist.version}" for e in entries if e.dist is not None]
-    try:
-        named.append(f"libtpu {importlib.metadata.version('libtpu')}")
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    return sorted(set(named))
+    found = [entry.dist for entry in entries if entry.dist is not None]
+    found += importlib.metadata.distributions(name="libtpu")  # has no entry point
+    return sorted({f"{plugin.name} {plugin.version}" for plugin in found})

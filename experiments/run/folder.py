@@ -149,7 +149,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         becomes null.
     """
     if jax.process_index() == 0:
-        replace(epath.Path(path), json.dumps(plain(value), indent=2) + "\n")
+        text = json.dumps(plain(value), indent=2) + "\n"
+        replace(epath.Path(path), text.encode())
 
 
 def remembered(
@@ -245,10 +246,10 @@ def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collec
     return ", ".join(found[:4]) + more
 
 
-def replace(path: epath.Path, text: str) -> None:
+def replace(path: epath.Path, content: bytes) -> None:
     """Writes a file beside its place and moves it there, so that it is never half written."""
     beside = path.with_name(f"{path.name}.tmp")
-    beside.write_text(text)
+    beside.write_bytes(content)
     beside.replace(path)
 
 

@@ -90,4 +90,4 @@ def _drop_after(path: epath.Path, step: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if is_kept(line)]
     if kept != lines:
-        replace(path, "".join(kept))
+        replace(path, "".join(kept).encode())

@@ -20,6 +20,7 @@ from fmjax._bank.summary import (
     coefficients,
     masses,
     potentials,
+    pulled,
     summarize,
     tilted,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "masses",
     "of",
     "potentials",
+    "pulled",
     "refine",
     "result_type",
     "scaled",

@@ -41,6 +41,7 @@ __all__ = [
     "coefficients",
     "masses",
     "potentials",
+    "pulled",
     "summarize",
     "tilted",
 ]
@@ -233,3 +234,15 @@ def anchored(
     peak = jax.lax.stop_gradient(jnp.max(q))
     masses = points.exponentials(rho * (q - peak))  # subtracted before scaling, as above
     return masses / masses.sum(), gaps, c
+
+
+def pulled(c: paths.Coefficients, x0: Array, x1: Array, pull: Array) -> Array:
+    """Returns the exact velocity at the state of a pair: the pair's own, corrected by the bank.
+
+    Args:
+      c: the path's coefficients at the time.
+      x0: `[*dims]`, noise.
+      x1: `[*dims]`, data.
+      pull: `[*dims]`, `E[x1 | x_t] - x1`.
+    """
+    return c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull

@@ -59,8 +59,7 @@ def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -
     weights, gaps, c = _bank.anchored(path, bank, x0, x1, t)
     pull = _bank.average(weights, gaps)
     dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
-    value = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
-    return value.astype(dtype)
+    return _bank.pulled(c, x0, x1, pull).astype(dtype)
 
 
 def refined_velocity(
@@ -111,5 +110,4 @@ def refined_velocity(
     x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     found, _, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
     dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
-    value = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
-    return value.astype(dtype)
+    return _bank.pulled(c, x0, x1, found.mean).astype(dtype)

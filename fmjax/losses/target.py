@@ -128,7 +128,7 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
     gain = c.wronskian * c.alpha / c.sigma**2  # sigma grad u = sigma_dot I + gain Cov
     spread = jnp.sum(weights * jnp.sum(offsets**2, axis=1))
 
-    velocity = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * pull
+    velocity = _bank.pulled(c, x0, x1, pull)
     noise = x0 - c.alpha / c.sigma * pull
     rate = x0.size * c.sigma_dot + gain * spread - jnp.sum(velocity * noise)
     slope = Partial(_slope, c.sigma_dot, gain, weights, offsets)
@@ -181,7 +181,7 @@ def of_large_bank(
     x, x0, x1 = _state(path, x0, x1, t)
     found, bank, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
     gain = c.wronskian * c.alpha / c.sigma**2
-    velocity = c.alpha_dot * x1 + c.sigma_dot * x0 + c.wronskian / c.sigma * found.mean
+    velocity = _bank.pulled(c, x0, x1, found.mean)
     noise = x0 - c.alpha / c.sigma * found.mean
     rate = x0.size * c.sigma_dot + gain * found.spread - jnp.sum(velocity * noise)
     covariance = Partial(partial(_covariance, chunk_size), bank, found, x1)

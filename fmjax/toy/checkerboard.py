@@ -98,6 +98,7 @@ def _log_between(low: Array, high: Array) -> Array:
 
 def _velocity(path: Path, x: Array, t: Array) -> Array:
     """Returns the marginal velocity, from the score of eq. (1)."""
-    score = jax.grad(_log_marginal, argnums=1)(path, _checks.wide(x), t)
+    x = _checks.wide(x)
+    score = jax.grad(_log_marginal, argnums=1)(path, x, t)
     kinds = {"given": predictions.score, "wanted": predictions.velocity}
-    return predictions.convert(path, score, _checks.wide(x), t, **kinds)
+    return predictions.convert(path, score, x, t, **kinds)

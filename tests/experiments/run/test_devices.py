@@ -16,19 +16,13 @@ def installed(monkeypatch):
     """Pretends that these plugins of accelerators are installed, by their versions."""
 
     def install(**versions):
-        real = importlib.metadata.version
         plugins = [types.SimpleNamespace(name=n, version=v) for n, v in versions.items()]
         entries = [
             types.SimpleNamespace(dist=plugin) for plugin in plugins if plugin.name != "libtpu"
         ]
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: entries)
-
-        def version(name):
-            if name == "libtpu" and name not in versions:
-                raise importlib.metadata.PackageNotFoundError(name)
-            return versions.get(name) or real(name)
-
-        monkeypatch.setattr(importlib.metadata, "version", version)
+        named = lambda *, name: [plugin for plugin in plugins if plugin.name == name]
+        monkeypatch.setattr(importlib.metadata, "distributions", named)
 
     return install
 
