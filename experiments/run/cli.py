@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from experiments.run import programs
+from experiments.run import programs, signals
 
 _OURS = ("experiments", "fmjax")
 
@@ -45,8 +45,8 @@ def run(
       args: the options; `sys.argv[1:]` if not given.
 
     Raises:
-      SystemExit: code 1 after a user's mistake, 2 after a wrong option, 130 after Ctrl-C; help
-        exits with 0.
+      SystemExit: code 1 after a user's mistake, 2 after a wrong option, 130 after Ctrl-C, 143
+        after SIGTERM, 129 after SIGHUP; help exits with 0.
     """
     module = sys.modules[main.__module__]
     title = (module.__doc__ or "").split("\n\n")[0]
@@ -62,7 +62,8 @@ def run(
     if parsed.machine.compilation_cache:
         programs.keep()
     try:
-        main(config)
+        with signals.ending():
+            main(config)
     except KeyboardInterrupt:
         _leave("interrupted; the same command continues from the last checkpoint.", code=130)
     except OSError as error:

@@ -17,13 +17,13 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import optax
 from etils import epath
 
-from experiments.run import checkpoints, devices
+from experiments.run import checkpoints, devices, signals
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
@@ -91,6 +91,8 @@ def fit(
       The state after `num_steps`, on all devices.
 
     Raises:
+      SystemExit: code 128 + signal, after SIGTERM or SIGHUP: the step that was under way is saved;
+        in an evaluation, who handled the signal before does so at once, and nothing is saved.
       FloatingPointError: if the loss or the gradient is not finite; that state is not saved.
       ValueError: if the newest checkpoint is damaged, of another configuration or beyond
         `num_steps`; if the batch does not divide; if an interval is not positive.
@@ -109,22 +111,28 @@ def fit(
         state = checkpoints.newest(saved, state, num_steps)
         start = int(state.step)
         _announce(start, num_steps, folder)
-        with contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps)) as log:
+        log_to = contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps))
+        with log_to as log, signals.Held() as held:
             for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
                 batch = devices.shard(mesh, batch)
                 state, info = step(state, key_train, batch | whole if whole else batch)
                 log.tick()
                 every = (log_every, eval_every, save_every)
                 _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]
-                if not any(due):
+                ending = held.asked(saved.reached_preemption, range(done, done + 1), info.loss)
+                if not (ending or any(due)):
                     continue  # without waiting for the device
                 values = _finite(state, info, done, saved)
                 values["steps_per_second"] = log.speed(done)
                 if evaluating:
-                    values |= evaluate(state.ema_params, jax.random.fold_in(key_evaluate, done))
-                log.write(done, values)
-                if saving:
+                    with held.let_through():
+                        values |= evaluate(state.ema_params, jax.random.fold_in(key_evaluate, done))
+                if any(due):
+                    log.write(done, values)
+                if ending or saving:
                     checkpoints.save(saved, done, state)
+                if ending:
+                    _leave(saved, held, done, num_steps)
         with checkpoints.failure_named(saved):
             saved.wait_until_finished()
     return _ended(state, num_steps)
@@ -172,6 +180,14 @@ def _finite(
         )
         raise FloatingPointError(message)
     return {name: numbers[name] for name in info._fields}
+
+
+def _leave(saved: checkpoints.Manager, held: signals.Held, done: int, num_steps: int) -> NoReturn:
+    """Ends the program after a step, once its state is saved."""
+    with checkpoints.failure_named(saved):
+        saved.wait_until_finished()
+    what = f"step {done} of {num_steps} is saved, the same command continues from there."
+    signals.leave(held.signum, what)
 
 
 def _ended(state: train.TrainState, num_steps: int) -> train.TrainState:
