@@ -207,7 +207,7 @@ def main(config: Config) -> None:
     }
     write_json(folder / "results.json", found)
     with run_pictures.style():
-        run_pictures.save(folder / "figures", pictures.all_of(found))
+        run_pictures.save(folder / "figures", pictures.figures(found))
     print(report(found, folder))
 
 

@@ -260,7 +260,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     devices.check_batch(config.training.batch_size)
     name, images = training.load(config.source, config.seed)
     _check_sizes(config, images)
-    choose = classifier.of_run(config.features, config.source, config.seed, images, features)
+    choose = classifier.embedder(config.features, config.source, config.seed, images, features)
     folder = loop.open_run(
         config.workdir or f"runs/closed_form/efm_images/{name}",
         config,
@@ -275,7 +275,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     of_data = quality.of_data(reference, images, config.samples.num_samples)
     with run_pictures.style():
         names = {"dataset": name, "space": embedded.name}
-        figures = pictures.all_of(rows, of_data, images.levels, **names)
+        figures = pictures.figures(rows, of_data, images.levels, **names)
         run_pictures.save(folder / "figures", figures)
     shown = {
         f"seed_{row['seed']}/{row['method']}": {"shown": np.uint8(row["shown"])} for row in rows

@@ -264,7 +264,7 @@ def main(config: Config) -> None:
     if jax.process_index() != 0:
         return
     with run_pictures.style():
-        run_pictures.save(folder / "figures", toy_pictures.all_of(rows, of_data))
+        run_pictures.save(folder / "figures", toy_pictures.figures(rows, of_data))
     drawn = {
         f"seed_{row['seed']}/{row['method']}": {k: row.pop(k) for k in ("points", "train")}
         for row in rows

@@ -234,7 +234,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     config.check()
     devices.check_batch(config.training.batch_size)
     name, images = training.load(config.source, config.seed)
-    choose = classifier.of_run(config.features, config.source, config.seed, images, features)
+    choose = classifier.embedder(config.features, config.source, config.seed, images, features)
     sizes = sizes_of(config.sizes, images)
     folder = config.workdir or f"runs/closed_form/learning/{name}"
     folder = loop.open_run(folder, config, data=data.fingerprint(images))

@@ -115,7 +115,7 @@ def make_step(options: Training, problem: Problem, variant: Variant) -> Callable
 
     def example(params: PyTree, weight: float, key: Key) -> Array:
         key_pair, key_probe = jax.random.split(key)
-        x0, x1, t = measures.draw(problem.mixture, key_pair)
+        x0, x1, t = measures.sample_pair(problem.mixture, key_pair)
         return losses.fdm(
             partial(perceptron, params),
             path,
@@ -261,7 +261,7 @@ def main(config: Config) -> None:
             for variant, how in VARIANTS.items()
         }
     with run_pictures.style():
-        run_pictures.save(folder / "figures", pictures.all_of(found))
+        run_pictures.save(folder / "figures", pictures.figures(found))
     write_json(folder / "results.json", found)
     for name in config.problems:
         print("\n" + table(name, found[name]))

@@ -120,7 +120,7 @@ class Config:
         options.check_parts(self)
 
 
-def draw(key: Key) -> tuple[Array, Array, Array]:
+def sample_pair(key: Key) -> tuple[Array, Array, Array]:
     """Returns noise, data and time of one example."""
     key_noise, key_data, key_time = jax.random.split(key, 3)
     noise, t = jax.random.normal(key_noise, (2,)), jax.random.uniform(key_time)
@@ -133,7 +133,7 @@ def make_loss(weight: float, every: int) -> Callable[[PyTree, Key, PyTree], Arra
 
     def example(params: PyTree, weight: Array | float, key: Key) -> Array:
         velocity = functools.partial(perceptron, params)
-        x0, x1, t = draw(key)
+        x0, x1, t = sample_pair(key)
         return fmjax.losses.fdm(velocity, law.path, x0, x1, t, weight=weight, matching=matching)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
@@ -165,7 +165,7 @@ def train(options: Training, weight: float, seed: int, folder: Any, *, num_point
     params = fmjax.models.perceptron(key_init, 2, width=options.width, depth=options.depth)[1]
     few = max(num_points // 10, 2)
     points = jax.vmap(law.density.sample)(jax.random.split(key_points, few))
-    pairs = jax.vmap(draw)(jax.random.split(key_pairs, few))
+    pairs = jax.vmap(sample_pair)(jax.random.split(key_pairs, few))
 
     def evaluate(params: PyTree, _: Key) -> dict[str, float]:
         return {
@@ -280,7 +280,7 @@ def main(config: Config) -> None:
     if jax.process_index() != 0:
         return
     with run_pictures.style():
-        run_pictures.save(folder / "figures", pictures.all_of(folder, rows))
+        run_pictures.save(folder / "figures", pictures.figures(folder, rows))
     grids = {row["folder"]: {"grid": np.asarray(row.pop("grid"))} for row in rows}
     arrays.write(folder / "arrays.npz", grids)
     write_json(folder / "results.json", {"models": rows})

@@ -129,7 +129,7 @@ def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
     def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
         while True:
             rng = np.random.default_rng([config.seed, 0, step])
-            yield {"x": measures.draw(rng, config.training.batch_size, config.num_seeds)}
+            yield {"x": measures.sample_data(rng, config.training.batch_size, config.num_seeds)}
             step += 1
 
     return from_step
@@ -157,7 +157,7 @@ def make_loss(apply: Callable[..., Array], weight: float) -> Callable[[PyTree, K
 def pairs(config: Config, part: int) -> tuple[Array, Array, Array]:
     """Returns noise, data and times `[num_pairs]` to evaluate on, the same for every network."""
     rng, n = np.random.default_rng([config.seed, part]), config.num_pairs
-    x0, x1 = np.float32(rng.standard_normal(n)), measures.draw(rng, n)
+    x0, x1 = np.float32(rng.standard_normal(n)), measures.sample_data(rng, n)
     return jnp.asarray(x0), jnp.asarray(x1), jnp.asarray(np.float32((np.arange(n) + 0.5) / n))
 
 
@@ -285,7 +285,7 @@ def main(config: Config) -> None:
     arrays["history"] = {name: read_metrics(place, "flow") for name, place in places.items()}
     write_json(folder / "results.json", results | {"history": arrays["history"]})
     with run_pictures.style():
-        run_pictures.save(folder / "figures", pictures.all_of(arrays, pictured=PICTURED))
+        run_pictures.save(folder / "figures", pictures.figures(arrays, pictured=PICTURED))
     print(tables.report(results, tuple(weights), folder))
 
 

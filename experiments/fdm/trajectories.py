@@ -189,7 +189,7 @@ def main(config: Config) -> None:
     write_json(folder / "results.json", results)
     run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
-        figures = pictures.all_of(arrays, metrics, trajectories.system)
+        figures = pictures.figures(arrays, metrics, trajectories.system)
         run_pictures.save(folder / "figures", figures)
     print(tables.report(results, folder))
 

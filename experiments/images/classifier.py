@@ -23,7 +23,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import zlib
 from collections.abc import Callable, Iterator
 
 import jax
@@ -37,7 +36,7 @@ import fmjax
 from experiments.images import data, labels, training
 from experiments.images.features import Embedding, checked
 from experiments.images.options import Features, Source
-from experiments.run import batches, loop
+from experiments.run import batches, loop, numbers
 from fmjax.models import layers
 from fmjax.types import Array, Key, PyTree
 
@@ -139,7 +138,7 @@ def fit(
     return Embedding(embed, _fingerprint(params), accuracy)
 
 
-def of_run(
+def embedder(
     options: Features,
     source: Source,
     seed: int,
@@ -174,7 +173,7 @@ def of_run(
         return lambda _: own
     recipe = Recipe(num_steps=options.embedding_steps, seed=seed)
     with _named():
-        truth = labels.of_run(source, seed, images)
+        truth = labels.matching(source, seed, images)
         if options.embedding_dir:
             found = fit(images, truth, options.embedding_dir, recipe)
             return lambda _: found
@@ -269,5 +268,5 @@ def _accuracy(
 
 def _fingerprint(params: PyTree) -> str:
     """Returns a short text that changes with any parameter."""
-    joined = b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
-    return f"crc32 {zlib.crc32(joined):08x}"
+    joined = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+    return f"crc32 {numbers.crc32(joined)}"

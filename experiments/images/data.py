@@ -29,6 +29,7 @@ import jax
 import numpy as np
 
 from experiments.images import prepared
+from experiments.run import numbers
 from experiments.run.batches import check_seed
 
 Array = jax.Array
@@ -121,9 +122,8 @@ def split(examples: np.ndarray, held_out: float, seed: int) -> tuple[np.ndarray,
 def fingerprint(images: Images) -> str:
     """Returns a short text that changes with any pixel of the data set."""
     parts = (images.train, images.held_out)
-    sums = (f"{zlib.crc32(np.ascontiguousarray(part).tobytes()):08x}" for part in parts)
     sizes = f"{len(images.train)} + {len(images.held_out)} of {list(images.train.shape[1:])}"
-    return f"{sizes}, {images.levels} levels, crc32 {' '.join(sums)}"
+    return f"{sizes}, {images.levels} levels, crc32 {numbers.crc32(*parts)}"
 
 
 def bin_width(levels: int) -> float:

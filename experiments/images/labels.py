@@ -5,13 +5,13 @@ A data set's own .npz file holds them beside its images, as integers 0, 1, ...: 
 """
 
 import os
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.images import data, prepared
 from experiments.images.options import Source
+from experiments.run import numbers
 
 
 class Labels(NamedTuple):
@@ -61,7 +61,7 @@ def load(
     return Labels(*(part.astype(np.int32) for part in found))
 
 
-def of_run(source: Source, seed: int, images: data.Images) -> Labels:
+def matching(source: Source, seed: int, images: data.Images) -> Labels:
     """Returns the labels of the images of `training.load`, the held-out ones shuffled with them.
 
     Args:
@@ -77,8 +77,7 @@ def of_run(source: Source, seed: int, images: data.Images) -> Labels:
 
 def fingerprint(labels: Labels) -> str:
     """Returns a short text that changes with any label."""
-    sums = (f"{zlib.crc32(np.ascontiguousarray(part).tobytes()):08x}" for part in labels)
-    return f"{max(part.max() for part in labels) + 1} classes, crc32 {' '.join(sums)}"
+    return f"{max(part.max() for part in labels) + 1} classes, crc32 {numbers.crc32(*labels)}"
 
 
 def _npz(

@@ -248,7 +248,7 @@ def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collec
 
 def replace(path: epath.Path, content: bytes) -> None:
     """Writes a file beside its place and moves it there, so that it is never half written."""
-    beside = path.with_name(f"{path.name}.tmp")
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write one
     beside.write_bytes(content)
     beside.replace(path)
 

@@ -1,9 +1,15 @@
-"""Means and spreads, and rows of a table put together."""
+"""Means and spreads, rows of a table put together, and checksums of arrays."""
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+
+def crc32(*arrays: np.ndarray) -> str:
+    """Returns the checksum of each array in hexadecimal, which changes with any of its bits."""
+    return " ".join(f"{zlib.crc32(np.ascontiguousarray(array).tobytes()):08x}" for array in arrays)
 
 
 def by_method(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -209,7 +209,7 @@ def main(config: Config) -> None:
             "samples": images_pictures.samples(arrays["samples"], dataset=name),
             "uncertainty": pictures.uncertainty(arrays["held_out"], dataset=name),
             "calibration": _calibration.picture(arrays["held_out"], results["uncertainty"]),
-            **compared.all_of(arrays, results, dataset=name),
+            **compared.figures(arrays, results, dataset=name),
         }
         run_pictures.save(folder / "figures", figures)
     print(tables.report(results, folder))

@@ -203,7 +203,7 @@ def evaluate(
     results, arrays = {}, {}
     noise = jax.random.normal(key_sample, (config.samples.num_samples, *images.train.shape[1:]))
     samplers, size = {"MeanFlow": _few, "flow": _euler}, config.eval_batch_size
-    arrays["samples"] = tables.draw(models, samplers, STEPS, noise, size=size)  # part 1
+    arrays["samples"] = tables.sample(models, samplers, STEPS, noise, size=size)  # part 1
     results["samples"] = tables.table(arrays["samples"], images)
     apply, params = models["MeanFlow"]
     fields = {"MeanFlow": (functools.partial(slice_of, apply), params), "flow": models["flow"]}
@@ -253,7 +253,7 @@ def main(config: Config) -> None:
     write_json(folder / "results.json", results)
     run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
-        figures = pictures.all_of(arrays, results, dataset=name)
+        figures = pictures.figures(arrays, results, dataset=name)
         run_pictures.save(folder / "figures", figures)
     print(tables.report(results, folder))
 

@@ -19,7 +19,6 @@ References:
 """
 
 import functools
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments.run import batches
+from experiments.run import batches, numbers
 from fmjax.types import Array, Key
 
 path = fmjax.paths.linear()  # the paper's
@@ -152,4 +151,4 @@ def crossing(times: np.ndarray, weights: np.ndarray) -> float | None:
 
 def fingerprint(bank: np.ndarray) -> str:
     """Returns a short text that changes with any number of the data set."""
-    return f"{list(bank.shape)}, crc32 {zlib.crc32(np.ascontiguousarray(bank).tobytes()):08x}"
+    return f"{list(bank.shape)}, crc32 {numbers.crc32(bank)}"

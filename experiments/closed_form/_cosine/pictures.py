@@ -13,7 +13,7 @@ Found = dict[str, list[dict[str, Any]]]
 a "label"."""
 
 
-def all_of(found: Found) -> dict[str, Figure]:
+def figures(found: Found) -> dict[str, Figure]:
     """Returns the figures of a run by name; without images there are no sizes to draw."""
     whole = [entries[-1] for entries in found.values()]
     pictures = {"histograms": histograms(whole), "means": means(whole)}

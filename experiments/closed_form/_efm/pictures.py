@@ -12,7 +12,7 @@ from experiments.run import numbers
 from experiments.run import pictures as run_pictures
 
 
-def all_of(
+def figures(
     rows: list[dict[str, Any]],
     of_data: list[dict[str, Any]],
     levels: int,

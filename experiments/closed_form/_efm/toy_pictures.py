@@ -9,7 +9,7 @@ from experiments.run import numbers
 from experiments.run.pictures import band, log_x, log_y, of_curves
 
 
-def all_of(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> dict[str, Figure]:
+def figures(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> dict[str, Figure]:
     """Returns every figure of a run in the plane.
 
     Args:

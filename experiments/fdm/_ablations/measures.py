@@ -25,7 +25,7 @@ ERROR_UP_TO = 0.99  # the last time at which errors are measured
 SOLVE = partial(fmjax.samplers.fixed, num_steps=64)
 
 
-def draw(mixture: Mixture, key: Key) -> tuple[Array, Array, Array]:
+def sample_pair(mixture: Mixture, key: Key) -> tuple[Array, Array, Array]:
     """Returns noise, data and time of one example."""
     key_noise, key_data, key_time = jax.random.split(key, 3)
     x1 = _laws.sample(key_data, mixture)
@@ -36,7 +36,7 @@ def errors(mixture: Mixture, velocity: Velocity, keys: Array) -> dict[str, Array
     """Returns the flow error and the divergence error, means over pairs on the path."""
 
     def at(key: Key) -> tuple[Array, Array]:
-        x0, x1, t = draw(mixture, key)
+        x0, x1, t = sample_pair(mixture, key)
         t = t * ERROR_UP_TO
         x = fmjax.paths.interpolate(path, x0, x1, t)
         r = fmjax.path_error.residual(partial(_laws.log_density, mixture), velocity, x, t)

@@ -12,7 +12,7 @@ SPACES = {"plane": "2 dimensions", "space": "16 dimensions"}
 SHOWN = ("flow matching", "exact", "1 probe", "Jacobian, 1 probe")
 
 
-def all_of(found: dict[str, Any]) -> dict[str, Figure]:
+def figures(found: dict[str, Any]) -> dict[str, Figure]:
     """Returns every figure, for the problems that were run."""
     problems = {name: rows for name, rows in found.items() if name in SPACES}
     pictures = {}

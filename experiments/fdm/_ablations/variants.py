@@ -98,7 +98,7 @@ def bias(key: Key, *, count: int = 400_000) -> dict[str, dict[str, float]]:
     t, field = jnp.asarray(0.5), partial(_laws.velocity, _laws.LINE)
 
     def slope(match: Callable, key: Key) -> Array:
-        x0, x1, _ = measures.draw(_laws.LINE, key)
+        x0, x1, _ = measures.sample_pair(_laws.LINE, key)
         target = losses.of_pair(path, x0, x1, t)
         moved = lambda theta, x: field(x, t) + theta * jnp.sin(x)  # noqa: E731
         penalty = lambda theta: match(partial(moved, theta), target, divergence=divergence.unrolled)  # noqa: E731

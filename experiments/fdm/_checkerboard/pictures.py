@@ -13,7 +13,7 @@ from experiments.fdm._checkerboard import law
 from experiments.run.folder import read_metrics
 
 
-def all_of(folder: os.PathLike, rows: list[dict[str, Any]]) -> dict[str, Figure]:
+def figures(folder: os.PathLike, rows: list[dict[str, Any]]) -> dict[str, Figure]:
     """Returns every figure of a run.
 
     Args:

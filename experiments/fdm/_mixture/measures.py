@@ -28,7 +28,7 @@ DECADES = (20, 40, 60, 80)  # where 1 - t is 0.1, 0.01, ...
 ERRORS = ("conditional_flow", "conditional_divergence", "flow", "divergence", "residual")
 
 
-def draw(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def sample_data(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Returns draws of the data, float32 `[*shape]`."""
     weights, means, deviations = _laws.LINE
     k = rng.choice(len(weights), size=shape, p=weights)

@@ -13,7 +13,7 @@ COLORS = ("tab:blue", "tab:orange")
 TRUTH = {"color": "black", "linewidth": 1.0}
 
 
-def all_of(arrays: dict[str, Any], *, pictured: tuple[float, ...]) -> dict[str, Figure]:
+def figures(arrays: dict[str, Any], *, pictured: tuple[float, ...]) -> dict[str, Figure]:
     """Returns the figures of a run by name.
 
     Args:

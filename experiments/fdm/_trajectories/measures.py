@@ -53,7 +53,7 @@ def given(event: Event, jitter: float, velocity: Velocity, path: Path) -> Veloci
     return fmjax.events.conditioned(event, velocity, path, jitter=jitter, log_cdf=log_cdf)
 
 
-def draw(
+def sample(
     task: Task,
     condition: Callable[[Velocity, Path], Velocity] | None,
     num_steps: int,

@@ -15,7 +15,7 @@ _STATES = ("tab:purple", "tab:green", "tab:red", "tab:olive")
 _FREE, _GIVEN = 3, 2  # trajectories drawn of each kind
 
 
-def all_of(
+def figures(
     arrays: dict[str, Any], metrics: dict[str, list[dict[str, float]]], system: System
 ) -> dict[str, Figure]:
     """Returns the figures of a run by name.
@@ -25,14 +25,14 @@ def all_of(
       metrics: the lines of metrics.jsonl of each method.
       system: for names and times.
     """
-    figures = {
+    by_name = {
         "trajectories": trajectories(arrays["free"], arrays["given"], system),
         "statistic": statistic(arrays["statistic_free"], arrays["statistic_given"]),
         "training": training(metrics),
     }
     if "forecasts" in arrays:
-        figures["forecasts"] = forecasts(arrays["forecasts"], arrays["errors"], system)
-    return figures
+        by_name["forecasts"] = forecasts(arrays["forecasts"], arrays["errors"], system)
+    return by_name
 
 
 def _style(name: str) -> dict[str, Any]:

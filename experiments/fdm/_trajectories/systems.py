@@ -34,7 +34,6 @@ References:
 """
 
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -46,7 +45,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from experiments.run import folder
+from experiments.run import arrays, folder, numbers
 from fmjax import _compat
 
 Array = jax.Array
@@ -170,7 +169,7 @@ def simulate(
     if path.exists():
         return _load(path, (n, system.num_steps - system.num_dropped, len(system.states)))
     trajectories = _simulate(system, key, n, batch_size, options)
-    _save(path, trajectories)
+    arrays.write(path, {"trajectories": trajectories})
     return trajectories
 
 
@@ -215,27 +214,17 @@ def _trajectory(system: System, start: Array, *, rtol: float, atol: float) -> Ar
 
 def _file_name(system: System, key: Key, n: int, options: dict[str, float]) -> str:
     """Returns a name that changes with everything that the trajectories depend on."""
-    bits = zlib.crc32(np.ascontiguousarray(jax.random.key_data(key)).tobytes())
+    bits = numbers.crc32(jax.random.key_data(key))
     saved = f"{system.save_every:g}x{system.num_dropped}-{system.num_steps}"
     tolerances = "_".join(f"{name}{value:g}" for name, value in options.items())
-    return f"{system.name}_{saved}_n{n}_{tolerances}_key{bits:08x}.npz"
-
-
-def _save(path: epath.Path, trajectories: np.ndarray) -> None:
-    """Writes the file beside its place and moves it there, so that it is never half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as file:
-        np.savez(file, trajectories=trajectories)
-    beside.replace(path)
+    return f"{system.name}_{saved}_n{n}_{tolerances}_key{bits}.npz"
 
 
 def _load(path: epath.Path, shape: tuple[int, ...]) -> np.ndarray:
     """Reads a cached file, or says that it is damaged."""
     try:
-        with path.open("rb") as file, np.load(file) as content:
-            trajectories = content["trajectories"]
-    except Exception as error:  # zip, numpy and the file system each have their own
+        trajectories = arrays.read(path)["trajectories"]
+    except (ValueError, KeyError) as error:
         message = f"{path} is damaged ({error}): delete it, and it is made again."
         raise ValueError(message) from error
     if trajectories.shape != shape:

@@ -61,7 +61,7 @@ def _draw(
 ) -> dict[str, np.ndarray]:
     """Returns the samples of each method, from the same noise."""
     condition = functools.partial(measures.given, given, asked.jitter) if given else None
-    run = measures.compiled(functools.partial(measures.draw, task, condition, asked.sample_steps))
+    run = measures.compiled(functools.partial(measures.sample, task, condition, asked.sample_steps))
     noise, label = jax.random.normal(keys[0], shape), "given the event" if given else "free"
     return {
         name: run(

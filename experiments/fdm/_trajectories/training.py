@@ -16,7 +16,6 @@ References:
 
 import functools
 import os
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from flax import nnx
 import fmjax
 from experiments.fdm._trajectories import settings, systems
 from experiments.fdm._trajectories.options import Source, Training
-from experiments.run import batches, loop
+from experiments.run import batches, loop, numbers
 from fmjax.types import Array, Key, PyTree
 
 SYSTEMS = {"lorenz": systems.lorenz, "fitzhugh_nagumo": systems.fitzhugh_nagumo}
@@ -63,7 +62,7 @@ def load(source: Source, seed: int) -> Trajectories:
 def fingerprint(trajectories: Trajectories) -> str:
     """Returns a short text that changes with any number of the training trajectories."""
     train = trajectories.train
-    return f"{list(train.shape)}, crc32 {zlib.crc32(np.ascontiguousarray(train).tobytes()):08x}"
+    return f"{list(train.shape)}, crc32 {numbers.crc32(train)}"
 
 
 # What is known of a trajectory beforehand.

@@ -13,7 +13,7 @@ from experiments.images import pictures as images_pictures
 from experiments.uncertainty import _calibration
 
 
-def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
+def figures(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
     """Returns the figures of a run by name.
 
     Args:

@@ -30,7 +30,7 @@ from experiments.uncertainty import _calibration
 from fmjax.types import Array, PyTree
 
 
-def draw(
+def sample(
     models: dict[str, tuple[Callable[..., Array], PyTree]],
     samplers: dict[str, Callable[..., Array]],
     steps: Sequence[int],

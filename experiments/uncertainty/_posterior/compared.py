@@ -15,7 +15,7 @@ from experiments.uncertainty import _calibration
 from experiments.uncertainty._posterior import measures
 
 
-def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
+def figures(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> dict[str, Figure]:
     """Returns the figures of a run by name.
 
     Args:
@@ -23,13 +23,13 @@ def all_of(arrays: dict[str, Any], results: dict[str, Any], *, dataset: str) -> 
       results: what it returns first.
       dataset: the name for the titles.
     """
-    figures = {
+    by_name = {
         "generation": generation(arrays["generations"], results["edges"], dataset=dataset),
         "exact": exact(arrays, results, dataset=dataset),
     }
     if "rivals" in results:
-        figures["rivals"] = rivals(arrays, results["rivals"], dataset=dataset)
-    return figures
+        by_name["rivals"] = rivals(arrays, results["rivals"], dataset=dataset)
+    return by_name
 
 
 def generation(

@@ -41,7 +41,7 @@ def test_density_and_velocity_of_a_mixture(mixture, x64):
     @jax.jit
     @jax.vmap
     def at(key):
-        x0, x1, t = measures.draw(mixture, key)
+        x0, x1, t = measures.sample_pair(mixture, key)
         x = t * x1 + (1 - t) * x0
         r = path_error.residual(density, field, x, t)
         return x, t, density(x, t), r / (1.0 + jnp.sum(field(x, t) ** 2))

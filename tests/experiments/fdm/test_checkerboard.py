@@ -86,7 +86,7 @@ def test_the_loss_with_weight_0_is_flow_matching_and_the_penalty_is_added():
 
     def plain(key):
         velocity = partial(perceptron, params)
-        x0, x1, t = fdm_checkerboard.draw(key)
+        x0, x1, t = fdm_checkerboard.sample_pair(key)
         cfm = fmjax.losses.cfm(velocity, law.path, x0, x1, t)
         return cfm, fmjax.losses.cdm(velocity, law.path, x0, x1, t)
 

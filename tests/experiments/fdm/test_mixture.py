@@ -49,7 +49,7 @@ def test_the_law_and_its_velocity_in_closed_form():
     np.testing.assert_allclose(np.exp(log_p), p, rtol=1e-4)
     theirs = jax.vmap(lambda x: mixtures.velocity(mixtures.LINE, x, t))(x)
     np.testing.assert_allclose(velocity, theirs, rtol=1e-4, atol=1e-4)
-    drawn = measures.draw(np.random.default_rng(0), 400, 50)
+    drawn = measures.sample_data(np.random.default_rng(0), 400, 50)
     assert drawn.dtype == np.float32
     mean = WEIGHTS @ MEANS
     assert abs(drawn.mean() - mean) < 5 * drawn.std() / drawn.size**0.5

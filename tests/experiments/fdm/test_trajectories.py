@@ -125,7 +125,7 @@ def test_samples_and_their_likelihood_are_those_of_the_gaussian(path, x64):
     task, _ = _exact(path)
     num = 400
     x0 = jax.random.normal(jax.random.key(0), (num, *SHAPE))
-    draw = functools.partial(measures.draw, task, None, 60)
+    draw = functools.partial(measures.sample, task, None, 60)
     run = measures.compiled(draw)
     x1 = run(jnp.ones(()), jax.random.key(1), x0, label="samples", size=num)
     count = x1.size

@@ -100,7 +100,7 @@ def test_one_class_is_no_classification(tmp_path):
 )
 def test_features_that_are_none_are_named(features, words):
     with pytest.raises(ValueError, match=words):
-        classifier.of_run(Features(embedding_steps=0), Source(), 0, IMAGES, features)
+        classifier.embedder(Features(embedding_steps=0), Source(), 0, IMAGES, features)
 
 
 def test_labels_that_are_no_classes_are_refused(tmp_path):
@@ -115,24 +115,24 @@ def test_a_classifier_of_its_own_folder_is_restored_before_the_run_has_one(fitte
     before = (folder / "config.json").read_bytes()
     words = "the classifier of --embedding-dir and --embedding-steps: .*other options: "
     with pytest.raises(ValueError, match=words):  # it is of other data
-        classifier.of_run(Features(str(folder), 60), Source(), 0, images)
+        classifier.embedder(Features(str(folder), 60), Source(), 0, images)
     assert (folder / "config.json").read_bytes() == before
 
 
 def test_what_does_without_a_classifier_takes_no_folder_of_one(fitted, tmp_path):
     without = Features(embedding_steps=0)
-    assert classifier.of_run(without, Source(), 0, IMAGES)(tmp_path) is None
+    assert classifier.embedder(without, Source(), 0, IMAGES)(tmp_path) is None
     mine = fitted._replace(fingerprint="mine", accuracy=None)
-    found = classifier.of_run(Features(), Source(), 0, IMAGES, mine)(tmp_path)
+    found = classifier.embedder(Features(), Source(), 0, IMAGES, mine)(tmp_path)
     assert (found.name, found.accuracy) == ("mine", None)
     x = data.centers(np.concatenate([TRAIN] * 6), 17)  # more than are taken at a time
     np.testing.assert_allclose(found.embed(x), fitted.embed(x), rtol=1e-4, atol=1e-5)
     assert not list(tmp_path.iterdir())
     both = Features("there", embedding_steps=0)
     with pytest.raises(ValueError, match="but --embedding-steps is 0: leave one of them out"):
-        classifier.of_run(both, Source(), 0, IMAGES)
+        classifier.embedder(both, Source(), 0, IMAGES)
     with pytest.raises(ValueError, match="but features are given: leave one of them out"):
-        classifier.of_run(both, Source(), 0, IMAGES, fitted)
+        classifier.embedder(both, Source(), 0, IMAGES, fitted)
 
 
 @pytest.mark.slow

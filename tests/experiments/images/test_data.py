@@ -376,7 +376,7 @@ def test_the_labels_of_digits_belong_to_their_images():
     }
     source = Source(held_out=0.3)
     _, images = training.load(source, 5)  # whose held-out images are shuffled
-    found = labels.of_run(source, 5, images)
+    found = labels.matching(source, 5, images)
     for part in ("train", "held_out"):
         wanted = [truth[image.tobytes()] for image in getattr(images, part)]
         np.testing.assert_array_equal(getattr(found, part), wanted)

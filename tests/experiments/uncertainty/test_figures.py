@@ -97,7 +97,7 @@ def test_figures_of_the_posterior(tmp_path, shape, count):
             ),
             "uncertainty": pictures.uncertainty(arrays["held_out"], dataset="noise"),
             "calibration": _calibration.picture(arrays["held_out"], results["uncertainty"]),
-            **compared.all_of(arrays, results, dataset="noise"),
+            **compared.figures(arrays, results, dataset="noise"),
         }
         run_pictures.save(tmp_path / "figures", figures)
     assert {"generation", "exact", "rivals"} <= set(figures)
@@ -108,7 +108,7 @@ def test_figures_of_the_posterior(tmp_path, shape, count):
 def test_figures_of_one_step(tmp_path, shape, count):
     arrays, results = _onestep(shape, TIMES[count])
     with run_pictures.style():
-        figures = onestep.all_of(arrays, results, dataset="noise")
+        figures = onestep.figures(arrays, results, dataset="noise")
         run_pictures.save(tmp_path / "figures", figures)
     assert set(figures) == {"samples", "maps", "agreement", "calibration"}
     tiny.check_pictures(tmp_path / "figures", figures)
@@ -117,7 +117,7 @@ def test_figures_of_one_step(tmp_path, shape, count):
 def test_without_rivals_there_is_no_figure_of_them():
     arrays, results = _posterior((4, 4, 1), TIMES[2])
     del results["rivals"]
-    assert "rivals" not in compared.all_of(arrays, results, dataset="noise")
+    assert "rivals" not in compared.figures(arrays, results, dataset="noise")
 
 
 @pytest.mark.parametrize("count", list(TIMES))

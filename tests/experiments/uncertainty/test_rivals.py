@@ -241,7 +241,7 @@ def test_samples_are_drawn_by_each_models_sampler_from_the_same_noise():
     sampler = lambda factor: (
         lambda apply, steps, params, x: factor * params * x + steps + len(apply)
     )
-    drawn = tables.draw(
+    drawn = tables.sample(
         models, {"flow": sampler(10), "MeanFlow": sampler(1)}, (1, 4), noise, size=64
     )
     for name, factor in (("MeanFlow", 2.0), ("flow", 30.0)):
