@@ -12,6 +12,8 @@ returns times of the default float type.
 
 References:
   Kingma et al. (2021), Variational Diffusion Models, arXiv 2107.00630 (stratification).
+  Karras et al. (2022), Elucidating the Design Space of Diffusion-Based Generative Models,
+  arXiv 2206.00364 (log-normal noise).
   Esser et al. (2024), Scaling Rectified Flow Transformers, arXiv 2403.03206 (logit-normal).
   Geng et al. (2025), Mean Flows for One-Step Generative Modeling, arXiv 2505.13447 (pairs).
 """
@@ -24,10 +26,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks
+from fmjax import _checks, paths
+from fmjax.paths import Path
 from fmjax.types import Array, Key
 
-__all__ = ["intervals", "logit_normal", "stratified", "uniform"]
+__all__ = ["intervals", "log_normal", "log_normal_density", "logit_normal", "stratified", "uniform"]
 
 
 def uniform(key: Key, shape: tuple[int, ...], *, low: float = 0.0, high: float = 1.0) -> Array:
@@ -132,12 +135,99 @@ def logit_normal(key: Key, shape: tuple[int, ...], *, mean: float = 0.0, std: fl
       Esser et al. (2024), arXiv 2403.03206, section 3.1. [esser2024scaling]
     """
     _check_shape(shape)
-    if not (math.isfinite(mean) and 0.0 < std < math.inf):
-        message = f"logit_normal needs a finite mean and std > 0, got mean {mean} and std {std}."
-        raise ValueError(message)
+    _check_normal("logit_normal", mean, std)
     t = jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
     limits = jnp.finfo(t.dtype)
     return jnp.clip(t, limits.tiny, 1.0 - limits.epsneg)
+
+
+def log_normal(
+    key: Key, shape: tuple[int, ...], path: Path, *, mean: float = -0.5, std: float = 1.2
+) -> Array:
+    """Draws independent times at which log(sigma / alpha) is normal.
+
+    The ratio sigma / alpha is the noise in units of the data. On the linear path the law is that of
+    `logit_normal(mean=-mean, std=std)`. For data of standard deviation s, EDM's law with its
+    P_mean and P_std is `mean = P_mean + log(s / s_E)`, `std = P_std` with s_E = 0.5, the standard
+    deviation of its data: the default is its law for s = 1.
+
+    Args:
+      key: PRNG key.
+      shape: shape of the result.
+      path: the path.
+      mean: mean of log(sigma / alpha). A larger one favors the noise.
+      std: standard deviation of log(sigma / alpha), positive.
+
+    Returns:
+      `[*shape]`, in [0, 1). Where the path has no such ratio, the end that is nearest to it: on the
+      ve paths and vp, whose ratio is bounded at t = 0, the time is 0.
+
+    Raises:
+      ValueError: if `mean` is not finite, `std` not positive and finite, or `shape` not a tuple.
+
+    Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> path = fmjax.paths.cosine()
+      >>> t = fmjax.times.log_normal(jax.random.key(0), (10_000,), path, mean=0.0)
+      >>> print(f"{jnp.median(t):.2f}")  # where sigma = alpha
+      0.50
+
+    Reference:
+      Karras et al. (2022), arXiv 2206.00364, table 1. [karras2022elucidating]
+    """
+    _checks.path(path)
+    _check_shape(shape)
+    _check_normal("log_normal", mean, std)
+    wanted = mean + std * jax.random.normal(key, shape)
+
+    def halved(_: int, inside: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = inside
+        middle = (low + high) / 2
+        noisier = path.sigma(middle) > jnp.exp(wanted) * path.alpha(middle)
+        return jnp.where(noisier, middle, low), jnp.where(noisier, high, middle)
+
+    digits = jnp.finfo(wanted.dtype).nmant
+    ends = jnp.zeros_like(wanted), jnp.ones_like(wanted)
+    # Twice the digits: times near 0 are small numbers.
+    low, _ = jax.lax.fori_loop(0, 2 * digits, halved, ends)
+    return jnp.minimum(low, 1.0 - jnp.finfo(low.dtype).epsneg)
+
+
+def log_normal_density(t: Array, path: Path, *, mean: float = -0.5, std: float = 1.2) -> Array:
+    """Computes the density of the times that `log_normal` draws.
+
+    A loss at such a time, divided by this density, has the expectation of the loss at a uniform
+    time: an importance weight, for those who want another law of the times and the same objective.
+
+    Args:
+      t: `[]`, in (0, 1).
+      path: the path.
+      mean: as in `log_normal`.
+      std: as in `log_normal`.
+
+    Returns:
+      `[]`, per unit of time.
+
+    Raises:
+      ValueError: if `mean` is not finite or `std` not positive and finite; if `t` is batched or a
+        static number outside [0, 1].
+
+    Example:
+      >>> import fmjax
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> path = fmjax.paths.linear()
+      >>> t = fmjax.times.log_normal(jax.random.key(0), (10_000,), path)
+      >>> weight = 1 / jax.vmap(lambda t: fmjax.times.log_normal_density(t, path))(t)
+      >>> print(f"{jnp.mean(weight * t**2):.1f}")  # the integral of t^2 is 1/3
+      0.3
+    """
+    _check_normal("log_normal_density", mean, std)
+    c = paths.coefficients(path, t)
+    slope = c.wronskian / (c.alpha * c.sigma)  # minus the derivative of log(sigma / alpha)
+    return slope * jax.scipy.stats.norm.pdf(jnp.log(c.sigma) - jnp.log(c.alpha), mean, std)
 
 
 def intervals(
@@ -197,3 +287,9 @@ def _check_shape(shape: tuple[int, ...]) -> None:
     if not isinstance(shape, tuple | list):
         message = f"shape must be a tuple of ints, got {shape!r}: write (n,), or x1.shape[:1]."
         raise ValueError(message)  # noqa: TRY004 (every static error of fmjax is a ValueError)
+
+
+def _check_normal(name: str, mean: float, std: float) -> None:
+    if not (math.isfinite(mean) and 0.0 < std < math.inf):
+        message = f"{name} needs a finite mean and std > 0, got mean {mean} and std {std}."
+        raise ValueError(message)

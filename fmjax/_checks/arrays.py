@@ -20,6 +20,7 @@ __all__ = [
     "bank_shape",
     "count",
     "dense",
+    "fitting",
     "floating",
     "real",
     "same_shape",
@@ -170,6 +171,25 @@ def same_shape(**arrays: Array) -> None:
         "them wrap the call in jax.vmap."
     )
     raise ValueError(message)
+
+
+def fitting(x: Array, **values: Any) -> list[Array]:
+    """Returns numbers or arrays in float32 at least, with as many axes as the state they fit.
+
+    Args:
+      x: `[*dims]`, the state.
+      **values: what must broadcast to `[*dims]`, under the names that the message should use.
+    """
+    made = [wide(value, name) for name, value in values.items()]
+    for name, value in zip(values, made, strict=True):
+        ends = zip(value.shape[::-1], x.shape[::-1], strict=False)
+        if value.ndim > x.ndim or any(own not in (1, size) for own, size in ends):
+            message = (
+                f"{name} must broadcast to the shape of x {x.shape}, got {value.shape}: give a "
+                "number, one for each channel (the last axis), or one for each entry."
+            )
+            raise ValueError(message)
+    return [value.reshape((1,) * (x.ndim - value.ndim) + value.shape) for value in made]
 
 
 MAX_DENSE = 4096

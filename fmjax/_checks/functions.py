@@ -35,6 +35,7 @@ _SIGNATURES = {
         "(x, t) -> dx",
         "pass, for example, functools.partial(empirical.velocity, path, bank)",
     ),
+    "network": ("(y, t) -> rest", "pass, for example, functools.partial(apply, params)"),
     "model": ("(x, t) -> prediction", "pass, for example, functools.partial(apply, params)"),
     "average_velocity": ("(x, r, t) -> u", "pass, for example, functools.partial(apply, params)"),
     "conditional": (

@@ -20,7 +20,15 @@ from fmjax.types import Array, Velocity
 __all__ = ["adaptive", "cfm"]
 
 
-def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array:
+def cfm(
+    velocity: Velocity,
+    path: Path,
+    x0: Array,
+    x1: Array,
+    t: Array,
+    *,
+    weight: Array | float = 1.0,
+) -> Array:
     """Computes the conditional flow matching loss of one example.
 
     It is the mean over dimensions of `(velocity(x_t, t) - d x_t / dt)^2`. Its minimizer over pairs
@@ -32,9 +40,12 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
       x0: `[*dims]`, noise.
       x1: `[*dims]`, data.
       t: `[]`, in [0, 1].
+      weight: of the squared error, not negative: a number, such as
+        `predictions.residual_std(path, std, t)**-2`, or an array that broadcasts to `[*dims]`. A
+        function of t alone leaves the minimizer as it is.
 
     Returns:
-      `[]`, the squared error per dimension, in float32 at least.
+      `[]`, the weighted squared error per dimension, in float32 at least.
 
     Raises:
       ValueError: if shapes differ, if the pair is complex, or if `t` is batched or a static number
@@ -59,7 +70,8 @@ def cfm(velocity: Velocity, path: Path, x0: Array, x1: Array, t: Array) -> Array
     target = predictions.target(predictions.velocity, path, x0, x1, _checks.wide(t))
     value = velocity(x, t)
     _checks.returned(x, velocity=value)
-    return jnp.mean(jnp.square(value - target))
+    (weight,) = _checks.fitting(x, weight=weight)
+    return jnp.mean(weight * jnp.square(value - target))
 
 
 def adaptive(loss: Array, *, power: Array | float = 1.0, eps: Array | float = 1e-3) -> Array:

@@ -26,18 +26,24 @@ t = 1). v is never singular. Your own kind is any function `(path, t) -> (a, b)`
 a velocity. At an end of the path where the system is singular they take the velocity of a time a
 little inside the path, so that every sampler runs from end to end.
 
+`conditioned` makes a velocity of its best linear prediction, which the mean and standard deviation
+of the data give, and a network whose input and target have unit variance at every time.
+
 References:
   Salimans and Ho (2022), Progressive Distillation, arXiv 2202.00512, appendix D (v).
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747.
 """
 
+from fmjax.predictions.conditioning import conditioned, residual_std
 from fmjax.predictions.conversion import as_velocity, convert, reverse_time, target
 from fmjax.predictions.rows import Prediction, score, v, velocity, x0, x1
 
 __all__ = [
     "Prediction",
     "as_velocity",
+    "conditioned",
     "convert",
+    "residual_std",
     "reverse_time",
     "score",
     "target",

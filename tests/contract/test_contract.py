@@ -95,6 +95,10 @@ PER_EXAMPLE = {
             predictions.velocity, predictions.x1, predictions.x0, predictions.score, predictions.v
         )
     },
+    "times.log_normal_density": Case(
+        lambda t: times.log_normal_density(t, PATH, mean=0.3, std=0.7), "t"
+    ),
+    "predictions.residual_std": Case(partial(predictions.residual_std, PATH, 1.5), "t"),
     "predictions.target": Case(partial(predictions.target, predictions.velocity, PATH), PAIR),
     "predictions.convert": Case(
         partial(
@@ -340,6 +344,7 @@ BATCH = {
     "times.uniform": lambda k, x, y: times.uniform(k, (5,)),
     "times.stratified": lambda k, x, y: times.stratified(k, (5,)),
     "times.logit_normal": lambda k, x, y: times.logit_normal(k, (5,)),
+    "times.log_normal": lambda k, x, y: times.log_normal(k, (5,), PATH),
     "times.intervals": lambda k, x, y: times.intervals(k, (5,)),
     "onestep.prior": lambda k, x, y: onestep.prior(y),
     "losses.probe_every": lambda k, x, y: losses.probe_every(
@@ -394,6 +399,7 @@ MAKERS = {
     "posterior.near_noise",
     "samplers.guided",
     "predictions.as_velocity",
+    "predictions.conditioned",
     "predictions.reverse_time",
     "train.init",
     "train.make_step",

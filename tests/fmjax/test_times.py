@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from fmjax import times
+from fmjax import paths, times
 
 SAMPLERS = [times.uniform, times.stratified, times.logit_normal, times.intervals]
 DRAWS = 20_000
@@ -194,3 +194,48 @@ def test_intervals_take_any_sampler(key):
 def test_bad_options_are_refused(call, message, key):
     with pytest.raises(ValueError, match=message):
         call(key)
+
+
+LOG_NORMAL_PATHS = [paths.linear(), paths.cosine(), paths.Path(lambda t: t**2, lambda t: 1 - t)]
+
+
+@pytest.mark.parametrize("path", LOG_NORMAL_PATHS, ids=["linear", "cosine", "mine"])
+def test_the_noise_of_log_normal_times_is_log_normal(path, key, x64):
+    t = times.log_normal(key, (DRAWS,), path, mean=0.7, std=1.5)
+    ratio = np.asarray(path.sigma(t) / path.alpha(t))
+    assert fits(np.log(ratio), scipy.stats.norm(0.7, 1.5).cdf)
+
+
+def test_log_normal_times_of_the_linear_path_are_logit_normal(key):
+    # sigma / alpha = (1 - t) / t, so that its logarithm is minus the logit of t.
+    ours = times.log_normal(key, (DRAWS,), paths.linear(), mean=0.7, std=1.5)
+    other = times.logit_normal(key, (DRAWS,), mean=0.7, std=1.5)
+    np.testing.assert_allclose(ours, 1 - other, atol=2e-6)
+
+
+def test_log_normal_times_end_where_the_path_ends(key):
+    path = paths.ve(0.1, 10.0)  # log(sigma / alpha) from -2.3 to 2.3
+    t = times.log_normal(key, (DRAWS,), path, mean=2.3, std=1.0)
+    assert float(t.min()) == 0.0
+    assert abs(float((t == 0).mean()) - 0.5) < 0.02
+    t = times.log_normal(key, (DRAWS,), path, mean=-9.0, std=1.0)
+    assert float(t.min()) == float(t.max()) == 1.0 - np.finfo(np.float32).epsneg
+
+
+@pytest.mark.parametrize("path", LOG_NORMAL_PATHS, ids=["linear", "cosine", "mine"])
+def test_the_density_of_log_normal_times_is_the_derivative_of_their_law(path, x64):
+    density = jax.vmap(lambda t: times.log_normal_density(t, path, mean=0.3, std=0.8))
+    law = lambda t: scipy.stats.norm.sf(np.log(path.sigma(t) / path.alpha(t)), 0.3, 0.8)
+    t = np.linspace(0.05, 0.95, 19)
+    slope = (law(t + 1e-6) - law(t - 1e-6)) / 2e-6
+    np.testing.assert_allclose(density(t), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": math.nan}, {"std": 0.0}, {"std": math.inf}], ids=["mean", "zero", "inf"]
+)
+def test_a_log_normal_law_that_is_none(wrong, key):
+    with pytest.raises(ValueError, match="needs a finite mean and std > 0"):
+        times.log_normal(key, (3,), paths.linear(), **wrong)
+    with pytest.raises(ValueError, match="needs a finite mean and std > 0"):
+        times.log_normal_density(0.5, paths.linear(), **wrong)
