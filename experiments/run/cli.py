@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from experiments.run import programs, signals
+from experiments.run import lock, programs, signals
 
 _OURS = ("experiments", "fmjax")
 
@@ -72,6 +72,8 @@ def run(
         if not _raised_by(error, (*_OURS, main.__module__)):
             raise
         _leave(f"error: {error}", code=1)
+    finally:
+        lock.release_all()
 
 
 def _command(config_type: type) -> type:

@@ -5,6 +5,7 @@
     metrics.jsonl    one JSON object per line: step, loss, grad_norm, steps_per_second (without
                      compilation and evaluations), and what an evaluation returned
     evaluation.json  what was measured of a network at the end, and with which options
+    writer.json      the process that writes in the folder now (`experiments.run.lock`)
 
 Every file is complete or not there. Of several processes only process 0 writes.
 """
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.run import options, provenance
+from experiments.run import lock, options, provenance
 
 
 def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -39,22 +40,42 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
     Raises:
       ValueError: if the folder holds a run of another config, or one whose config.json is
         missing; nothing in it is changed.
+      BlockingIOError: if another process writes in the folder; nothing in it is changed.
       OSError: if the folder cannot be written.
     """
-    folder, path = absolute(workdir), absolute(workdir) / "config.json"
-    if jax.process_index() != 0:
-        return folder
+    folder = absolute(workdir)
+    if jax.process_index() == 0:
+        is_new = _take(folder)
+        try:
+            _record(folder, config, facts)
+        except BaseException:
+            if is_new:
+                lock.release(folder)
+            raise
+    return folder
+
+
+def _take(folder: epath.Path) -> bool:
+    """Makes a folder, and this process its only writer; returns whether it was not before."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").write_text("")
         (folder / ".writable").unlink()
-        text = path.read_bytes() if path.exists() else None
+        return lock.take(folder)
+    except BlockingIOError:
+        raise
     except OSError as error:
         message = (
             f"cannot write the run folder {folder} ({error.strerror or error}): give another "
             "--workdir or change its permissions."
         )
         raise OSError(message) from error
+
+
+def _record(folder: epath.Path, config: Any, facts: dict[str, Any]) -> None:
+    """Records the options and this session, unless the folder holds another run."""
+    path = folder / "config.json"
+    text = path.read_bytes() if path.exists() else None
     settings, holds_a_run = dataclasses.asdict(config) | facts, _holds_a_run(folder)
     if text is None and holds_a_run:
         message = (
@@ -80,7 +101,6 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
     origin = folder / "provenance.json"
     known = read_json(origin) if origin.exists() and holds_a_run else {}
     write_json(origin, provenance.record(known, config, facts))
-    return folder
 
 
 def read_config(folder: epath.Path, config_type: type) -> Any:

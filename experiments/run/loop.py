@@ -44,6 +44,7 @@ def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Pat
 
     Raises:
       ValueError: if the folder holds another run; nothing is changed.
+      BlockingIOError: if another process writes in the folder; nothing is changed.
       OSError: if the folder cannot be written.
     """
     devices.join_hosts()

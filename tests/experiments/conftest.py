@@ -2,10 +2,16 @@
 
 import pytest
 
-from experiments.run import programs
+from experiments.run import lock, programs
 
 
 @pytest.fixture(autouse=True)
 def _keep_no_programs(monkeypatch):
     monkeypatch.setattr(programs, "keep", lambda: None)
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "0")  # for the processes that a test starts
+
+
+@pytest.fixture(autouse=True)
+def _release_the_folders():
+    yield
+    lock.release_all()

@@ -83,9 +83,9 @@ def metrics(workdir, *, speeds=False):
 
 
 def contents(folder):
-    """All files below a folder but the record of its sessions, byte for byte."""
+    """All files below a folder but the record of its sessions and writer, byte for byte."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    paths = [path for path in paths if path.name != "provenance.json"]
+    paths = [path for path in paths if path.name not in ("provenance.json", "writer.json")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 

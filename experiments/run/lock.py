@@ -1,0 +1,120 @@
+"""One writer for each run folder: writer.json in it says who that is, and is locked meanwhile.
+
+The kernel keeps the lock (flock) and drops it when the process ends, in whatever way; a file that
+a dead process has left is taken over. So it is on local disks and on network disks with locks,
+such as NFS. On a disk without locks a warning says so. A bucket (gs://) has none: there nobody
+notices two writers. To read a run takes no lock.
+"""
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import socket
+import sys
+from typing import TextIO
+
+from etils import epath
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+NAME = "writer.json"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_held: dict[str, TextIO] = {}  # the lock ends when its file is closed, so with the process
+
+
+def take(folder: epath.Path) -> bool:
+    """Makes this process the writer of a run folder, until it ends or calls `release`.
+
+    Args:
+      folder: it must be there.
+
+    Returns:
+      Whether the process is the writer since this call.
+
+    Raises:
+      BlockingIOError: if another process is the writer; nothing is changed.
+      OSError: if the folder cannot be written.
+    """
+    place = os.fspath(folder)
+    if "://" in place:
+        return False
+    if place in _held:
+        if _is_in_place(_held[place], place):
+            return False
+        release(folder)  # somebody has moved the folder away
+    file = _locked(place)
+    if file is None:
+        return False
+    _held[place] = file
+    file.truncate(0)
+    file.write(json.dumps(_writer()) + "\n")
+    file.flush()
+    return True
+
+
+def release(folder: epath.Path) -> None:
+    """Lets others write in a run folder; does nothing if this process is not its writer."""
+    place = os.fspath(folder)
+    file = _held.pop(place, None)
+    if file is not None:
+        with file, contextlib.suppress(OSError):  # of a folder that is gone, or read-only by now
+            if _is_in_place(file, place):
+                os.unlink(os.path.join(place, NAME))
+
+
+def release_all() -> None:
+    """Lets others write in all folders in which this process does."""
+    for place in list(_held):
+        release(epath.Path(place))
+
+
+def _locked(place: str) -> TextIO | None:
+    """Opens and locks the file; None if the disk has no locks."""
+    while fcntl is not None:
+        file = open(os.path.join(place, NAME), "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            with file:
+                if isinstance(error, BlockingIOError):
+                    raise BlockingIOError(_in_use(place, file)) from error
+            if error.errno not in _NO_LOCKS:
+                raise
+            break
+        if _is_in_place(file, place):
+            return file
+        file.close()  # its last writer has just removed it
+    message = f"warning: the disk of {place} has no locks: start no second run in it."
+    print(message, file=sys.stderr, flush=True)
+    return None
+
+
+def _is_in_place(file: TextIO, place: str) -> bool:
+    """Returns whether the open file is the one that has the name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(os.path.join(place, NAME)))
+    except FileNotFoundError:
+        return False
+
+
+def _writer() -> dict[str, str | int]:
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+
+
+def _in_use(place: str, file: TextIO) -> str:
+    """Says who writes in a folder."""
+    file.seek(0)
+    try:
+        who = "process {pid} on {host} writes there since {since}".format(**json.loads(file.read()))
+    except (ValueError, KeyError, TypeError):  # it has just begun
+        who = "another process writes there"
+    return (
+        f"{place} is in use: {who}. Wait for its end or stop it, or give another --workdir. "
+        "Nothing was changed."
+    )
