@@ -42,7 +42,7 @@ from experiments.closed_form._efm.training import Networks
 from experiments.images import classifier, data, quality, training
 from experiments.images.features import Embedding, pin
 from experiments.images.options import Features, Source
-from experiments.run import arrays, batches, checkpoints, cli, devices, loop, options
+from experiments.run import arrays, batches, checkpoints, cli, devices, layout, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
@@ -187,7 +187,7 @@ def train(
         save_every=every,
         shared={"data": bank},
     )
-    return jax.device_get(state.ema_params)
+    return layout.on_host(state.ema_params)
 
 
 def evaluated(

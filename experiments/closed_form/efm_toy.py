@@ -30,7 +30,7 @@ import numpy as np
 
 import fmjax
 from experiments.closed_form._efm import toy_pictures, training
-from experiments.run import arrays, batches, checkpoints, cli, loop, numbers, options
+from experiments.run import arrays, batches, checkpoints, cli, layout, loop, numbers, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
@@ -200,7 +200,7 @@ def train(
         save_every=options.num_steps,  # a minute is not worth more
         shared={"data": given.train},
     )
-    return jax.device_get(state.ema_params)
+    return layout.on_host(state.ema_params)
 
 
 def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

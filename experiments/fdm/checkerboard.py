@@ -26,7 +26,7 @@ import optax
 
 import fmjax
 from experiments.fdm._checkerboard import law, measures, pictures
-from experiments.run import arrays, checkpoints, cli, loop, options
+from experiments.run import arrays, checkpoints, cli, layout, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
@@ -172,8 +172,7 @@ def train(options: Training, weight: float, seed: int, folder: Any, *, num_point
             name: float(value) for name, value in measures.curves(params, points, pairs).items()
         }
 
-    share = options.batch_size // jax.process_count()
-    index = {"index": jax.process_index() * share + np.arange(share)}
+    index = {"index": layout.rows(options.batch_size)}
     every = max(options.num_steps // options.num_evaluations, 1)
     state = loop.fit(
         make_loss(weight, options.every),
@@ -188,7 +187,7 @@ def train(options: Training, weight: float, seed: int, folder: Any, *, num_point
         eval_every=every,
         save_every=every,
     )
-    return jax.device_get(state.ema_params)
+    return layout.on_host(state.ema_params)
 
 
 def restore(config: Config, folder: Any) -> dict[str, Network]:

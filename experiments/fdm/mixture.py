@@ -36,7 +36,7 @@ import fmjax
 from experiments.fdm import _laws
 from experiments.fdm._mixture import measures, pictures, tables
 from experiments.run import arrays as run_arrays
-from experiments.run import checkpoints, cli, loop, options
+from experiments.run import checkpoints, cli, layout, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
@@ -125,11 +125,13 @@ class Config:
 
 def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
     """Returns `start_step -> iterator` over fresh data, `[batch, seeds]`, without end."""
+    own = layout.rows(config.training.batch_size)
 
     def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
         while True:
             rng = np.random.default_rng([config.seed, 0, step])
-            yield {"x": measures.sample_data(rng, config.training.batch_size, config.num_seeds)}
+            rows = measures.sample_data(rng, config.training.batch_size, config.num_seeds)
+            yield {"x": rows[own]}
             step += 1
 
     return from_step
@@ -207,7 +209,7 @@ def train(
         eval_every=options.save_every,
         save_every=options.save_every,
     )
-    return jax.device_get(state.ema_params)
+    return layout.on_host(state.ema_params)
 
 
 def restore(config: Config, folder: Any) -> dict[str, Network]:

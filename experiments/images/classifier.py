@@ -36,7 +36,7 @@ import fmjax
 from experiments.images import data, labels, training
 from experiments.images.features import Embedding, checked
 from experiments.images.options import Features, Source
-from experiments.run import batches, lock, loop, numbers
+from experiments.run import batches, layout, lock, loop, numbers
 from fmjax.models import layers
 from fmjax.types import Array, Key, PyTree
 
@@ -133,7 +133,7 @@ def fit(
         save_every=every,
     )
     lock.release(folder)  # the next run may read it
-    params = jax.device_get(state.ema_params)
+    params = layout.on_host(state.ema_params)
     accuracy = _accuracy(apply, images, truth)(params, None)["held_out_accuracy"]
     embed = functools.partial(_features(apply, 0), params)
     return Embedding(embed, _fingerprint(params), accuracy)

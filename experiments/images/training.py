@@ -19,7 +19,7 @@ from flax import nnx
 import fmjax
 from experiments.images import data
 from experiments.images.options import Source, Training
-from experiments.run import batches, checkpoints, loop
+from experiments.run import batches, checkpoints, layout, loop
 from experiments.run.folder import check_facts
 from experiments.run.saved import Network
 from fmjax.types import Array, Key, PyTree
@@ -215,7 +215,7 @@ def fit(
         eval_every=options.save_every,
         save_every=options.save_every,
     )
-    return apply, jax.device_get(state.ema_params)
+    return apply, layout.on_host(state.ema_params)
 
 
 def trained(

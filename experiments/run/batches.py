@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import tqdm
 
+from experiments.run import layout
 from fmjax.types import Array, PyTree
 
 
@@ -115,21 +116,19 @@ def batches(images: np.ndarray, batch_size: int, *, seed: int) -> Batches:
             f"{batch_size}: give a smaller batch or more images."
         )
         raise ValueError(message)
-    share, rest = divmod(batch_size, jax.process_count())
-    if rest:
+    if batch_size % jax.process_count():
         message = (
             f"batch_size {batch_size} must be a multiple of the {jax.process_count()} processes."
         )
         raise ValueError(message)
-    per_epoch = len(images) // batch_size
+    per_epoch, own = len(images) // batch_size, layout.rows(batch_size)
 
     def start(step: int) -> Iterator[dict[str, np.ndarray]]:
         epoch, position = divmod(step, per_epoch)
         while True:
             order = np.random.default_rng([seed, epoch]).permutation(len(images))
             for index in range(position, per_epoch):
-                begin = index * batch_size + jax.process_index() * share
-                yield {"x": images[order[begin : begin + share]]}
+                yield {"x": images[order[index * batch_size + own]]}
             epoch, position = epoch + 1, 0
 
     return start

@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from experiments.run import lock, programs, signals
+from experiments.run import layout, lock, programs, signals
 
 _OURS = ("experiments", "fmjax")
 
@@ -31,6 +31,9 @@ class Machine:
 
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache folder: the same command then starts sooner."""
+    model_devices: int = 1
+    """Devices among which one copy of the parameters, their average and the optimizer's state is
+    split; 1 keeps them whole on every device."""
 
 
 def run(
@@ -62,7 +65,7 @@ def run(
     if parsed.machine.compilation_cache:
         programs.keep()
     try:
-        with signals.ending():
+        with signals.ending(), layout.split(parsed.machine.model_devices):
             main(config)
     except KeyboardInterrupt:
         _leave("interrupted; the same command continues from the last checkpoint.", code=130)

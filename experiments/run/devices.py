@@ -1,4 +1,4 @@
-"""The devices of one or several hosts as one axis, and batches spread over them."""
+"""The hosts of a run and their devices: joined at the start, counted, and named on stderr."""
 
 import functools
 import importlib.metadata
@@ -9,44 +9,22 @@ import warnings
 
 import jax
 
-from fmjax.types import PyTree
-
 _SHUTDOWN_SECONDS = 24 * 3600
-
-
-def make_mesh() -> jax.sharding.Mesh:
-    """Returns all devices of all hosts along one axis, "data"."""
-    # jax's default, explicit axes, refuses vmap over a sharded batch beside freshly split keys.
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
-
-
-def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
-    """Returns the global batch, split over the devices, from this process's share of it.
-
-    Args:
-      mesh: from `make_mesh`.
-      batch: NumPy arrays `[n, *dims]`, n a multiple of the devices of this process.
-
-    Returns:
-      The same tree of jax arrays `[n * processes, *dims]`.
-
-    Raises:
-      ValueError: if n does not divide by the devices.
-    """
-    sharding = jax.NamedSharding(mesh, jax.P("data"))
-    for x in jax.tree.leaves(batch):
-        _check_divides("a batch of", len(x) * jax.process_count())
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def check_batch(batch_size: int) -> None:
     """Raises ValueError unless the batch divides by the devices; joins the hosts to count them."""
     join_hosts()
-    _check_divides("batch_size", batch_size)
+    check_divides("batch_size", batch_size)
 
 
-def _check_divides(what: str, size: int) -> None:
+def check_divides(what: str, size: int) -> None:
+    """Raises ValueError unless a number of examples divides by the devices.
+
+    Args:
+      what: the number is of, for the message.
+      size: the number.
+    """
     count = jax.device_count()
     if size % count:
         message = (

@@ -23,7 +23,7 @@ import jax
 import optax
 from etils import epath
 
-from experiments.run import checkpoints, devices, signals
+from experiments.run import checkpoints, devices, layout, signals
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
@@ -49,6 +49,7 @@ def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Pat
     """
     devices.join_hosts()
     devices.announce()
+    layout.make_mesh()  # or says how the devices may be split, before anything is written
     return run_folder.open_folder(workdir, config, **facts)
 
 
@@ -73,10 +74,12 @@ def fit(
     Args:
       loss: `(params, key, batch) -> scalar`, the mean over the batch.
       params: initial parameters; they are copied.
-      batches: `start_step -> iterator` of this process's share of each batch, NumPy arrays
-        with the examples along the first axis, which must divide by the number of devices.
+      batches: `start_step -> iterator` of this process's share of each batch (`layout.rows`),
+        NumPy arrays with the examples along the first axis; the number of all of them must divide
+        by the number of devices.
       optimizer: any optax transformation.
-      evaluate: `(ema_params, key) -> floats`, for the metrics; `lambda *_: {}` for none.
+      evaluate: `(ema_params, key) -> floats`, for the metrics; `lambda *_: {}` for none. It is
+        called on all hosts, with NumPy arrays.
       workdir: the run folder.
       num_steps: at which to end; a run that has ended is only restored.
       seed: for all noise drawn in training and evaluation.
@@ -89,7 +92,8 @@ def fit(
         in as a constant. The batches must be dicts then.
 
     Returns:
-      The state after `num_steps`, on all devices.
+      The state after `num_steps`, on all devices as `layout` says; `layout.on_host` makes NumPy
+      arrays of its parts.
 
     Raises:
       SystemExit: code 128 + signal, after SIGTERM or SIGHUP: the step that was under way is saved;
@@ -101,12 +105,11 @@ def fit(
     _check_intervals(
         num_steps=num_steps, log_every=log_every, eval_every=eval_every, save_every=save_every
     )
-    mesh = devices.make_mesh()
-    everywhere = jax.NamedSharding(mesh, jax.P())
-    state = jax.device_put(train.init(params, optimizer), everywhere)
-    whole = jax.device_put(shared, everywhere)
+    mesh = layout.make_mesh()
+    state = layout.made(mesh, functools.partial(train.init, optimizer=optimizer), params)
+    whole = layout.everywhere(shared, mesh)
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
-    step = _compiled(loss, optimizer, ema_decay)
+    step = _compiled(loss, optimizer, ema_decay, mesh)
     folder = run_folder.absolute(workdir)
     with checkpoints.opened(folder / "checkpoints") as saved:
         state = checkpoints.newest(saved, state, num_steps)
@@ -115,7 +118,7 @@ def fit(
         log_to = contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps))
         with log_to as log, signals.Held() as held:
             for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
-                batch = devices.shard(mesh, batch)
+                batch = layout.shard(mesh, batch)
                 state, info = step(state, key_train, batch | whole if whole else batch)
                 log.tick()
                 every = (log_every, eval_every, save_every)
@@ -126,8 +129,9 @@ def fit(
                 values = _finite(state, info, done, saved)
                 values["steps_per_second"] = log.speed(done)
                 if evaluating:
+                    averaged = layout.on_host(state.ema_params)
                     with held.let_through():
-                        values |= evaluate(state.ema_params, jax.random.fold_in(key_evaluate, done))
+                        values |= evaluate(averaged, jax.random.fold_in(key_evaluate, done))
                 if any(due):
                     log.write(done, values)
                 if ending or saving:
@@ -144,9 +148,11 @@ def _compiled(
     loss: Callable[[PyTree, Key, PyTree], Array],
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    mesh: jax.sharding.Mesh,
 ) -> Callable[..., Any]:
     """Returns the step; trainings with the very same loss and optimizer compile it once."""
-    return jax.jit(train.make_step(loss, optimizer, ema_decay=ema_decay), donate_argnums=0)
+    step = train.make_step(layout.gathering(mesh, loss), optimizer, ema_decay=ema_decay)
+    return jax.jit(layout.keeping(mesh, step), donate_argnums=0)
 
 
 def _announce(start: int, num_steps: int, folder: epath.Path) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 
+from experiments.run import layout
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -61,6 +63,7 @@ def session() -> dict[str, Any]:
             "kind": jax.devices()[0].device_kind,
             "count": jax.device_count(),
             "processes": jax.process_count(),
+            "mesh": dict(layout.make_mesh().shape),
         },
     }
 

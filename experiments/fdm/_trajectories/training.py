@@ -28,7 +28,7 @@ from flax import nnx
 import fmjax
 from experiments.fdm._trajectories import settings, systems
 from experiments.fdm._trajectories.options import Source, Training
-from experiments.run import batches, loop, numbers
+from experiments.run import batches, layout, loop, numbers
 from fmjax.types import Array, Key, PyTree
 
 SYSTEMS = {"lorenz": systems.lorenz, "fitzhugh_nagumo": systems.fitzhugh_nagumo}
@@ -241,4 +241,4 @@ def fit(
         eval_every=options.save_every,
         save_every=options.save_every,
     )
-    return jax.device_get(state.ema_params)
+    return layout.on_host(state.ema_params)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from experiments.run import cli
+from experiments.run import cli, layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,14 @@ def test_sys_argv_is_read(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["job", "--num-steps", "3"])
     cli.run(lambda config: received.append(config), Config)
     assert received == [Config(num_steps=3)]
+
+
+def test_model_devices_splits_what_the_experiment_trains():
+    shapes = []
+    record = lambda _: shapes.append(dict(layout.make_mesh().shape))
+    cli.run(record, Config, args=["--model-devices", "2"])
+    cli.run(record, Config, args=[])
+    assert shapes == [{"data": 4, "model": 2}, {"data": 8, "model": 1}]
 
 
 def test_help_shows_units_and_defaults(capsys):

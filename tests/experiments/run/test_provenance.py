@@ -40,7 +40,8 @@ def test_every_session_of_a_run_is_recorded(tmp_path):
     versions["jaxlib"] = jax.lib.__version__
     assert session["versions"] == versions | {"python": platform.python_version()}
     devices = {"platform": "cpu", "kind": jax.devices()[0].device_kind}
-    assert session["devices"] == devices | {"count": 8, "processes": 1}
+    devices |= {"count": 8, "processes": 1, "mesh": {"data": 8, "model": 1}}
+    assert session["devices"] == devices
     folder.open_folder(tmp_path, _Config(), data="crc32 1")
     assert _record(tmp_path)["sessions"][0] == session
     assert len(_record(tmp_path)["sessions"]) == 2

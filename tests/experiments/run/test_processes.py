@@ -1,0 +1,77 @@
+"""Several processes on one machine, joined over loopback: the run of one process in any layout."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments.run import loop
+from tests.experiments.run import test_layout
+
+ROOT = str(pathlib.Path(loop.__file__).parents[2])
+STEPS = 4
+JOIN = """
+import dataclasses, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 8 // int(sys.argv[1]))
+from experiments.run import loop
+folder = loop.open_run(sys.argv[2], dataclasses.make_dataclass("Config", [])())
+# After the processes have met, because it asks for the devices:
+import numpy as np
+from tests.experiments.run import test_layout
+assert (jax.process_count(), jax.device_count()) == (int(sys.argv[1]), 8)
+"""
+
+
+def run(count, code, *arguments):
+    """Runs the code in several processes that are joined, and returns what they said on stderr."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    names |= {"PYTHONPATH": ROOT}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN + code, str(count), *map(str, arguments)],
+            env=os.environ | names | {"JAX_PROCESS_ID": str(index)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    try:
+        errors = [process.communicate(timeout=200)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * count, errors
+    return errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "model"), [(2, 1), (2, 8), (4, 1), (4, 2)])
+def test_processes_give_the_losses_of_one_device(tmp_path, count, model):
+    code = """
+state = [test_layout.fit(folder, steps, model=int(sys.argv[3])) for steps in (2, 4)][1]
+own = state.ema_params["first"].sharding.shard_shape((test_layout.WIDTH,) * 2)
+assert own[1] == test_layout.WIDTH // int(sys.argv[3])
+from experiments.run import layout
+np.savez(f"{folder}/{jax.process_index()}.npz", **layout.on_host(state.ema_params))
+"""
+    errors = run(count, code, tmp_path, model)
+    losses, averaged = test_layout.single_device(STEPS)
+    lines = loop.run_folder.read_metrics(tmp_path)
+    np.testing.assert_allclose([line["loss"] for line in lines], losses, rtol=1e-5)
+    for index in range(count):
+        for name, array in np.load(tmp_path / f"{index}.npz").items():
+            np.testing.assert_allclose(array, averaged[name], rtol=1e-4, atol=1e-6)
+    assert ["train: step" in text for text in errors] == [True] + [False] * (count - 1)
+    # What several processes have saved is restored by one, in one layout after another.
+    for again in (1, 4):
+        state = test_layout.fit(tmp_path, STEPS, model=again)
+        for name, array in test_layout.layout.on_host(state.ema_params).items():
+            np.testing.assert_array_equal(array, np.load(tmp_path / "0.npz")[name])
