@@ -61,6 +61,16 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
+class FlowTraining(Training):
+    """The training of a velocity."""
+
+    conditioned: bool = False
+    """Give the network the part of the velocity that no linear function of the state explains
+    (`predictions.conditioned`, with the mean and deviation of all pixels), and weight all times
+    alike."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Features:
     """The classifier in whose features images are compared."""
 

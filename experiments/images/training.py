@@ -14,17 +14,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 import fmjax
-from experiments.images import data
+from experiments.images import data, unet
 from experiments.images.options import Source, Training
 from experiments.run import batches, checkpoints, layout, loop
 from experiments.run.folder import check_facts
 from experiments.run.saved import Network
 from fmjax.types import Array, Key, PyTree
 
-path = fmjax.paths.linear()
+path = unet.path
 
 
 def load(source: Source, seed: int) -> tuple[str, data.Images]:
@@ -72,7 +71,11 @@ def pairs(
 
 
 def flow_loss(
-    apply: Callable[..., Array], levels: int, *, place: Callable[..., Array] = data.dequantize
+    apply: Callable[..., Array],
+    levels: int,
+    *,
+    place: Callable[..., Array] = data.dequantize,
+    moments: unet.Moments | None = None,
 ) -> Callable[..., Array]:
     """Returns the conditional flow matching loss of a batch of uint8 images.
 
@@ -80,11 +83,14 @@ def flow_loss(
       apply: `(params, x, t, key=None) -> dx` of one example; a key switches dropout on.
       levels: values that a pixel can take.
       place: from a key, pixels and levels to x.
+      moments: of the pixels; with them each time has the weight of a conditioned network.
     """
 
     def example(params: PyTree, key: Key, x0: Array, x1: Array, t: Array) -> Array:
-        velocity = functools.partial(apply, params, key=key)
-        return fmjax.losses.cfm(velocity, path, x0, x1, t)
+        velocity, weight = functools.partial(apply, params, key=key), 1.0
+        if moments is not None:
+            weight = fmjax.predictions.residual_std(path, moments.std, t) ** -2
+        return fmjax.losses.cfm(velocity, path, x0, x1, t, weight=weight)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
         x0, x1, key_time, keys = pairs(key, batch["x"], levels, place=place)
@@ -149,22 +155,13 @@ def adamw(peak: float, weight_decay: float, num_steps: int) -> optax.GradientTra
 
 
 @functools.lru_cache(maxsize=32)
-def _network(
-    shape: tuple[int, ...], channels: tuple[int, ...], num_times: int, dropout: float
-) -> tuple[Callable[..., Array], Callable[[int], PyTree]]:
-    """Returns `apply` of a U-Net, and a function from the seed to its first parameters."""
-    make = functools.partial(
-        fmjax.models.UNet, shape, channels=channels, num_times=num_times, dropout=dropout
-    )
-    apply, _ = fmjax.models.functional(make(rngs=nnx.Rngs(0)))
-    return apply, lambda seed: fmjax.models.functional(make(rngs=nnx.Rngs(seed)))[1]
-
-
-@functools.lru_cache(maxsize=32)
 def _loss(
-    make_loss: Callable[..., Any], apply: Callable[..., Array], levels: int
+    make_loss: Callable[..., Any],
+    apply: Callable[..., Array],
+    levels: int,
+    moments: unet.Moments | None,
 ) -> Callable[..., Any]:
-    return make_loss(apply, levels)
+    return make_loss(apply, levels, **({} if moments is None else {"moments": moments}))
 
 
 def _itself(apply: Callable[..., Array]) -> Callable[..., Array]:
@@ -182,6 +179,7 @@ def fit(
     velocity: Callable[..., Any] = _itself,
     num_times: int = 1,
     place: Callable[..., Array] = data.dequantize,
+    moments: unet.Moments | None = None,
 ) -> tuple[Callable[..., Array], PyTree]:
     """Trains a network on the images, or restores it, and returns it with averaged parameters.
 
@@ -196,14 +194,15 @@ def fit(
       velocity: turns `apply` into the velocity whose held-out loss is measured.
       num_times: times that the network takes.
       place: from a key, pixels and levels to x, for the held-out loss; bind it to `make_loss` too.
+      moments: of the pixels, for a conditioned network; `make_loss` takes them too.
 
     Returns:
       `apply`, `(params, x, *times, key=None) -> dx` of one example, and the parameters.
     """
     shape = tuple(images.train.shape[1:])
-    apply, init = _network(shape, tuple(options.channels), num_times, options.dropout)
+    apply, init = unet.network(shape, tuple(options.channels), num_times, options.dropout, moments)
     state = loop.fit(
-        _loss(make_loss, apply, images.levels),
+        _loss(make_loss, apply, images.levels, moments),
         init(seed),
         batches.batches(images.train, options.batch_size, seed=seed),
         adamw(options.learning_rate, options.weight_decay, options.num_steps),
@@ -225,6 +224,7 @@ def trained(
     *,
     velocity: Callable[..., Any] = _itself,
     num_times: int = 1,
+    moments: unet.Moments | None = None,
 ) -> Network:
     """Tells how a network that `fit` has trained is read again.
 
@@ -234,9 +234,10 @@ def trained(
       workdir: as for `fit`.
       velocity: turns `apply` into the velocity.
       num_times: times that the network takes.
+      moments: as for `fit`.
     """
     shape = tuple(images.train.shape[1:])
-    apply, init = _network(shape, tuple(options.channels), num_times, options.dropout)
+    apply, init = unet.network(shape, tuple(options.channels), num_times, options.dropout, moments)
     like = jax.eval_shape(lambda: init(0))
     return Network(
         apply=apply,

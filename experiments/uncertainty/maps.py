@@ -32,9 +32,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.images import data, likelihood, training
+from experiments.images import data, likelihood, training, unet
 from experiments.images import pictures as images_pictures
-from experiments.images.options import Likelihood, Source, Training
+from experiments.images.options import FlowTraining, Likelihood, Source
 from experiments.run import arrays as run_arrays
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
@@ -76,7 +76,7 @@ class Config:
     eval_batch_size: Free[int] = 8
     """Images evaluated at a time; memory grows with it."""
     source: Source = Source()
-    training: Training = Training()
+    training: FlowTraining = FlowTraining()
     uncertainty: Free[Uncertainty] = Uncertainty()
     likelihood: Free[Likelihood] = Likelihood()
     samples: Free[Samples] = Samples()
@@ -92,12 +92,14 @@ def train(
     config: Config, images: data.Images, folder: os.PathLike, key: Key
 ) -> tuple[Callable[..., Array], list[PyTree]]:
     """Returns the network, and its parameters, then the parameters of the rest of the ensemble."""
-    apply, params = training.flow(config.training, images, folder, key, seed=config.seed)
+    moments = unet.moments_for(config.training, images)
+    fit = functools.partial(training.flow, config.training, images, moments=moments)
+    apply, params = fit(folder, key, seed=config.seed)
     networks = [params]
     for member in range(1, config.rivals.ensemble if config.rivals.num_rivals else 1):
         place, seed = folder / "ensemble" / str(member), (config.seed + 1000 * member) % 2**32
         # The data stay; network, order and noise change.
-        networks.append(training.flow(config.training, images, place, key, seed=seed)[1])
+        networks.append(fit(place, key, seed=seed)[1])
     return apply, networks
 
 
@@ -106,7 +108,8 @@ def restore(config: Config, folder: os.PathLike) -> dict[str, Network]:
     images = training.recorded(config.source, config.seed, folder)
     members = range(1, config.rivals.ensemble if config.rivals.num_rivals else 1)
     places = {"flow": folder} | {f"ensemble/{k}": folder / "ensemble" / str(k) for k in members}
-    trained = functools.partial(training.trained, config.training, images)
+    moments = unet.moments_for(config.training, images)
+    trained = functools.partial(training.trained, config.training, images, moments=moments)
     return {name: trained(place) for name, place in places.items()}
 
 

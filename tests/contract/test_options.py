@@ -26,6 +26,8 @@ def _leaves(config):
 
 def _other(value):
     """Another value of an option, and what is typed for it; None where there is no obvious one."""
+    if value is False:
+        return True, []
     if isinstance(value, int | float):
         return value + 1, [str(value + 1)]
     if isinstance(value, tuple) and value and isinstance(value[0], int | float):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fmjax
-from experiments.images import data, training
+from experiments.images import data, training, unet
+from experiments.images.options import FlowTraining
 from experiments.uncertainty import meanflow
 
 PIXELS = np.random.default_rng(0).integers(0, 17, (8, 4, 3, 1), dtype=np.uint8)
@@ -157,3 +158,27 @@ def test_the_rate_warms_up_and_ends_at_a_fiftieth():
     assert sizes[50] == pytest.approx(0.25, rel=1e-3)
     assert max(sizes) == pytest.approx(0.5, rel=1e-3)
     assert sizes[1000] == pytest.approx(0.01, rel=1e-2)
+
+
+def test_a_conditioned_network_starts_at_the_best_linear_velocity():
+    # The U-Net starts at zero, so that its velocity is a straight line of each pixel.
+    moments = unet.moments_for(FlowTraining(conditioned=True), IMAGES)
+    x1 = np.asarray(data.dequantize(jax.random.key(1), jnp.asarray(IMAGES.train), IMAGES.levels))
+    np.testing.assert_allclose(moments, (x1.mean(), x1.std()), rtol=0.02, atol=0.02)
+    apply, init = unet.network(IMAGES.train.shape[1:], (8,), 1, 0.0, moments)
+    x, (mean, std) = jnp.asarray(x1[0]), moments
+    slope = (0.25 * std**2 - 0.75) / ((0.25 * std) ** 2 + 0.75**2)
+    wanted = mean + slope * (x - 0.25 * mean)
+    np.testing.assert_allclose(apply(init(0), x, 0.25), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_of_a_conditioned_network_weights_all_times_alike():
+    moments = unet.Moments(0.3, 0.5)
+    x1, x0, key_time = _draws(jax.random.key(3))
+    t = _each(fmjax.times.stratified(key_time, (8,)))
+    weight = ((t * 0.5) ** 2 + (1 - t) ** 2) / 0.5**2
+    v = 1.5 * (t * x1 + (1 - t) * x0)
+    loss = training.flow_loss(lambda params, x, t, key=None: params * x, 17, moments=moments)
+    ours = loss(1.5, jax.random.key(3), BATCH)
+    assert float(ours) == pytest.approx(np.mean(weight * (v - (x1 - x0)) ** 2), rel=1e-5)
+    assert unet.moments_for(FlowTraining(), IMAGES) is None
