@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.run.folder import absolute, replace
+from experiments.run.folder import replace
+from experiments.run.paths import absolute
 from fmjax.types import PyTree
 
 

@@ -16,7 +16,7 @@ import optax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from experiments.run import folder as run_folder
+from experiments.run import paths
 from fmjax import train
 from fmjax.types import Array, PyTree
 
@@ -88,7 +88,7 @@ def averaged(workdir: str | os.PathLike, like: PyTree, num_steps: int) -> PyTree
       ValueError: if the training has not ended, or if the checkpoint is damaged or of another
         network.
     """
-    place = run_folder.absolute(workdir) / "checkpoints"
+    place = paths.absolute(workdir) / "checkpoints"
     step = None
     if place.exists():
         with opened(place, keep=None) as checkpoints:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.run import lock, options, provenance
+from experiments.run import lock, options, paths, provenance
 
 
 def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -43,7 +43,7 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
       BlockingIOError: if another process writes in the folder; nothing in it is changed.
       OSError: if the folder cannot be written.
     """
-    folder = absolute(workdir)
+    folder = paths.absolute(workdir)
     if jax.process_index() == 0:
         is_new = _take(folder)
         try:
@@ -152,12 +152,6 @@ def _holds_a_run(folder: epath.Path) -> bool:
     places = ("", "*/", "*/*/")  # as seed_0/weight_0.1
     patterns = (f"{place}{name}" for place in places for name in names)
     return any(True for pattern in patterns for _ in folder.glob(pattern))
-
-
-def absolute(path: str | os.PathLike) -> epath.Path:
-    """Returns the path in full; ~ is the home folder, gs:// stays."""
-    path = epath.Path(path)
-    return path if "://" in str(path) else path.expanduser().absolute()
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

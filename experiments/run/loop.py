@@ -23,7 +23,7 @@ import jax
 import optax
 from etils import epath
 
-from experiments.run import checkpoints, devices, layout, signals
+from experiments.run import checkpoints, devices, layout, paths, signals
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
@@ -110,7 +110,7 @@ def fit(
     whole = layout.everywhere(shared, mesh)
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
     step = _compiled(loss, optimizer, ema_decay, mesh)
-    folder = run_folder.absolute(workdir)
+    folder = paths.absolute(workdir)
     with checkpoints.opened(folder / "checkpoints") as saved:
         state = checkpoints.newest(saved, state, num_steps)
         start = int(state.step)

@@ -16,6 +16,7 @@ import jax
 from etils import epath
 
 from experiments.run import folder as run_folder
+from experiments.run import paths
 from fmjax.types import Array, PyTree, Velocity
 
 
@@ -79,7 +80,7 @@ def load(folder: str | os.PathLike, name: str | None = None) -> Run:
       run = experiments.run.load("runs/uncertainty/maps/digits")
       uncertainty = fmjax.posterior.trace(run.velocity, run.path, x, t)
     """
-    folder = run_folder.absolute(folder)
+    folder = paths.absolute(folder)
     module = _experiment(folder)
     config = run_folder.read_config(folder, module.Config)
     network = _chosen(folder, module.restore(config, folder), name)

@@ -45,7 +45,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from experiments.run import arrays, folder, numbers
+from experiments.run import arrays, numbers, paths
 from fmjax import _compat
 
 Array = jax.Array
@@ -165,7 +165,7 @@ def simulate(
     options = {"rtol": rtol, "atol": atol}
     if cache is None:
         return _simulate(system, key, n, batch_size, options)
-    path = folder.absolute(cache) / _file_name(system, key, n, options)
+    path = paths.absolute(cache) / _file_name(system, key, n, options)
     if path.exists():
         return _load(path, (n, system.num_steps - system.num_dropped, len(system.states)))
     trajectories = _simulate(system, key, n, batch_size, options)

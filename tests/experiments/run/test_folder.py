@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from experiments.run import folder
+from experiments.run import checkpoints, folder, paths, saved
+from tests.experiments.run import test_loop
 
 
 def test_a_measurement_is_made_once_and_anew_with_other_options(tmp_path):
@@ -84,3 +85,69 @@ def test_facts_of_another_run_are_named(tmp_path):
     words = r"other data \(crc32 1 there, crc32 2 now\): restore the data of that run"
     with pytest.raises(ValueError, match=words):
         folder.check_facts(tmp_path, sizes=(2, 3), data="crc32 2")
+
+
+# Names that a shell allows.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b'\"#%&{}$!;|<>`]~,=@:+^()",
+        "-x",
+        "ü/日本/🙂",
+        "n" * 255,
+        "x.orbax-checkpoint-tmp-1/default",
+    ],
+)
+def test_a_run_is_found_again_in_a_folder_of_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    place = folder.open_folder(name, _Config())
+    assert str(place) == f"{tmp_path}/{name}"
+    state = test_loop.fit(place, 5)
+    assert test_loop.saved_steps(tmp_path / name) == [5]
+    with pytest.raises(ValueError, match="holds a run with other options"):
+        folder.open_folder(name, _Config(a=1))
+    found = checkpoints.averaged(place, state.ema_params, 5)
+    test_loop.assert_same_bits(found, state.ema_params)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("lr[0.1]", "'['"),
+        ("lr*", "'*'"),
+        ("lr?", "'?'"),
+        ("a\\b", r"'\\'"),
+        ("a\nb", r"'\n'"),
+        ("\udcff", r"'\udcff'"),
+        ("gs:", "'gs:'"),
+        ("gs:/a", "'gs:'"),
+    ],
+)
+def test_a_name_that_orbax_cannot_find_again_is_refused(tmp_path, name, named):
+    words = f"would lose its checkpoints, because of {named}: give a path without"
+    for use in (
+        lambda path: folder.open_folder(path, _Config()),
+        lambda path: test_loop.fit(path, 5),
+        lambda path: checkpoints.averaged(path, {}, 5),
+        saved.load,
+    ):
+        with pytest.raises(ValueError, match="^a run in ") as caught:
+            use(str(tmp_path / name / "run"))
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_of_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="no folders are known that begin with 'gz://'"):
+        paths.absolute("gz://bucket/run")
+    assert str(paths.absolute("gs://bucket/run")) == "gs://bucket/run"
+
+
+def test_paths_are_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    got = [str(paths.absolute(path)) for path in ("a/../b/", "~/c", "~no user", "//d//e")]
+    assert got == [f"{tmp_path}/b", "/home/me/c", f"{tmp_path}/~no user", "/d/e"]

@@ -17,7 +17,7 @@ import optax
 import pytest
 
 from experiments.run import batches as run_batches
-from experiments.run import checkpoints, devices, loop
+from experiments.run import checkpoints, devices, loop, paths
 from experiments.run import folder as record
 from experiments.run.options import Place
 from fmjax import train
@@ -535,7 +535,7 @@ def test_write_json_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(type(record.absolute(tmp_path)), "replace", fail)
+    monkeypatch.setattr(type(paths.absolute(tmp_path)), "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         record.write_json(tmp_path / "a.json", {"new": 2})
     assert (tmp_path / "a.json").read_bytes() == before["a.json"]
