@@ -199,12 +199,13 @@ def rows(size: int, mesh: jax.sharding.Mesh | None = None) -> np.ndarray:
     return np.arange(size).reshape(mesh.size, -1)[own].ravel()
 
 
-def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
+def shard(mesh: jax.sharding.Mesh, batch: PyTree, *, axis: int = 0) -> PyTree:
     """Returns the global batch, split over all devices, from this process's share of it.
 
     Args:
       mesh: from `make_mesh`.
       batch: NumPy arrays `[n, *dims]`, the `rows` of this process.
+      axis: of the examples; 1 for several batches in one, `[k, n, *dims]`.
 
     Returns:
       The same tree of jax arrays `[n * processes, *dims]`.
@@ -213,20 +214,22 @@ def shard(mesh: jax.sharding.Mesh, batch: PyTree) -> PyTree:
       ValueError: if the batch does not divide by the devices.
     """
     for x in jax.tree.leaves(batch):
-        devices.check_divides("a batch of", len(x) * jax.process_count())
-    sharding = jax.NamedSharding(mesh, jax.P(("data", "model")))
+        devices.check_divides("a batch of", np.shape(x)[axis] * jax.process_count())
+    sharding = jax.NamedSharding(mesh, jax.P(*[None] * axis, ("data", "model")))
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    return jax.tree.map(functools.partial(_from_share, sharding), batch)
+    return jax.tree.map(functools.partial(_from_share, sharding, axis), batch)
 
 
-def _from_share(sharding: jax.NamedSharding, x: np.ndarray) -> Array:
+def _from_share(sharding: jax.NamedSharding, axis: int, x: np.ndarray) -> Array:
     """Returns one array of the global batch, of which `x` are the `rows` of this process."""
-    size = len(x) * jax.process_count()
+    size = x.shape[axis] * jax.process_count()
     own = rows(size, sharding.mesh)
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
-        begin, end, _ = index[0].indices(size)
-        return x[np.searchsorted(own, begin) :][: end - begin]
+        begin, end, _ = index[axis].indices(size)
+        first = np.searchsorted(own, begin)
+        return x[(slice(None),) * axis + (slice(first, first + end - begin),)]
 
-    return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
+    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    return jax.make_array_from_callback(shape, sharding, part)

@@ -41,11 +41,17 @@ class Log:
             disable=not (self._shows and self._terminal),
         )
 
-    def tick(self) -> None:
-        """Counts one step; the first one compiled, so the clock starts after it."""
-        self._bar.update()
+    def tick(self, steps: int, waited: float) -> None:
+        """Counts the steps of a call; the first one compiled, so the clock starts after it.
+
+        Args:
+          steps: taken in the call.
+          waited: seconds for which it compiled, which do not count.
+        """
+        self._bar.update(steps)
+        self._clock += waited
         if self._cold:
-            self._cold, self._step, self._clock = False, self._step + 1, time.perf_counter()
+            self._cold, self._step, self._clock = False, self._step + steps, time.perf_counter()
 
     def speed(self, step: int) -> float:
         """Returns the steps per second since the last line; nan if only the first was taken."""

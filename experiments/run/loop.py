@@ -23,7 +23,7 @@ import jax
 import optax
 from etils import epath
 
-from experiments.run import checkpoints, devices, layout, paths, signals
+from experiments.run import calls, checkpoints, devices, layout, paths, signals
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
@@ -68,6 +68,7 @@ def fit(
     eval_every: int,
     save_every: int,
     shared: dict[str, PyTree] | None = None,
+    steps_per_call: int | None = None,
 ) -> train.TrainState:
     """Trains from the newest checkpoint of the run folder, or from the start, to the end.
 
@@ -90,6 +91,9 @@ def fit(
       shared: what every batch holds whole beside its share of the examples, such as the data set
         itself; it goes to all devices once, where a loss that closes over it would have it compiled
         in as a constant. The batches must be dicts then.
+      steps_per_call: steps that one call of the compiled program takes, where the next look,
+        evaluation or checkpoint is not nearer; None times the first steps and takes several where
+        a step is shorter than its start (`experiments.run.calls`). The results are the same.
 
     Returns:
       The state after `num_steps`, on all devices as `layout` says; `layout.on_host` makes NumPy
@@ -109,21 +113,28 @@ def fit(
     state = layout.made(mesh, functools.partial(train.init, optimizer=optimizer), params)
     whole = layout.everywhere(shared, mesh)
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
-    step = _compiled(loss, optimizer, ema_decay, mesh)
+    every = (log_every, eval_every, save_every)
+    compiled = calls.programs(loss, optimizer, ema_decay, mesh)
     folder = paths.absolute(workdir)
     with checkpoints.opened(folder / "checkpoints") as saved:
         state = checkpoints.newest(saved, state, num_steps)
         start = int(state.step)
         _announce(start, num_steps, folder)
+        left, gap = num_steps - start, min(every)
+        several = calls.Calls(compiled, key_train, whole, mesh, steps_per_call, left=left, gap=gap)
+        stream, done = iter(batches(start)), start
         log_to = contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps))
         with log_to as log, signals.Held() as held:
-            for done, batch in zip(range(start + 1, num_steps + 1), batches(start), strict=False):
-                batch = layout.shard(mesh, batch)
-                state, info = step(state, key_train, batch | whole if whole else batch)
-                log.tick()
-                every = (log_every, eval_every, save_every)
+            while done < num_steps:
+                room = min(num_steps - done, *(k - done % k for k in every))
+                state, info, taken = several.take(state, stream, room)
+                if not taken:
+                    break
+                done += taken
+                log.tick(taken, several.waited)
                 _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]
-                ending = held.asked(saved.reached_preemption, range(done, done + 1), info.loss)
+                steps = range(done - taken + 1, done + 1)
+                ending = held.asked(saved.reached_preemption, steps, info.loss)
                 if not (ending or any(due)):
                     continue  # without waiting for the device
                 values = _finite(state, info, done, saved)
@@ -141,18 +152,6 @@ def fit(
         with checkpoints.failure_named(saved):
             saved.wait_until_finished()
     return _ended(state, num_steps)
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(
-    loss: Callable[[PyTree, Key, PyTree], Array],
-    optimizer: optax.GradientTransformation,
-    ema_decay: float,
-    mesh: jax.sharding.Mesh,
-) -> Callable[..., Any]:
-    """Returns the step; trainings with the very same loss and optimizer compile it once."""
-    step = train.make_step(layout.gathering(mesh, loss), optimizer, ema_decay=ema_decay)
-    return jax.jit(layout.keeping(mesh, step), donate_argnums=0)
 
 
 def _announce(start: int, num_steps: int, folder: epath.Path) -> None:

@@ -403,6 +403,7 @@ MAKERS = {
     "predictions.reverse_time",
     "train.init",
     "train.make_step",
+    "train.repeat",
     "models.functional",
     "models.perceptron",
 }

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.run import batches, layout, loop
+from experiments.run import batches, calls, layout, loop
 from fmjax import train
 
 WIDTH = 128  # so that a matrix is as large as the smallest array that is split
@@ -133,7 +133,8 @@ def compiled(model, width):
     state = jax.tree.map(placed, state, layout.of_state(mesh, state))
     batch = jax.NamedSharding(mesh, jax.P(("data", "model")))
     batch = {"x": jax.ShapeDtypeStruct((16, width), jnp.float32, sharding=batch)}
-    return loop._compiled(loss, OPTIMIZER, 0.9, mesh).lower(state, jax.random.key(0), batch)
+    step = calls.programs(loss, OPTIMIZER, 0.9, mesh).one
+    return step.lower(state, jax.random.key(0), batch, None)
 
 
 def collectives(program):
@@ -176,9 +177,9 @@ def test_split_parameters_take_the_steps_of_numpy():
     w, batch = np.float64(make_params()["first"]), {"x": ROWS[:16]}
     state = layout.made(mesh, functools.partial(train.init, optimizer=optimizer), np.float32(w))
     assert state.params.sharding.shard_shape(w.shape) == (WIDTH, WIDTH // 4)
-    step, x = loop._compiled(linear, optimizer, 0.0, mesh), np.float64(batch["x"])
+    step, x = calls.programs(linear, optimizer, 0.0, mesh).one, np.float64(batch["x"])
     for _ in range(2):
-        state, info = step(state, jax.random.key(0), layout.shard(mesh, batch))
+        state, info = step(state, jax.random.key(0), layout.shard(mesh, batch), None)
         error = x @ w - 2.0 * x
         assert float(info.loss) == pytest.approx(np.mean(error**2), rel=1e-5)
         w = w - 4.0 * 2.0 * x.T @ error / error.size
