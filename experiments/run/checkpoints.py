@@ -1,13 +1,15 @@
 """The saved states of a training, by orbax: written, restored, and read without a training.
 
-The newest `KEEP` states lie under checkpoints/ in the folder of a network. Every failure of orbax,
-of tensorstore or of the disk becomes one error that names the checkpoint and says what to do.
+The newest `KEEP` states lie under checkpoints/ in the folder of a network. One that is damaged is
+moved to set_aside/, and the run goes on from the one before. Every failure of orbax, of tensorstore
+or of the disk becomes one error that names the checkpoint and says what to do.
 """
 
 import contextlib
-import math
 import os
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +17,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
-from experiments.run import paths
+from experiments.run import checksums, paths, stored
+from experiments.run.lines import Lines
 from fmjax import train
 from fmjax.types import Array, PyTree
 
@@ -40,35 +44,109 @@ def opened(folder: epath.Path, *, keep: int | None = KEEP) -> ocp.CheckpointMana
 
 
 def newest(
-    checkpoints: ocp.CheckpointManager, state: train.TrainState, num_steps: int
+    checkpoints: ocp.CheckpointManager,
+    state: train.TrainState,
+    num_steps: int,
+    record: Lines | None = None,
 ) -> train.TrainState:
-    """Returns the newest saved state, placed like `state`, or `state` if nothing was saved."""
-    step = checkpoints.latest_step()
-    if step is None:
-        return state
-    folder = checkpoints.directory / str(step)
-    if step > num_steps:
+    """Restores the newest state that is whole, and sets newer ones aside.
+
+    Args:
+      checkpoints: as `opened` gives them.
+      state: the first one of the training, returned if nothing was saved. What is restored is
+        placed like it.
+      num_steps: at which the training ends.
+      record: the lines of metrics.jsonl; a state up to which they are not whole is not taken.
+
+    Raises:
+      ValueError: if no state is whole, or if the newest is of another configuration or beyond
+        `num_steps`; nothing is changed.
+    """
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    if steps and steps[0] > num_steps:
         message = (
-            f"{folder} is beyond num_steps {num_steps}: train to at least {step} steps, or give "
-            "another --workdir."
+            f"{checkpoints.directory / str(steps[0])} is beyond num_steps {num_steps}: train to at "
+            f"least {steps[0]} steps, or give another --workdir."
         )
         raise ValueError(message)
-    stored = _leaves(_described(checkpoints, step))
-    _check_tree(folder, stored, _leaves(bare := _bare(state)))
-    describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
-    with _damage_named(checkpoints, folder):
-        wanted = ocp.args.StandardRestore(jax.tree.map(describe, bare))
-        state = jax.tree.map(_like, checkpoints.restore(step, args=wanted), state)
-        # The arrays carry no checksum; a flipped byte mostly shows in one of these.
-        if int(state.step) != step or not math.isfinite(float(norm(state.params))):
-            raise FileNotFoundError("its numbers are not those that were saved")
-        return state
+    wrong: dict[int, ValueError] = {}
+    for step in steps:
+        found = _attempt(checkpoints, step, stored.bare(state), record)
+        if not isinstance(found, ValueError):
+            _set_aside(checkpoints, step, wrong)
+            return jax.tree.map(stored.like, found, state)
+        wrong[step] = found
+    if wrong:
+        raise _none_whole(checkpoints.directory, wrong)
+    return state
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, state: train.TrainState) -> None:
-    """Starts to save a state; the manager waits for the last one when it is closed."""
+def _attempt(
+    checkpoints: ocp.CheckpointManager, step: int, bare: train.TrainState, record: Lines | None
+) -> train.TrainState | ValueError:
+    """Returns a saved state, or what is wrong with it, on all processes alike."""
+    try:
+        found: Any = stored.restored(checkpoints, step, bare)
+    except ValueError as error:
+        found = error.with_traceback(None)  # which would keep the arrays
+    failed = isinstance(found, ValueError)
+    if jax.process_count() > 1 and multihost_utils.process_allgather(np.asarray(failed)).any():
+        return found if failed else stored.Damage("another process cannot read it")
+    if failed:
+        return found
+    damage = stored.changed(found)
+    if record is not None and not damage:
+        damage = record.damage_until(step, stored.record(found))
+    if damage:
+        return stored.Damage(damage)
+    return train.TrainState(*(found[name] for name in train.TrainState._fields))
+
+
+def _none_whole(directory: epath.Path, wrong: dict[int, ValueError]) -> ValueError:
+    """Makes the error of a run without a state from which it could go on."""
+    first = next(iter(wrong.values()))
+    if not isinstance(first, stored.Damage):
+        return first  # of another configuration
+    reasons = ", ".join(f"step {step} ({reason})" for step, reason in wrong.items())
+    without = ", move it away to go on without the record" if "metrics.jsonl" in reasons else ""
+    message = (
+        f"no checkpoint in {directory} is whole: {reasons}. Restore what is damaged from a copy"
+        f"{without}, or give another --workdir. Nothing was changed."
+    )
+    return ValueError(message)
+
+
+def _set_aside(checkpoints: ocp.CheckpointManager, step: int, wrong: dict[int, ValueError]) -> None:
+    """Moves the states that are newer than the one of a step out of the way, and says so."""
+    if not wrong:
+        return
+    place = checkpoints.directory.parent / "set_aside"
+    if jax.process_index() == 0:
+        place.mkdir(exist_ok=True)
+        for number in wrong:
+            if (place / str(number)).exists():
+                (place / str(number)).rmtree()
+            (checkpoints.directory / str(number)).rename(place / str(number))
+        reasons = ", ".join(f"step {number} ({reason})" for number, reason in wrong.items())
+        message = f"damaged, and moved from checkpoints to {place}: {reasons}"
+        print(f"{message}; going on from step {step}", file=sys.stderr, flush=True)
+    multihost_utils.sync_global_devices("checkpoints set aside")
+    checkpoints.reload()
+
+
+def save(
+    checkpoints: ocp.CheckpointManager, step: int, state: train.TrainState, record: int = 0
+) -> None:
+    """Starts to save a state; the manager waits for the last one when it is closed.
+
+    Args:
+      checkpoints: as `opened` gives them.
+      step: of the state.
+      state: on devices.
+      record: the checksum of metrics.jsonl up to this step.
+    """
     with failure_named(checkpoints):
-        checkpoints.save(step, args=ocp.args.StandardSave(_bare(state)))
+        checkpoints.save(step, args=ocp.args.StandardSave(stored.parts(state, record)))
 
 
 def averaged(workdir: str | os.PathLike, like: PyTree, num_steps: int) -> PyTree:
@@ -104,54 +182,26 @@ def averaged(workdir: str | os.PathLike, like: PyTree, num_steps: int) -> PyTree
 
 def _read(checkpoints: ocp.CheckpointManager, step: int, like: PyTree) -> PyTree:
     """Returns the averaged parameters of one checkpoint."""
-    folder, tree = checkpoints.directory / str(step), _described(checkpoints, step)
-    _check_tree(folder, _leaves(tree["ema_params"]), _leaves(like))
+    folder = checkpoints.directory / str(step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)  # noqa: E731
-    with _damage_named(checkpoints, folder):
-        args = ocp.args.StandardRestore(jax.tree.map(describe, tree))
-        found = _by_name(checkpoints.restore(step, args=args)["ema_params"])
-        if not all(np.isfinite(leaf).all() for leaf in found.values()):
-            raise FileNotFoundError("its numbers are not those that were saved")
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    return jax.tree.unflatten(structure, [np.asarray(found[_name(path)]) for path, _ in paths])
-
-
-def _described(checkpoints: ocp.CheckpointManager, step: int) -> PyTree:
-    """Returns the tree of a checkpoint, with descriptions in the place of its arrays."""
-    with _damage_named(checkpoints, checkpoints.directory / str(step)):
-        metadata = checkpoints.item_metadata(step)
-        if metadata is None:
-            raise FileNotFoundError("its description is missing")
-        return metadata.tree
-
-
-def _bare(state: train.TrainState) -> train.TrainState:
-    """Returns the state with its typed keys, such as optax.add_noise has, as plain numbers."""
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
-
-
-def _like(stored: Array, leaf: Array) -> Array:
-    """Returns a restored array, as a key where the state has one."""
-    if stored.dtype == leaf.dtype:
-        return stored
-    return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
-
-
-@contextlib.contextmanager
-def _damage_named(checkpoints: ocp.CheckpointManager, folder: epath.Path) -> Iterator[None]:
-    """Turns whatever reading a checkpoint raises into one error that names its folder."""
     try:
-        yield
-    except Exception as error:  # orbax, tensorstore, json and the disk have their own each
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-        older = sorted(checkpoints.all_steps())[:-1]
+        tree = stored.described(checkpoints, step)
+        stored.check_tree(folder, tree["ema_params"], like)
+        with stored.reading():
+            args = ocp.args.StandardRestore(jax.tree.map(describe, tree))
+            saved = checkpoints.restore(step, args=args)
+        changed = stored.changed(saved, parts=("ema_params",))
+    except stored.Damage as error:
+        changed = str(error)
+    if changed:
         message = (
-            f"the checkpoint {folder} is damaged ({reason}): move it away to continue from step "
-            f"{older[-1] if older else 0}, or give another --workdir. Nothing was changed."
+            f"the checkpoint {folder} is damaged ({changed}): run the same command again, which "
+            "goes on from the one before. Nothing was changed."
         )
-        raise ValueError(message) from error
+        raise ValueError(message)
+    found, names = checksums.by_name(saved["ema_params"]), checksums.by_name(like)
+    return jax.tree.unflatten(jax.tree.structure(like), [np.asarray(found[n]) for n in names])
 
 
 @contextlib.contextmanager
@@ -167,33 +217,3 @@ def failure_named(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
             f"{checkpoints.all_steps() or 'none'}."
         )
         raise OSError(message) from error
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _by_name(tree: PyTree) -> dict[str, Array]:
-    """Returns every leaf of a tree by its dotted name."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _leaves(tree: PyTree) -> dict[str, str]:
-    """Returns by dotted name what each array is, such as float32[3, 2]."""
-    return {name: f"{x.dtype}{list(x.shape)}" for name, x in _by_name(tree).items()}
-
-
-def _check_tree(folder: epath.Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
-    """Raises ValueError unless a checkpoint holds the arrays of this run's state."""
-    differing = [
-        f"{name} ({stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now)"
-        for name in {**wanted, **stored}
-        if stored.get(name) != wanted.get(name)
-    ]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        message = (
-            f"the checkpoint {folder} is of another configuration: {', '.join(differing[:3])}"
-            f"{more}; give the options of that run, or another --workdir. Nothing was changed."
-        )
-        raise ValueError(message)

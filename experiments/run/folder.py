@@ -7,7 +7,8 @@
     evaluation.json  what was measured of a network at the end, and with which options
     writer.json      the process that writes in the folder now (`experiments.run.lock`)
 
-Every file is complete or not there. Of several processes only process 0 writes.
+Every file is complete or not there, and holds a checksum of what it says, so that damage is noticed
+when it is read. Of several processes only process 0 writes.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.run import lock, options, paths, provenance
+from experiments.run import checksums, lines, lock, options, paths, provenance
 
 
 def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -154,16 +155,16 @@ def _holds_a_run(folder: epath.Path) -> bool:
     return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes JSON as a whole or not at all, on process 0.
+def write_json(path: str | os.PathLike, value: dict[str, Any]) -> None:
+    """Writes JSON as a whole or not at all, on process 0, with a checksum as the last entry.
 
     Args:
       path: the file; an older one is replaced.
-      value: dicts, lists, numbers, strings, NumPy and jax arrays; a number that is not finite
-        becomes null.
+      value: a dict of dicts, lists, numbers, strings, NumPy and jax arrays; a number that is not
+        finite becomes null.
     """
     if jax.process_index() == 0:
-        text = json.dumps(plain(value), indent=2) + "\n"
+        text = json.dumps(checksums.signed(plain(value)), indent=2) + "\n"
         replace(epath.Path(path), text.encode())
 
 
@@ -209,8 +210,8 @@ def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:
 def read_json(file: epath.Path) -> dict[str, Any]:
     """Returns what `write_json` has written, or says that it is damaged."""
     try:
-        return dict(json.loads(file.read_bytes()))
-    except (ValueError, TypeError) as error:
+        return _checked(file.read_bytes())
+    except ValueError as error:
         message = f"{file} is damaged ({error}): move it away and it is made again."
         raise ValueError(message) from error
 
@@ -222,23 +223,35 @@ def read_metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str
       ValueError: if the file is not there or damaged.
     """
     file = epath.Path(folder) / "metrics.jsonl"
-    try:
-        return [line for line in map(json.loads, file.read_text().splitlines()) if name in line]
-    except (FileNotFoundError, ValueError) as error:
+    found = lines.read(file)
+    damage = "there is no such file" if found is None else found.damage
+    if damage:
         message = (
-            f"{file}, the record of a finished training, is missing or damaged: restore it, or "
-            "give another --workdir. Nothing was changed."
+            f"{file}, the record of a finished training, is missing or damaged ({damage}): restore "
+            "it from a copy, or give another --workdir. Nothing was changed."
         )
-        raise ValueError(message) from error
+        raise ValueError(message)
+    return [line for line in found.lines if line.get(name) is not None]
 
 
 def _recorded(path: epath.Path, text: bytes) -> dict[str, Any]:
     """Returns the recorded config, or says that it is damaged."""
     try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
-        message = f"{path} is damaged ({error}): restore it, or give another --workdir."
+        return _checked(text)
+    except ValueError as error:
+        message = (
+            f"{path} is damaged ({error}): restore it, or give another --workdir. If you have "
+            f"edited it, remove its {checksums.NAME}."
+        )
         raise ValueError(message) from error
+
+
+def _checked(text: bytes) -> dict[str, Any]:
+    """Returns what a file of JSON holds, without the checksum that it agrees with."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it holds no names")  # noqa: TRY004, damage, not a mistake of the caller
+    return checksums.checked(found)
 
 
 def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collection[str]) -> str:

@@ -1,6 +1,5 @@
 """The metrics of a run, line by line, and its one line of progress."""
 
-import json
 import math
 import sys
 import time
@@ -10,6 +9,7 @@ import jax
 import tqdm
 from etils import epath
 
+from experiments.run import lines
 from experiments.run.folder import plain, replace
 
 _QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no terminal
@@ -17,6 +17,8 @@ _QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no termin
 
 class Log:
     """The metrics file and the one line of progress, both of process 0 only.
+
+    Its `checksum` is the one of all lines so far, which a checkpoint keeps.
 
     Args:
       path: metrics.jsonl; its lines of steps after `start` are dropped.
@@ -30,8 +32,7 @@ class Log:
         self._shows = self._writes and start < num_steps
         self._terminal = sys.stderr.isatty()
         self._cold, self._clock, self._shown = True, math.nan, time.monotonic()
-        if self._writes and path.exists():
-            _drop_after(path, start)
+        self.checksum = _kept(path, start) if self._writes else 0
         self._bar = tqdm.tqdm(
             desc="train",
             initial=start,
@@ -61,8 +62,9 @@ class Log:
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Adds a line to the metrics and the loss to the progress."""
         if self._writes:
+            line, self.checksum = lines.text(step, plain(values), self.checksum)
             with self._path.open("a") as file:
-                file.write(json.dumps(plain({"step": step, **values})) + "\n")
+                file.write(line)
         self._show(step, values)
         self._step, self._clock = step, time.perf_counter()
 
@@ -84,16 +86,18 @@ class Log:
         self._bar.close()
 
 
-def _drop_after(path: epath.Path, step: int) -> None:
-    """Drops the lines of steps after the restored one; they will be written again."""
+def _kept(path: epath.Path, step: int) -> int:
+    """Drops the lines after the restored step, which will be written again.
 
-    def is_kept(line: str) -> bool:
-        try:
-            return line.endswith("\n") and json.loads(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            return False  # cut off when the run was
-
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if is_kept(line)]
-    if kept != lines:
-        replace(path, "".join(kept).encode())
+    Returns the checksum of the lines that stay.
+    """
+    found = lines.read(path)
+    if found is None:
+        if step:
+            message = f"{path} is missing: the record of this training begins after step {step}"
+            print(message, file=sys.stderr, flush=True)
+        return 0
+    kept = found.until(step)
+    if b"".join(kept.texts) != path.read_bytes():
+        replace(path, b"".join(kept.texts))
+    return kept.checksum

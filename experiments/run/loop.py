@@ -23,7 +23,7 @@ import jax
 import optax
 from etils import epath
 
-from experiments.run import calls, checkpoints, devices, layout, paths, signals
+from experiments.run import calls, checkpoints, devices, layout, lines, paths, signals
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
@@ -103,7 +103,7 @@ def fit(
       SystemExit: code 128 + signal, after SIGTERM or SIGHUP: the step that was under way is saved;
         in an evaluation, who handled the signal before does so at once, and nothing is saved.
       FloatingPointError: if the loss or the gradient is not finite; that state is not saved.
-      ValueError: if the newest checkpoint is damaged, of another configuration or beyond
+      ValueError: if no checkpoint is whole, or the newest is of another configuration or beyond
         `num_steps`; if the batch does not divide; if an interval is not positive.
     """
     _check_intervals(
@@ -116,8 +116,9 @@ def fit(
     every = (log_every, eval_every, save_every)
     compiled = calls.programs(loss, optimizer, ema_decay, mesh)
     folder = paths.absolute(workdir)
+    record = lines.read(folder / "metrics.jsonl")
     with checkpoints.opened(folder / "checkpoints") as saved:
-        state = checkpoints.newest(saved, state, num_steps)
+        state = checkpoints.newest(saved, state, num_steps, record)
         start = int(state.step)
         _announce(start, num_steps, folder)
         left, gap = num_steps - start, min(every)
@@ -146,7 +147,7 @@ def fit(
                 if any(due):
                     log.write(done, values)
                 if ending or saving:
-                    checkpoints.save(saved, done, state)
+                    checkpoints.save(saved, done, state, log.checksum)
                 if ending:
                     _leave(saved, held, done, num_steps)
         with checkpoints.failure_named(saved):

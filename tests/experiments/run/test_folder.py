@@ -40,10 +40,30 @@ def test_a_measurement_that_is_not_finite_is_not_kept(tmp_path):
 
 def test_a_damaged_measurement_is_named(tmp_path):
     file = tmp_path / "evaluation.json"
-    file.write_text('{"options"')
-    with pytest.raises(ValueError, match=r"evaluation.json is damaged .*move it away"):
-        folder.remembered(file, {}, dict)
-    assert file.read_text() == '{"options"'
+    for content in ('{"options"', "[1]", ""):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"evaluation.json is damaged .*move it away"):
+            folder.remembered(file, {}, dict)
+        assert file.read_text() == content
+
+
+def test_every_flipped_bit_of_a_file_is_noticed_or_changes_nothing(tmp_path):
+    file, rng = tmp_path / "evaluation.json", np.random.default_rng(0)
+    made = {"gaps": [0.5, 0.25], "shape": {"n": 12, "name": "crc32 0123abcd"}, "late": None}
+    folder.write_json(file, made)
+    content, noticed = file.read_bytes(), 0
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        file.write_bytes(flipped)
+        try:
+            found = folder.read_json(file)
+        except ValueError:
+            noticed += 1
+        else:
+            assert found == made
+    # A space of the indentation that becomes a tab, say, changes nothing.
+    assert noticed > 0.6 * len(content)
 
 
 def test_metrics_are_the_lines_with_a_number(tmp_path):
@@ -56,9 +76,15 @@ def test_metrics_are_the_lines_with_a_number(tmp_path):
 def test_metrics_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"metrics.jsonl, the record of .*: restore it"):
         folder.read_metrics(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st')
-    with pytest.raises(ValueError, match="missing or damaged"):
-        folder.read_metrics(tmp_path)
+    first, second = '{"step": 1, "loss": 0.5}\n', '{"step": 2, "loss": 0.25}\n'
+    for content, words in (
+        (first + '{"st', "line 2 is damaged (it is cut off)"),
+        (second + first, "line 2 is damaged (a step after 2 is wanted, got 1)"),
+    ):
+        (tmp_path / "metrics.jsonl").write_text(content)
+        with pytest.raises(ValueError, match="missing or damaged") as caught:
+            folder.read_metrics(tmp_path)
+        assert words in str(caught.value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import zlib
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments.run import batches as run_batches
@@ -21,6 +23,7 @@ from experiments.run import checkpoints, devices, loop, paths
 from experiments.run import folder as record
 from experiments.run.options import Place
 from fmjax import train
+from tests.experiments.run import damage
 
 BATCH = 16
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
@@ -78,7 +81,7 @@ def fit(workdir, num_steps, **changes):
 
 def metrics(workdir, *, speeds=False):
     """The lines of metrics.jsonl, without the speeds unless asked for."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = record.read_metrics(workdir)
     return lines if speeds else [line | {"steps_per_second": 0} for line in lines]
 
 
@@ -383,21 +386,104 @@ CHECKPOINT_DAMAGES = {
     "half the arrays": lambda step: [cut(path) for path in step.rglob("d/*")],
     "no manifest": lambda step: (step / "default" / "manifest.ocdbt").unlink(),
     "emptied": lambda step: [path.unlink() for path in step.rglob("*") if path.is_file()],
+    "a flipped bit": lambda step: flip(
+        max(step.rglob("d/*"), key=lambda path: path.stat().st_size)
+    ),
 }
+
+
+def flip(path):
+    """Flips a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax's readers
 @pytest.mark.parametrize("damage", CHECKPOINT_DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_moving_it_away_helps(straight, run, damage):
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(straight, run, damage, capsys):
     CHECKPOINT_DAMAGES[damage](run / "checkpoints" / "10")
-    before = contents(run)
-    message = r"checkpoints/10 is damaged \(.+\): move it away to continue from step 5, or"
-    with pytest.raises(ValueError, match=message):
-        fit(run, 10)
-    assert contents(run) == before
-    (run / "checkpoints" / "10").rename(run / "damaged")
     assert_same_bits(fit(run, 10), straight[1])
     assert metrics(run) == metrics(straight[0])
+    said = capsys.readouterr().err
+    assert said.count("damaged, and moved from checkpoints to") == 1
+    assert "going on from step 5\n" in said
+    assert saved_steps(run) == [5, 10]
+    assert [path.name for path in (run / "set_aside").iterdir()] == ["10"]
+    assert_same_bits(fit(run, 10), straight[1])  # what was saved anew is whole
+    assert "damaged" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of orbax's readers
+def test_random_damage_changes_nothing_that_is_restored(straight, run):
+    states = {10: straight[1]}
+    shutil.copytree(run / "checkpoints" / "5", run / "half" / "checkpoints" / "5")
+    with checkpoints.opened(run / "half" / "checkpoints") as saved:
+        states[5] = checkpoints.newest(saved, straight[1], 5)
+    found = [result for _, _, *pair in damage.outcomes(run, states, 4, seed=2) for result in pair]
+    kinds = {result.partition(":")[0] for result in found}
+    assert kinds == {"same", "before", "refused"}, found
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_changes(run):
+    for step in ("5", "10"):
+        CHECKPOINT_DAMAGES["half metadata"](run / "checkpoints" / step)
+    before = contents(run)
+    with pytest.raises(
+        ValueError, match=r"no checkpoint in .* is whole: step 10 \(.*step 5 \("
+    ) as e:
+        fit(run, 10)
+    assert "\n" not in str(e.value)
+    assert contents(run) == before
+
+
+def test_a_checkpoint_of_an_older_version_has_no_checksums_and_restores(straight, tmp_path):
+    with checkpoints.opened(tmp_path / "checkpoints") as saved:
+        saved.save(10, args=ocp.args.StandardSave(straight[1]))
+    assert_same_bits(fit(tmp_path, 10), straight[1])
+
+
+# A damaged record.
+
+
+def test_a_damaged_line_takes_the_run_back_to_the_checkpoint_before_it(straight, run, capsys):
+    text = (run / "metrics.jsonl").read_text()
+    line = text.splitlines()[6]
+    (run / "metrics.jsonl").write_text(text.replace(line, line.replace('"loss": ', '"loss": 1')))
+    with pytest.raises(ValueError, match="line 7 is damaged"):
+        metrics(run)
+    assert_same_bits(fit(run, 10), straight[1])
+    assert metrics(run) == metrics(straight[0])
+    assert "line 7 is damaged (it does not agree" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", [0, 2, 4])
+def test_a_record_that_no_checkpoint_can_mend_is_refused(run, lost):
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:lost] + lines[lost + 1 :]))
+    before = contents(run)
+    with pytest.raises(
+        ValueError, match=rf"of metrics.jsonl, line {lost + 1} is damaged"
+    ) as caught:
+        fit(run, 10)
+    assert "move it away to go on without the record" in str(caught.value)
+    assert contents(run) == before
+
+
+def test_a_record_whose_end_is_lost_is_made_again(straight, run, capsys):
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:8]))
+    assert_same_bits(fit(run, 10), straight[1])
+    assert metrics(run) == metrics(straight[0])
+    assert "of metrics.jsonl, the last lines are missing); going on from" in capsys.readouterr().err
+
+
+def test_a_run_whose_record_was_moved_away_says_so_and_goes_on(straight, run, capsys):
+    (run / "metrics.jsonl").unlink()
+    shutil.rmtree(run / "checkpoints" / "10")
+    assert_same_bits(fit(run, 10), straight[1])
+    assert "the record of this training begins after step 5" in capsys.readouterr().err
+    assert metrics(run) == metrics(straight[0])[5:]
 
 
 # The run folder.
@@ -408,7 +494,9 @@ def test_a_run_folder_is_made_and_opened_again(tmp_path):
     folder = loop.open_run(tmp_path / "a" / "b", config)
     assert pathlib.Path(folder) == tmp_path / "a" / "b"
     before = contents(tmp_path)
-    assert json.loads(before.pop("a/b/config.json")) == {
+    recorded = json.loads(before.pop("a/b/config.json"))
+    assert recorded.pop("checksum") == f"crc32:{zlib.crc32(json.dumps(recorded).encode()):08x}"
+    assert recorded == {
         "learning_rate": 0.5,
         "widths": [3, 4],
         "name": None,
@@ -518,7 +606,7 @@ def test_write_json_takes_arrays_and_is_strict_json(tmp_path):
     }
     record.write_json(tmp_path / "results.json", value)
     text = (tmp_path / "results.json").read_text()
-    assert json.loads(text) == {
+    assert record.read_json(tmp_path / "results.json") == {
         "a": 0.5,
         "b": [0, 1],
         "c": [1, None, True, None],

@@ -112,7 +112,7 @@ def test_bounds_refuse_nan_and_name_the_greatest_value():
 
 
 def _recorded(path):
-    return json.loads((path / "config.json").read_text())
+    return folder.read_json(path / "config.json")
 
 
 def test_a_run_folder_records_the_parts_and_names_options_without_them(tmp_path):

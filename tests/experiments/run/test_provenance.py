@@ -46,7 +46,8 @@ def test_every_session_of_a_run_is_recorded(tmp_path):
     assert _record(tmp_path)["sessions"][0] == session
     assert len(_record(tmp_path)["sessions"]) == 2
     # It is not part of the options: another machine or version may continue.
-    assert json.loads((tmp_path / "config.json").read_text()) == {"rate": 0.5, "data": "crc32 1"}
+    config = folder.read_json(tmp_path / "config.json")
+    assert config == {"rate": 0.5, "data": "crc32 1"}
 
 
 def test_a_folder_that_holds_no_run_yet_begins_anew(tmp_path):

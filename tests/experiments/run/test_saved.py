@@ -15,6 +15,7 @@ import pytest
 
 import experiments.run
 from experiments.run import arrays, checkpoints, loop, saved
+from experiments.run import folder as run_folder
 from tests.oracles import tiny
 
 OPTIMIZER = optax.adam(0.1)
@@ -124,6 +125,7 @@ def test_a_folder_that_is_no_run(tmp_path):
 )
 def test_options_of_another_version_are_named(folder, change, words):
     options = json.loads((folder / "config.json").read_text())
+    del options["checksum"]  # as the message of an edited file says
     change(options)
     (folder / "config.json").write_text(json.dumps(options))
     with pytest.raises(ValueError, match=f"another version of experiments.two: {words}. Check out"):
@@ -131,10 +133,24 @@ def test_options_of_another_version_are_named(folder, change, words):
 
 
 def test_an_experiment_of_another_version_is_named(folder):
-    origin = json.loads((folder / "provenance.json").read_text())
-    (folder / "provenance.json").write_text(json.dumps(origin | {"module": "experiments.gone"}))
+    origin = run_folder.read_json(folder / "provenance.json")
+    run_folder.write_json(folder / "provenance.json", origin | {"module": "experiments.gone"})
     with pytest.raises(ValueError, match=r"run of experiments.gone, which this version does not"):
         experiments.run.load(folder)
+
+
+def test_damage_that_would_change_what_is_given_back_is_named(folder):
+    for name, old, new in (
+        ("config.json", b"0.25", b"0.35"),
+        ("provenance.json", b"experiments.two", b"experiments.twp"),
+    ):
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(before.replace(old, new))
+        words = rf"{name} is damaged \(it does not agree with its checksum\)"
+        with pytest.raises(ValueError, match=words):
+            experiments.run.load(folder, "first")
+        (folder / name).write_bytes(before)
+    assert experiments.run.load(folder, "first").options.rate == 0.25
 
 
 def test_a_checkpoint_of_another_network_is_named(folder, monkeypatch):

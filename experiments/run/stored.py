@@ -1,0 +1,152 @@
+"""One saved state: what is written of it, and how it is read and compared with it.
+
+Beside the parts of the state, a checkpoint holds the checksum of each array, so that a byte that
+changed on the disk is noticed. A checkpoint of an older version has none; its parameters must be
+finite.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from experiments.run import checksums
+from fmjax import train
+from fmjax.types import Array, PyTree
+
+_CHECKSUMS = "checksums"  # uint32: of the arrays in the order of their names, and of the record
+
+
+class Damage(ValueError):
+    """What is wrong with a checkpoint."""
+
+
+def parts(state: train.TrainState, record: int) -> dict[str, PyTree]:
+    """Returns what is saved of a state.
+
+    Args:
+      state: on devices.
+      record: the checksum of metrics.jsonl up to this state.
+    """
+    found = bare(state)._asdict()
+    sums = checksums.of_arrays(found)
+    kept = [*(sums[name] for name in sorted(sums)), record]
+    return found | {_CHECKSUMS: np.array(kept, np.uint32)}
+
+
+def record(found: dict[str, PyTree]) -> int | None:
+    """Returns the checksum of the record up to a state, None for one of an older version."""
+    return int(np.asarray(found[_CHECKSUMS])[-1]) if _CHECKSUMS in found else None
+
+
+def restored(
+    checkpoints: ocp.CheckpointManager, step: int, like: train.TrainState
+) -> dict[str, PyTree]:
+    """Reads the parts of a saved state, with their checksums if it has any.
+
+    Args:
+      checkpoints: the manager.
+      step: of the state.
+      like: a bare state; its arrays say where the restored ones are to lie.
+
+    Raises:
+      Damage: if it cannot be read.
+      ValueError: if it holds other arrays.
+    """
+    there, wanted = described(checkpoints, step), like._asdict()
+    if _CHECKSUMS in there:
+        wanted[_CHECKSUMS] = np.zeros(there[_CHECKSUMS].shape, np.uint32)
+    check_tree(checkpoints.directory / str(step), there, wanted)
+
+    def describe(x: Array) -> Any:
+        own = isinstance(x, np.ndarray)
+        return x if own else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    with reading():
+        args = ocp.args.StandardRestore(jax.tree.map(describe, wanted))
+        found = checkpoints.restore(step, args=args)
+    if (held := int(found["step"])) != step:
+        message = f"it holds step {held}"
+        raise Damage(message)
+    return found
+
+
+def changed(found: dict[str, PyTree], parts: Sequence[str] = train.TrainState._fields) -> str:
+    """Names the first array that is not what was saved; "" if there is none.
+
+    Args:
+      found: what was read, with its checksums if it has any; arrays of all processes.
+      parts: of the state, in which to look.
+    """
+    state = {name: found[name] for name in train.TrainState._fields}
+    asked = {name: state[name] for name in parts}
+    if _CHECKSUMS not in found:
+        averages = checksums.by_name({n: part for n, part in asked.items() if "params" in n})
+        finite = (bool(jnp.isfinite(leaf).all()) for leaf in averages.values())
+        return "" if all(finite) else "its parameters are not finite"
+    names, saved = sorted(checksums.by_name(state)), np.asarray(found[_CHECKSUMS])[:-1].tolist()
+    if len(names) != len(saved):
+        return "its checksums are not those that were saved"
+    kept, now = dict(zip(names, saved, strict=True)), checksums.of_arrays(asked)
+    return next((f"{name} is not what was saved" for name in now if now[name] != kept[name]), "")
+
+
+def described(checkpoints: ocp.CheckpointManager, step: int) -> dict[str, PyTree]:
+    """Returns the tree of a checkpoint, with descriptions in the place of its arrays."""
+    with reading():
+        metadata = checkpoints.item_metadata(step)
+        return dict(metadata.tree) if metadata else _missing()
+
+
+def _missing() -> NoReturn:
+    raise FileNotFoundError("its description is missing")
+
+
+def bare(state: train.TrainState) -> train.TrainState:
+    """Returns the state with its typed keys, such as optax.add_noise has, as plain numbers."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+
+
+def like(stored: Array, leaf: Array) -> Array:
+    """Returns a restored array, as a key where the state has one."""
+    if stored.dtype == leaf.dtype:
+        return stored
+    return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(leaf))
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Turns whatever reading a checkpoint raises into what is wrong with it."""
+    try:
+        yield
+    except Exception as error:  # orbax, tensorstore, json and the disk have their own each
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        raise Damage(reason) from error
+
+
+def _kinds(tree: PyTree) -> dict[str, str]:
+    """Returns by dotted name what each array is, such as float32[3, 2]."""
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in checksums.by_name(tree).items()}
+
+
+def check_tree(folder: epath.Path, there: PyTree, wanted: PyTree) -> None:
+    """Raises ValueError unless a checkpoint holds arrays like those that are wanted."""
+    stored, wanted = _kinds(there), _kinds(wanted)
+    differing = [
+        f"{name} ({stored.get(name, 'absent')} there, {wanted.get(name, 'absent')} now)"
+        for name in {**wanted, **stored}
+        if stored.get(name) != wanted.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        message = (
+            f"the checkpoint {folder} is of another configuration: {', '.join(differing[:3])}"
+            f"{more}; give the options of that run, or another --workdir. Nothing was changed."
+        )
+        raise ValueError(message)
