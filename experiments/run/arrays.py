@@ -29,7 +29,6 @@ def write(path: str | os.PathLike, tree: PyTree) -> None:
         return
     path, buffer = absolute(path), io.BytesIO()
     np.savez(buffer, **dict(_named(tree)))
-    path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, buffer.getvalue())
 
 

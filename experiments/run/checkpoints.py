@@ -6,6 +6,8 @@ or of the disk becomes one error that names the checkpoint and says what to do.
 """
 
 import contextlib
+import errno
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,8 @@ from fmjax.types import Array, PyTree
 
 KEEP = 3  # checkpoints
 Manager = ocp.CheckpointManager
+# What tensorstore hides behind three lines of paths.
+_REASONS = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)]
 
 
 @jax.jit
@@ -34,13 +38,47 @@ def norm(tree: PyTree) -> Array:
     return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.result_type(x, "f4")), tree))
 
 
-def opened(folder: epath.Path, *, keep: int | None = KEEP) -> ocp.CheckpointManager:
-    """Opens the checkpoints; used in `with`, which waits for the last one to be written."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+@contextlib.contextmanager
+def opened(folder: epath.Path, *, keep: int | None = KEEP) -> Iterator[ocp.CheckpointManager]:
+    """Opens the checkpoints, and at the end waits for the last one to be written.
+
+    Args:
+      folder: where they lie.
+      keep: the number of the newest ones that stay; None opens them only to read.
+
+    Raises:
+      OSError: if one could not be written.
+    """
+    # The threads of orbax log each failure with its traceback, which comes as an exception too.
+    logging.getLogger("absl").addFilter(_is_not_orbax)
+    with failure_named(folder):
+        manager = _manager(folder, keep)
+    try:
+        yield manager
+    except BaseException:
+        with contextlib.suppress(Exception):  # that of a state which is lost anyway
+            manager.close()
+        raise
+    with failure_named(folder):
+        manager.close()
+
+
+def _manager(folder: epath.Path, keep: int | None) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=keep is not None,
+        read_only=keep is None,
+        # A folder that a thread fails to make is waited for by the others, for five minutes.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+    )
     # With its handler named, the manager can tell what a checkpoint holds before reading it.
     return ocp.CheckpointManager(
         folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
     )
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname
 
 
 def newest(
@@ -145,7 +183,9 @@ def save(
       state: on devices.
       record: the checksum of metrics.jsonl up to this step.
     """
-    with failure_named(checkpoints):
+    with failure_named(checkpoints.directory):
+        if not checkpoints.directory.exists():  # else orbax makes it anew, without a config.json
+            raise FileNotFoundError("the folder is gone")
         checkpoints.save(step, args=ocp.args.StandardSave(stored.parts(state, record)))
 
 
@@ -205,15 +245,19 @@ def _read(checkpoints: ocp.CheckpointManager, step: int, like: PyTree) -> PyTree
 
 
 @contextlib.contextmanager
-def failure_named(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
+def failure_named(folder: epath.Path) -> Iterator[None]:
     """Turns whatever saving a checkpoint raises into one error that says what is left."""
     try:
         yield
     except Exception as error:  # a full disk, permissions, a bucket out of reach
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        lines = str(error).splitlines() or [type(error).__name__]
+        known = [text for text in _REASONS if text in str(error)]
+        try:
+            steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+        except OSError:
+            steps = []
         message = (
-            f"could not save a checkpoint in {checkpoints.directory} ({reason}): make room or "
-            "change its permissions, then run again; the saved steps are "
-            f"{checkpoints.all_steps() or 'none'}."
+            f"could not save a checkpoint in {folder} ({(known or lines)[0][:120]}): make room or "
+            f"change its permissions, then run again; the saved steps are {steps or 'none'}."
         )
         raise OSError(message) from error

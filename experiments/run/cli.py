@@ -14,6 +14,7 @@ library below, or if the operating system refused a file.
 """
 
 import dataclasses
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ import tyro
 from experiments.run import layout, lock, programs, signals
 
 _OURS = ("experiments", "fmjax")
+_FULL = ": make room, then run the same command again, which continues from the last checkpoint."
+_ADVICE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ def run(
     except KeyboardInterrupt:
         _leave("interrupted; the same command continues from the last checkpoint.", code=130)
     except OSError as error:
-        _leave(f"error: {error}", code=1)
+        _leave(f"error: {error}{_ADVICE.get(error.errno, '')}", code=1)
     except (ValueError, ArithmeticError, ImportError) as error:
         if not _raised_by(error, (*_OURS, main.__module__)):
             raise

@@ -11,6 +11,7 @@ Every file is complete or not there, and holds a checksum of what it says, so th
 when it is read. Of several processes only process 0 writes.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -46,7 +47,7 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
     """
     folder = paths.absolute(workdir)
     if jax.process_index() == 0:
-        is_new = _take(folder)
+        is_new = lock.take(folder)
         try:
             _record(folder, config, facts)
         except BaseException:
@@ -54,23 +55,6 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
                 lock.release(folder)
             raise
     return folder
-
-
-def _take(folder: epath.Path) -> bool:
-    """Makes a folder, and this process its only writer; returns whether it was not before."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").write_text("")
-        (folder / ".writable").unlink()
-        return lock.take(folder)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        message = (
-            f"cannot write the run folder {folder} ({error.strerror or error}): give another "
-            "--workdir or change its permissions."
-        )
-        raise OSError(message) from error
 
 
 def _record(folder: epath.Path, config: Any, facts: dict[str, Any]) -> None:
@@ -190,9 +174,8 @@ def remembered(
     if kept.get("options") != options:
         made = make()
         _check_finite(file, made)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"options": options, **made})
-        kept = read_json(file)
+        kept = json.loads(json.dumps(plain(made)))
     return {name: value for name, value in kept.items() if name != "options"}
 
 
@@ -274,10 +257,21 @@ def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collec
 
 
 def replace(path: epath.Path, content: bytes) -> None:
-    """Writes a file beside its place and moves it there, so that it is never half written."""
+    """Writes a file beside its place and moves it there, so that it is never half written.
+
+    Its folder is made if it is not there. In a run folder that is only read nothing is written.
+    """
+    if not lock.may_write(path):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write one
-    beside.write_bytes(content)
-    beside.replace(path)
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,8 @@
 The kernel keeps the lock (flock) and drops it when the process ends, in whatever way; a file that
 a dead process has left is taken over. So it is on local disks and on network disks with locks,
 such as NFS. On a disk without locks a warning says so. A bucket (gs://) has none: there nobody
-notices two writers. To read a run takes no lock.
+notices two writers. To read a run takes no lock, and a run in a folder that cannot be written is
+shown as it is.
 """
 
 import contextlib
@@ -23,38 +24,62 @@ except ImportError:  # Windows
     fcntl = None
 
 NAME = "writer.json"
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _held: dict[str, TextIO] = {}  # the lock ends when its file is closed, so with the process
+_only_read: set[str] = set()
 
 
 def take(folder: epath.Path) -> bool:
     """Makes this process the writer of a run folder, until it ends or calls `release`.
 
+    A run folder that cannot be written is opened for reading: what this process would write there
+    is left out, as `may_write` tells.
+
     Args:
-      folder: it must be there.
+      folder: made if it is not there.
 
     Returns:
-      Whether the process is the writer since this call.
+      Whether the folder is open since this call.
 
     Raises:
       BlockingIOError: if another process is the writer; nothing is changed.
-      OSError: if the folder cannot be written.
+      OSError: if the folder cannot be written, and holds no run.
     """
     place = os.fspath(folder)
-    if "://" in place:
-        return False
     if place in _held:
         if _is_in_place(_held[place], place):
             return False
         release(folder)  # somebody has moved the folder away
-    file = _locked(place)
-    if file is None:
-        return False
-    _held[place] = file
-    file.truncate(0)
-    file.write(json.dumps(_writer()) + "\n")
-    file.flush()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").write_text("")
+        (folder / ".writable").unlink()
+        if "://" not in place:
+            _take(place)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in _READ_ONLY or not (folder / "config.json").exists():
+            message = (
+                f"cannot write the run folder {folder} ({error.strerror or error}): give another "
+                "--workdir or change its permissions."
+            )
+            raise OSError(message) from error
+        _only_read.add(place)
+        message = f"{place} is read-only: what it holds is shown, nothing is written there"
+        print(message, file=sys.stderr, flush=True)
     return True
+
+
+def _take(place: str) -> None:
+    """Locks the file in a folder and writes down who has done so."""
+    file = _locked(place)
+    if file is not None:
+        _held[place] = file
+        file.truncate(0)
+        file.write(json.dumps(_writer()) + "\n")
+        file.flush()
 
 
 def release(folder: epath.Path) -> None:
@@ -68,9 +93,23 @@ def release(folder: epath.Path) -> None:
 
 
 def release_all() -> None:
-    """Lets others write in all folders in which this process does."""
+    """Lets others write in all folders in which this process does; forgets those only read."""
     for place in list(_held):
         release(epath.Path(place))
+    _only_read.clear()
+
+
+def may_write(path: epath.Path) -> bool:
+    """Returns whether a file may be written: False in a run folder that is only read.
+
+    Raises:
+      FileNotFoundError: if this process is the writer of the run folder, and that is gone.
+    """
+    places = {os.fspath(place) for place in (path, *path.parents)}
+    for place in places & _held.keys():
+        if not os.path.isdir(place):
+            raise FileNotFoundError(errno.ENOENT, "The run folder is gone", place)
+    return not places & _only_read
 
 
 def _locked(place: str) -> TextIO | None:

@@ -23,7 +23,7 @@ import jax
 import optax
 from etils import epath
 
-from experiments.run import calls, checkpoints, devices, layout, lines, paths, signals
+from experiments.run import calls, checkpoints, devices, layout, lines, lock, paths, signals
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
@@ -121,6 +121,9 @@ def fit(
         state = checkpoints.newest(saved, state, num_steps, record)
         start = int(state.step)
         _announce(start, num_steps, folder)
+        if start < num_steps and not lock.may_write(folder):
+            message = f"{folder} is read-only, and its training has not ended: copy it or change it"
+            raise OSError(message)
         left, gap = num_steps - start, min(every)
         several = calls.Calls(compiled, key_train, whole, mesh, steps_per_call, left=left, gap=gap)
         stream, done = iter(batches(start)), start
@@ -150,7 +153,7 @@ def fit(
                     checkpoints.save(saved, done, state, log.checksum)
                 if ending:
                     _leave(saved, held, done, num_steps)
-        with checkpoints.failure_named(saved):
+        with checkpoints.failure_named(saved.directory):
             saved.wait_until_finished()
     return _ended(state, num_steps)
 
@@ -191,7 +194,7 @@ def _finite(
 
 def _leave(saved: checkpoints.Manager, held: signals.Held, done: int, num_steps: int) -> NoReturn:
     """Ends the program after a step, once its state is saved."""
-    with checkpoints.failure_named(saved):
+    with checkpoints.failure_named(saved.directory):
         saved.wait_until_finished()
     what = f"step {done} of {num_steps} is saved, the same command continues from there."
     signals.leave(held.signum, what)

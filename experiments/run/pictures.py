@@ -1,6 +1,7 @@
 """What the figures of all experiments share: their style, saving, and curves with bands."""
 
 import contextlib
+import io
 import os
 from typing import Any
 
@@ -10,6 +11,8 @@ from etils import epath
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from experiments.run.folder import replace
 
 
 def style() -> contextlib.AbstractContextManager:
@@ -24,11 +27,10 @@ def save(folder: os.PathLike, pictures: dict[str, Figure]) -> None:
       folder: where to write; it is made if need be.
       pictures: the figures, made in the context of `style`.
     """
-    folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
-        with (folder / f"{name}.png").open("wb") as file:
-            figure.savefig(file, format="png", bbox_inches="tight")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", bbox_inches="tight")
+        replace(epath.Path(folder) / f"{name}.png", file.getvalue())
 
 
 def band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, place: int) -> None:

@@ -114,7 +114,7 @@ class Held:
         while queue and queue[0].is_ready():
             queue.popleft()
             self._finished += 1
-        seconds = time.monotonic() - self._begun
+        seconds = max(time.monotonic() - self._begun, 1e-6)
         if len(queue) > 2 + self._finished * _LAG_SECONDS / seconds:
             queue.popleft().block_until_ready()
             self._finished += 1
