@@ -67,6 +67,9 @@ class Training:
     """Learning rate of Adam, constant; the paper's is 1e-3."""
     ema_decay: float = 0.995
     """Decay of the moving average of the parameters, per step; 0 takes the last ones."""
+    max_skipped: Free[int] = 0
+    """Steps, of those between two lines of the metrics, that may be skipped for a loss or gradient
+    that is not finite; they are counted. 0 stops the run at the first that is seen."""
 
     def check(self) -> None:
         """Raises ValueError for numbers out of their bounds."""
@@ -182,6 +185,7 @@ def train(
         workdir=folder,
         num_steps=options.epochs * per_epoch,
         seed=seed,
+        max_skipped=options.max_skipped,
         ema_decay=options.ema_decay,
         eval_every=every,
         save_every=every,

@@ -70,6 +70,9 @@ class Training:
     """Learning rate of Adam, constant."""
     eval_every: int = 100
     """Steps between evaluations."""
+    max_skipped: Free[int] = 0
+    """Steps, of those between two lines of the metrics, that may be skipped for a loss or gradient
+    that is not finite; they are counted. 0 stops the run at the first that is seen."""
 
     def check(self) -> None:
         """Raises ValueError for numbers out of their bounds."""
@@ -194,6 +197,7 @@ def train(
         workdir=folder,
         num_steps=options.num_steps,
         seed=seed,
+        max_skipped=options.max_skipped,
         ema_decay=0.0,
         log_every=options.eval_every,
         eval_every=options.eval_every,

@@ -56,6 +56,9 @@ class Training:
     """Decay of the moving average of the parameters, per step; 0 takes the last ones."""
     num_evaluations: int = 10
     """Evaluations during training, equally spaced, for the curves."""
+    max_skipped: Free[int] = 0
+    """Steps, of those between two lines of the metrics, that may be skipped for a loss or gradient
+    that is not finite; they are counted. 0 stops the run at the first that is seen."""
 
     def check(self) -> None:
         """Raises ValueError for numbers out of their bounds."""
@@ -183,6 +186,7 @@ def train(options: Training, weight: float, seed: int, folder: Any, *, num_point
         workdir=folder,
         num_steps=options.num_steps,
         seed=seed,
+        max_skipped=options.max_skipped,
         ema_decay=options.ema_decay,
         eval_every=every,
         save_every=every,

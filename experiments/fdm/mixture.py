@@ -67,6 +67,9 @@ class Training:
     """Decay of the moving average of the parameters, per step."""
     save_every: int = 250
     """Steps between checkpoints and between evaluations of the errors."""
+    max_skipped: Free[int] = 0
+    """Steps, of those between two lines of the metrics, that may be skipped for a loss or gradient
+    that is not finite; they are counted. 0 stops the run at the first that is seen."""
 
     def check(self) -> None:
         """Raises ValueError for numbers out of their bounds."""
@@ -205,6 +208,7 @@ def train(
         workdir=folder,
         num_steps=options.num_steps,
         seed=config.seed,
+        max_skipped=options.max_skipped,
         ema_decay=options.ema_decay,
         eval_every=options.save_every,
         save_every=options.save_every,

@@ -46,6 +46,9 @@ class Training:
     """Decay of the moving average of the parameters, per step."""
     save_every: int = 500
     """Steps between checkpoints and between evaluations of the held-out loss."""
+    max_skipped: Free[int] = 0
+    """Steps, of those between two lines of the metrics, that may be skipped for a loss or gradient
+    that is not finite; they are counted. 0 stops the run at the first that is seen."""
 
     def check(self) -> None:
         """Raises ValueError for numbers out of their bounds."""

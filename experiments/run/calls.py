@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
@@ -47,26 +48,39 @@ class Programs(NamedTuple):
     many: Callable[..., tuple[train.TrainState, train.Info]]
 
 
+class Counted(NamedTuple):
+    """What the last step of a call tells where steps may be skipped, and how many of it were."""
+
+    loss: Array
+    grad_norm: Array
+    skipped: Array
+
+
 @functools.lru_cache(maxsize=32)
 def programs(
     loss: Callable[[PyTree, Key, PyTree], Array],
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     mesh: jax.sharding.Mesh,
+    *,
+    skipping: bool = False,
 ) -> Programs:
     """Returns the programs; trainings with the very same loss and optimizer compile them once."""
     step = train.make_step(layout.gathering(mesh, loss), optimizer, ema_decay=ema_decay)
-    step = layout.keeping(mesh, step)
+    step = layout.keeping(mesh, train.skip_nonfinite(step) if skipping else step)
 
     def one(state: train.TrainState, key: Key, batch: PyTree, shared: PyTree) -> tuple:
-        return step(state, key, batch | shared if shared else batch)
+        state, info = step(state, key, batch | shared if shared else batch)
+        finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
+        return state, Counted(*info, jnp.int32(~finite)) if skipping else info
 
     def many(
         state: train.TrainState, key: Key, batches: PyTree, shared: PyTree, count: int
     ) -> tuple:
         whole = lambda state, key, batch: one(state, key, batch, shared)  # noqa: E731
         state, infos = train.repeat(whole, num_steps=count)(state, key, batches)
-        return state, jax.tree.map(lambda x: x[-1], infos)
+        last = jax.tree.map(lambda x: x[-1], infos)
+        return state, last._replace(skipped=infos.skipped.sum()) if skipping else last
 
     return Programs(
         jax.jit(one, donate_argnums=0), jax.jit(many, donate_argnums=0, static_argnums=4)
@@ -159,6 +173,7 @@ class Calls:
         self._times: list[tuple[float, float]] = []
         self._open = count is None and gap > 1 and left >= WORTH
         self._used: set[Callable[..., Any]] = set()
+        self._skipped: list[Array] = []
         self.waited = 0.0
 
     def take(
@@ -192,11 +207,18 @@ class Calls:
 
     def _run(self, program: Callable[..., Any], state: PyTree, batch: PyTree, *count: int) -> Any:
         begin = time.perf_counter()
-        result = program(state, self._key, batch, self._shared, *count)
+        state, info = program(state, self._key, batch, self._shared, *count)
         if program not in self._used:
             self._used.add(program)
             self.waited += time.perf_counter() - begin
-        return result
+        if isinstance(info, Counted):
+            self._skipped.append(info.skipped)
+        return state, info
+
+    def skipped(self) -> int:
+        """Returns how many steps were skipped since this was asked last."""
+        counts, self._skipped = jax.device_get(self._skipped), []
+        return int(sum(counts))
 
     def _choose(self, begin: float, state: PyTree, batch: PyTree) -> None:
         """Chooses the number of steps of a call, on CPUs once enough single steps are timed."""

@@ -69,6 +69,7 @@ def fit(
     save_every: int,
     shared: dict[str, PyTree] | None = None,
     steps_per_call: int | None = None,
+    max_skipped: int = 0,
 ) -> train.TrainState:
     """Trains from the newest checkpoint of the run folder, or from the start, to the end.
 
@@ -94,6 +95,9 @@ def fit(
       steps_per_call: steps that one call of the compiled program takes, where the next look,
         evaluation or checkpoint is not nearer; None times the first steps and takes several where
         a step is shorter than its start (`experiments.run.calls`). The results are the same.
+      max_skipped: steps between two lines of the metrics that may be skipped because their loss or
+        gradient is not finite (`fmjax.train.skip_nonfinite`); the metrics then count them as
+        `skipped`. 0 stops at the first that is seen.
 
     Returns:
       The state after `num_steps`, on all devices as `layout` says; `layout.on_host` makes NumPy
@@ -102,19 +106,24 @@ def fit(
     Raises:
       SystemExit: code 128 + signal, after SIGTERM or SIGHUP: the step that was under way is saved;
         in an evaluation, who handled the signal before does so at once, and nothing is saved.
-      FloatingPointError: if the loss or the gradient is not finite; that state is not saved.
+      FloatingPointError: if the loss or the gradient is not finite, and may not be skipped; that
+        state is not saved.
       ValueError: if no checkpoint is whole, or the newest is of another configuration or beyond
         `num_steps`; if the batch does not divide; if an interval is not positive.
     """
     _check_intervals(
-        num_steps=num_steps, log_every=log_every, eval_every=eval_every, save_every=save_every
+        max_skipped,
+        num_steps=num_steps,
+        log_every=log_every,
+        eval_every=eval_every,
+        save_every=save_every,
     )
     mesh = layout.make_mesh()
     state = layout.made(mesh, functools.partial(train.init, optimizer=optimizer), params)
     whole = layout.everywhere(shared, mesh)
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
     every = (log_every, eval_every, save_every)
-    compiled = calls.programs(loss, optimizer, ema_decay, mesh)
+    compiled = calls.programs(loss, optimizer, ema_decay, mesh, skipping=max_skipped > 0)
     folder = paths.absolute(workdir)
     record = lines.read(folder / "metrics.jsonl")
     with checkpoints.opened(folder / "checkpoints") as saved:
@@ -141,7 +150,7 @@ def fit(
                 ending = held.asked(saved.reached_preemption, steps, info.loss)
                 if not (ending or any(due)):
                     continue  # without waiting for the device
-                values = _finite(state, info, done, saved)
+                values = _finite(state, info, done, saved, (several.skipped(), max_skipped))
                 values["steps_per_second"] = log.speed(done)
                 if evaluating:
                     averaged = layout.on_host(state.ema_params)
@@ -165,7 +174,10 @@ def _announce(start: int, num_steps: int, folder: epath.Path) -> None:
         print(f"{what}: step {start} of {num_steps}, from {folder}", file=sys.stderr, flush=True)
 
 
-def _check_intervals(**numbers: int) -> None:
+def _check_intervals(max_skipped: int, **numbers: int) -> None:
+    if max_skipped < 0:
+        message = f"max_skipped must be at least 0, got {max_skipped}: it counts steps."
+        raise ValueError(message)
     for name, number in numbers.items():
         if number < 1:
             message = f"{name} must be at least 1, got {number}: it counts steps."
@@ -173,23 +185,36 @@ def _check_intervals(**numbers: int) -> None:
 
 
 def _finite(
-    state: train.TrainState, info: Any, step: int, saved: checkpoints.Manager
+    state: train.TrainState,
+    info: Any,
+    step: int,
+    saved: checkpoints.Manager,
+    skips: tuple[int, int],
 ) -> dict[str, float]:
-    """Returns the step's numbers as floats, or stops the run if one is not finite."""
+    """Returns the step's numbers as floats, or stops the run if one may not be what it is.
+
+    Of `skips`, the first is the number of steps that were skipped, the second how many may be.
+    """
+    skipped, most = skips
     names = (*info._fields, "param_norm")
     values = map(float, jax.device_get((*info, checkpoints.norm(state.params))))
     numbers = dict(zip(names, values, strict=True))
-    wrong = [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]
+    finite = ("param_norm",) if most else names
+    wrong = [f"{name} is {numbers[name]}" for name in finite if not math.isfinite(numbers[name])]
+    if skipped > most:
+        wrong.append(f"{skipped} steps were skipped, more than max_skipped {most},")
     if wrong:
         saved.wait_until_finished()
         newest = saved.latest_step()
         last = f"the last checkpoint is step {newest}" if newest else "there is no checkpoint"
         message = (
             f"{', '.join(wrong)} at step {step}; {last}, nothing after it was saved. Try a smaller "
-            "learning rate, a longer warm-up or gradient clipping, in another --workdir."
+            "learning rate, a longer warm-up or gradient clipping, in another --workdir, or let "
+            "more steps be skipped (max_skipped), in this one."
         )
         raise FloatingPointError(message)
-    return {name: numbers[name] for name in info._fields}
+    found = {name: numbers[name] for name in info._fields}
+    return found | {"skipped": skipped} if most else found
 
 
 def _leave(saved: checkpoints.Manager, held: signals.Held, done: int, num_steps: int) -> NoReturn:

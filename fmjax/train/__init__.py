@@ -28,6 +28,6 @@ Reference:
 """
 
 from fmjax.train.states import Info, TrainState, init
-from fmjax.train.steps import make_step, repeat
+from fmjax.train.steps import make_step, repeat, skip_nonfinite
 
-__all__ = ["Info", "TrainState", "init", "make_step", "repeat"]
+__all__ = ["Info", "TrainState", "init", "make_step", "repeat", "skip_nonfinite"]

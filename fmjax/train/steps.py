@@ -18,7 +18,7 @@ from fmjax.train import _optimizers
 from fmjax.train.states import Info, TrainState
 from fmjax.types import Array, Key, PyTree
 
-__all__ = ["make_step", "repeat"]
+__all__ = ["make_step", "repeat", "skip_nonfinite"]
 
 
 def make_step(
@@ -147,6 +147,57 @@ def repeat(
         return jax.lax.scan(lambda state, batch: step(state, key, batch), state, batches, length)
 
     return steps
+
+
+def skip_nonfinite(
+    step: Callable[[TrainState, Key, PyTree], tuple[TrainState, Info]],
+) -> Callable[[TrainState, Key, PyTree], tuple[TrainState, Info]]:
+    """Makes a step that leaves everything as it is where the loss or the gradient is not finite.
+
+    One bad batch then costs one step: parameters, their average and the state of the optimizer
+    stay, and only the number of the step grows, so that the next step has a key of its own. The
+    info shows which steps were skipped. Count them: parameters that are not finite skip every step.
+
+    `optax.apply_if_finite` looks at the gradient and not at the loss, lets the average go on, and
+    keeps counters in the state of the optimizer, which a saved state without them does not fit.
+
+    Args:
+      step: `(state, key, batch) -> (state, info)`, as `make_step` makes it.
+
+    Returns:
+      `step(state, key, batch) -> (state, info)`. Where loss and gradient are finite, the result is
+      that of the given step.
+
+    Raises:
+      ValueError: if `step` is no function.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import fmjax
+      >>> loss = lambda params, key, batch: ((params - batch) ** 2).mean()
+      >>> optimizer = optax.sgd(0.25)
+      >>> step = fmjax.train.skip_nonfinite(fmjax.train.make_step(loss, optimizer))
+      >>> state, key = fmjax.train.init(jnp.array(2.0), optimizer), jax.random.key(0)
+      >>> state, info = step(state, key, jnp.array([0.0, jnp.nan]))
+      >>> int(state.step), float(state.params), float(info.loss)
+      (1, 2.0, nan)
+
+    Reference:
+      Micikevicius et al. (2018), Mixed Precision Training, arXiv:1710.03740, section 3.2, where
+      updates are skipped after an overflow. [micikevicius2018mixed]
+    """
+    example = "pass fmjax.train.make_step(loss, optimizer)"
+    _checks.function(step, "step", "(state, key, batch) -> (state, info)", example)
+
+    def skipping(state: TrainState, key: Key, batch: PyTree) -> tuple[TrainState, Info]:
+        after, info = step(state, key, batch)
+        finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
+        skipped = state._replace(step=state.step + 1)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, skipped), info
+
+    return skipping
 
 
 def _length(batches: PyTree, num_steps: int | None) -> int:

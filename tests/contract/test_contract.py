@@ -404,6 +404,7 @@ MAKERS = {
     "train.init",
     "train.make_step",
     "train.repeat",
+    "train.skip_nonfinite",
     "models.functional",
     "models.perceptron",
 }

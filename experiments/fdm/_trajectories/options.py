@@ -59,6 +59,9 @@ class Training:
     """Steps between checkpoints and between evaluations of the held-out losses."""
     forecast_steps: int = 1000
     """Training steps of the forecasting networks; 0 for no forecasts."""
+    max_skipped: Free[int] = 0
+    """Steps, of those between two lines of the metrics, that may be skipped for a loss or gradient
+    that is not finite; they are counted. 0 stops the run at the first that is seen."""
 
     def check(self) -> None:
         """Raises ValueError for numbers out of their bounds."""

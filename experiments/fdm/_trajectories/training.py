@@ -237,6 +237,7 @@ def fit(
         workdir=workdir,
         num_steps=num_steps,
         seed=seed,
+        max_skipped=options.max_skipped,
         ema_decay=options.ema_decay,
         eval_every=options.save_every,
         save_every=options.save_every,

@@ -29,8 +29,8 @@ def counted(monkeypatch):
     """The numbers of steps of every call that takes several."""
     numbers, programs = [], calls.programs
 
-    def counting(*given):
-        made = programs(*given)
+    def counting(*given, **options):
+        made = programs(*given, **options)
 
         def many(*arguments):
             numbers.append(arguments[-1])
@@ -102,7 +102,9 @@ def test_a_network_with_convolutions_takes_single_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(
         calls,
         "programs",
-        lambda *given: programs(*given)._replace(many=lambda *_: taken.append(1)),
+        lambda *given, **options: programs(*given, **options)._replace(
+            many=lambda *_: taken.append(1)
+        ),
     )
     monkeypatch.setattr(calls, "time", clock(1e-4))
     every = {"log_every": 70, "eval_every": 70, "save_every": 70}

@@ -281,6 +281,11 @@ def test_intervals_are_positive(tmp_path, name):
         fit(tmp_path, **({"num_steps": 5} | {name: 0}))
 
 
+def test_steps_that_may_be_skipped_are_counted_from_0(tmp_path):
+    with pytest.raises(ValueError, match="max_skipped must be at least 0, got -1"):
+        fit(tmp_path, 5, max_skipped=-1)
+
+
 # What stops a run.
 
 
@@ -314,6 +319,48 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, factor, log_every):
     assert all(line["step"] < 7 and None not in line.values() for line in metrics(tmp_path))
     # The checkpoint that was kept is whole: without the explosion the run goes on from it.
     assert int(fit(tmp_path, 10, batches=numbered).step) == 10
+
+
+def spoiled(*steps):
+    """Batches of which those of the given steps hold a NaN."""
+
+    def start(step):
+        for number, batch in enumerate(BATCHES(step), start=step + 1):
+            wrong = np.nan if number in steps else 0.0
+            yield {"x": batch["x"] + np.float32([wrong, 0.0, 0.0])}
+
+    return start
+
+
+@pytest.mark.parametrize("steps_per_call", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path, steps_per_call):
+    options = {"batches": spoiled(3, 10), "max_skipped": 1, "log_every": 5}
+    straight = fit(tmp_path / "straight", 10, steps_per_call=steps_per_call, **options)
+    assert int(straight.step) == 10
+    assert int(optax.tree.get(straight.opt_state, "count")) == 8  # updates by Adam
+    lines = metrics(tmp_path / "straight")
+    assert [line["skipped"] for line in lines] == [1, 1]
+    assert lines[0]["loss"] > 0
+    assert lines[1]["loss"] is None  # the step of the line was skipped
+    fit(tmp_path / "parts", 5, **options)
+    assert_same_bits(fit(tmp_path / "parts", 10, **options), straight)
+    assert metrics(tmp_path / "parts") == lines
+
+
+def test_a_run_that_stopped_goes_on_when_more_steps_may_be_skipped(tmp_path):
+    options = {"batches": spoiled(7, 9), "log_every": 5}
+    with pytest.raises(
+        FloatingPointError, match=r"param_norm is nan at step 10; .*\(max_skipped\)"
+    ):
+        fit(tmp_path, 10, **options)
+    words = (
+        r"^2 steps were skipped, more than max_skipped 1, at step 10; the last .* step 5, nothing"
+    )
+    with pytest.raises(FloatingPointError, match=words):
+        fit(tmp_path, 10, max_skipped=1, **options)
+    assert saved_steps(tmp_path) == [5]
+    assert int(optax.tree.get(fit(tmp_path, 10, max_skipped=2, **options).opt_state, "count")) == 8
+    assert [line.get("skipped") for line in metrics(tmp_path)] == [None, 2]
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
