@@ -139,10 +139,8 @@ def make_step(options: Training, problem: Problem, variant: Variant) -> Callable
 @partial(jax.jit, static_argnums=(0, 1))
 def advance(step: Callable, count: int, states: PyTree, keys: Array) -> PyTree:
     """Returns the states of all seeds after more steps."""
-    one = lambda state, key: jax.lax.scan(  # noqa: E731
-        lambda state, _: (step(state, key, None)[0], None), state, length=count
-    )[0]
-    return jax.vmap(one)(states, keys)
+    steps = train.repeat(step, num_steps=count)
+    return jax.vmap(lambda state, key: steps(state, key, None)[0])(states, keys)
 
 
 def start(config: Config, problem: Problem) -> tuple[PyTree, Array]:

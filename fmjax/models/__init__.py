@@ -13,6 +13,9 @@ only the function:
     apply, params = functional(MLP(2, num_classes=10, rngs=nnx.Rngs(0)))
     velocity = functools.partial(apply, params, context=3)   # of class 3; 10 is no class
 
+Parameters are float32. With `in_dtype(apply, jnp.bfloat16)` a network computes in bfloat16 and
+trains in float32; with `param_dtype=jnp.bfloat16` it trains in bfloat16 and loses small updates.
+
 Only this sub-package imports `nnx`. Any callable is a velocity, so a linen, equinox or hand-written
 network works as well.
 
@@ -33,10 +36,11 @@ from fmjax import _checks
 from fmjax.models.conv1d import Conv1D
 from fmjax.models.mlp import MLP
 from fmjax.models.perceptron import perceptron
+from fmjax.models.precision import in_dtype
 from fmjax.models.unet import UNet
 from fmjax.types import Array, Key, PyTree
 
-__all__ = ["MLP", "Conv1D", "UNet", "functional", "perceptron"]
+__all__ = ["MLP", "Conv1D", "UNet", "functional", "in_dtype", "perceptron"]
 
 
 def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:

@@ -60,7 +60,7 @@ class Context(nnx.Module):
 
     def __init__(self, *, num_classes, size, features, param_dtype=jnp.float32, rngs):
         either(num_classes=num_classes, context=size)
-        self.num_classes, self.size, self.dtype = num_classes, size, jnp.dtype(param_dtype)
+        self.num_classes, self.size = num_classes, size
         if num_classes:
             rows = jax.random.normal(rngs.params(), (num_classes + 1, features), param_dtype)
             self.rows = nnx.Param(rows)
@@ -79,7 +79,9 @@ class Context(nnx.Module):
             known = (label >= 0) & (label <= self.num_classes)
             return jnp.where(known, self.rows[...][label], jnp.nan)
         check_array(context, (self.size,) if self.size else None)
-        return self.linear(jnp.asarray(context).astype(self.dtype)) if self.size else 0.0
+        if not self.size:
+            return 0.0
+        return self.linear(jnp.asarray(context).astype(self.linear.kernel.dtype))
 
 
 def either(*, num_classes: int, context: int) -> None:

@@ -127,5 +127,6 @@ class Attention(nnx.Module):
         tokens = self.project_in(self.norm(x)).reshape(-1, 3, self.num_heads, size)
         query, key, value = tokens[:, 0], tokens[:, 1], tokens[:, 2]
         scores = jnp.einsum("ihc,jhc->hij", query * size**-0.5, key)
-        read = jnp.einsum("hij,jhc->ihc", jax.nn.softmax(scores), value)
+        weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
+        read = jnp.einsum("hij,jhc->ihc", weights.astype(value.dtype), value)
         return x + self.project_out(read.reshape(x.shape))

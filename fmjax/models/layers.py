@@ -206,10 +206,11 @@ class GroupNorm(nnx.Module):
         return jnp.broadcast_to(groups.mean(1, keepdims=True), groups.shape).reshape(1, -1)
 
     def __call__(self, x: Array) -> Array:
-        """Returns the normalized `[*dims, channels]` of one example."""
-        rows = x.reshape(-1, x.shape[-1])
+        """Returns the normalized `[*dims, channels]` of one example; sums in float32 at least."""
+        dtype = jnp.result_type(x, self.scale[...])
+        rows = x.reshape(-1, x.shape[-1]).astype(jnp.promote_types(dtype, jnp.float32))
         # In two passes: E[x^2] - E[x]^2 cancels when the mean is large.
         centered = rows - self._mean(rows)
         inverse = jax.lax.rsqrt(self._mean(centered**2) + self.epsilon)
         normal = centered * (inverse * self.scale[...][None])
-        return (normal + self.bias[...][None]).reshape(x.shape)
+        return (normal + self.bias[...][None]).reshape(x.shape).astype(dtype)

@@ -92,7 +92,8 @@ def apply(params: PyTree, x: Array, t: Array) -> Array:
       Huang et al. (2025), arXiv 2602.00869, section 5.1.1. [huang2025improving]
     """
     layers.example(x, (t,), shape=(len(params["layer_0"]["kernel"]) - 1,), num_times=1)
-    hidden = jnp.append(x, _checks.time(t))
+    dtype = jnp.result_type(x, params["layer_0"]["kernel"])
+    hidden = jnp.append(x, _checks.time(t).astype(dtype))
     for i in range(len(params)):
         layer = params[f"layer_{i}"]
         hidden = jnp.dot(hidden if i == 0 else jax.nn.silu(hidden), layer["kernel"]) + layer["bias"]

@@ -406,6 +406,7 @@ MAKERS = {
     "train.repeat",
     "train.skip_nonfinite",
     "models.functional",
+    "models.in_dtype",
     "models.perceptron",
 }
 

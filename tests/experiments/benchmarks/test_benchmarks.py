@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import fmjax
-from experiments.benchmarks import closed_form, fdm, uncertainty
+from experiments.benchmarks import calls, closed_form, fdm, uncertainty
 
 CLOSED_FORM = closed_form.Config(
     num_points=48, size=4, colors=2, batch_size=5, chunk_size=10, channels=(8,), turns=1
@@ -93,3 +93,13 @@ def test_the_tables_of_the_uncertainty(capsys):
     assert set(uncertainty.BARS) < set(passes)
     assert rows[-1][:3] == ["8x8x1", "64", "4"]
     assert float(rows[-1][3]) > 0
+
+
+@pytest.mark.slow
+def test_the_table_of_calls(capsys):
+    small = {"width": 8, "batch_size": 8, "images": 8, "channels": (8,)}
+    calls.main(calls.Config(num_steps=100, turns=1, **small))
+    head, _, *rows = _rows(capsys.readouterr().out)
+    assert head[-2:] == ["ratio", "same bits"]
+    assert [row[0] for row in rows] == ["perceptron", "U-Net"]
+    assert all(float(row[3]) > 0 and row[4] == "yes" for row in rows)

@@ -78,7 +78,7 @@ def test_what_the_clock_chooses_changes_nothing(tmp_path, monkeypatch, counted):
         monkeypatch.setattr(calls, "time", clock(seconds))
         counted.clear()
         runs[name] = test_loop.fit(tmp_path / name, 80, **options)
-        # The first 6 steps are timed, and the next look is at step 20.
+        # The first 9 steps are timed, and the next look is at step 20.
         assert counted == {"quick": [20] * 3, "slow": []}[name]
     assert_same_bits(*runs.values())
     assert metrics(tmp_path / "quick") == metrics(tmp_path / "slow")
