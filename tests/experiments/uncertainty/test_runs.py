@@ -219,7 +219,7 @@ def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypa
     assert any(np.abs(a - b).max() > 0.01 for a, b in pairs)
     calls = []
     monkeypatch.setattr(
-        training, "flow", lambda *args, seed: (calls.append((args, seed)), (None, seed))[1]
+        training, "flow", lambda *args, seed, moments: (calls.append((args, seed)), (None, seed))[1]
     )
     config = tiny.replace(config, ensemble=3, seed=2**32 - 1)
     _, networks = maps.train(config, images, runs["maps"], "key")
