@@ -107,10 +107,10 @@ def check_pictures(folder, names):
 
 @contextlib.contextmanager
 def compiled_once(folder):
-    """Keeps compiled programs in the folder: the runs of a test module repeat one another's."""
+    """Keeps compiled programs, in the folder that JAX has been told or else in this one."""
     options = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir or str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in options}

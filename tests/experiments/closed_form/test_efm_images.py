@@ -35,12 +35,6 @@ TINY = tiny.config(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
-        yield
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A data set of 32 training and 8 held-out images of two classes."""

@@ -31,12 +31,6 @@ TINY = tiny.config(
 SIZES = (TINY.num_train, TINY.measures.num_pairs, TINY.measures.num_points)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
-        yield
-
-
 def _distance(x, y):
     costs = ((np.asarray(x)[:, None] - np.asarray(y)[None]) ** 2).sum(axis=-1)
     return costs[linear_sum_assignment(costs)].mean() ** 0.5

@@ -31,12 +31,6 @@ RNG = np.random.default_rng(0)
 POINTS = np.float32(RNG.normal(size=(4, 3, 2, 1)) + 0.3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
-        yield
-
-
 def _exact(x, t):
     logits = -np.sum((x[None] - t * POINTS) ** 2, axis=(1, 2, 3)) / (2 * (1 - t) ** 2)
     return (np.tensordot(special.softmax(logits), POINTS, 1) - x) / (1 - t)

@@ -35,12 +35,6 @@ TINY = tiny.config(
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
-        yield
-
-
 def _exact(points, x, t):
     """The velocity of the points at one state, in NumPy."""
     logits = -np.sum((x[None] - t * points) ** 2, axis=(1, 2, 3)) / (2 * (1 - t) ** 2)

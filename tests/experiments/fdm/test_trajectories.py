@@ -207,12 +207,6 @@ TINY = tiny.config(
 PLACES = ("fm", "fdm", "forecast/fm", "forecast/fdm")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    with tiny.compiled_once(tmp_path_factory.mktemp("programs")):
-        yield
-
-
 def _waves(source, seed):
     """Waves of random size and phase for the simulated data: the smaller half is in the event."""
     random = np.random.default_rng(seed)

@@ -29,13 +29,10 @@ PLACES = {"meanflow": (".", "flow"), "maps": (".", "ensemble/1")}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Keeps compiled programs for this module, whose runs repeat one another's, and few of them."""
-    with (
-        tiny.compiled_once(tmp_path_factory.mktemp("programs")),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(meanflow, "STEPS", (1, 4))  # each is a program of its own
+def _few_programs():
+    """Draws in few numbers of steps, each of which is a program of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meanflow, "STEPS", (1, 4))
         yield
 
 
