@@ -84,6 +84,7 @@ def test_what_cannot_be_timed_is_said_first(benchmark, options, words):
         benchmark.main(benchmark.Config(**options))
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_uncertainty(capsys):
     config = uncertainty.Config(size=8, channels=(8,), repeats=1, chunks=(4,), sizes=(8,))
     uncertainty.main(config)

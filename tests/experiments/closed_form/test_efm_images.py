@@ -143,6 +143,7 @@ def run(file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_gives_back_its_networks(run, file):
     with pytest.raises(ValueError, match=r"give one of 'seed_0/CFM', 'seed_0/EFM-16', 'seed_0/EFM"):
         experiments.run.load(run)
@@ -155,6 +156,7 @@ def test_the_run_gives_back_its_networks(run, file):
     np.testing.assert_array_equal(found.velocity(x, 0.5), apply(found.params, x, 0.5))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_numbers_and_figures(run):
     results = json.loads((run / "results.json").read_text())
     assert 0 <= results["held_out_accuracy"] <= 1
@@ -194,6 +196,7 @@ def test_one_more_seed_and_one_method_less_leave_the_other_networks_alone(file, 
     assert [(m["seed"], m["method"]) for m in after] == [(0, "CFM"), (3, "CFM")]
 
 
+@pytest.mark.slow
 def test_another_embedding_or_configuration_is_refused(file, run, tmp_path):
     before = tiny.contents(run)
     with pytest.raises(ValueError, match=r"other options: learning_rate"):

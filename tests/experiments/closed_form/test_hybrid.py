@@ -100,6 +100,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_gives_back_its_network(run):
     found = tiny.loaded(run, None, run, TINY)
     images = training.load(TINY.source, TINY.seed)[1]
@@ -113,6 +114,7 @@ def test_the_run_gives_back_its_network(run):
     np.testing.assert_allclose(loss["held_out_loss"], last["held_out_loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_numbers_and_a_figure(run):
     results = json.loads((run / "results.json").read_text())
     assert results["taus"] == [0.0, 0.4, 0.7, 1.0]

@@ -81,6 +81,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_gives_back_its_networks(run):
     with pytest.raises(ValueError, match=r"2 networks, got name None: give one of 'n_3', 'n_1438'"):
         experiments.run.load(run)
@@ -94,6 +95,7 @@ def test_the_run_gives_back_its_networks(run):
     assert float(jnp.abs(few.velocity(x, 0.5) - all_of_them.velocity(x, 0.5)).max()) > 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_leaves_numbers_and_figures(run):
     networks = json.loads((run / "results.json").read_text())["networks"]
     assert [network["n"] for network in networks] == [3, 1438]
@@ -124,6 +126,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
         learning.main(tiny.replace(TINY, workdir=str(again), num_steps=5))
 
 
+@pytest.mark.slow
 def test_the_panels_show_what_they_say(run):
     images = data.load("digits")
     networks = json.loads((run / "results.json").read_text())["networks"]

@@ -138,6 +138,7 @@ def _refuse(*_):
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_run_of_a_few_steps_and_the_same_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablations, "VARIANTS", FEW)
     monkeypatch.setattr(variants, "bias", lambda _: {"with": {"gradient": 0, "standard_error": 0}})

@@ -121,6 +121,7 @@ def test_the_schedule_is_that_of_the_paper():
     assert rate == pytest.approx(0.999**2998 * 1e-3, rel=1e-3)  # 5 %, however long the training
 
 
+@pytest.mark.slow
 def test_what_is_measured_of_a_network_that_stays_where_it_is():
     # Velocity 0: its density is that of the noise at every time.
     params = jax.tree.map(
@@ -165,6 +166,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_gives_back_its_networks(run):
     found = [tiny.loaded(run, name, run / name, TINY) for name in PLACES]
     for place in PLACES:
@@ -179,6 +181,7 @@ def test_the_run_gives_back_its_networks(run):
     assert found[1].data is law.density
 
 
+@pytest.mark.slow
 def test_a_run_leaves_numbers_and_figures(run, capsys):
     models = json.loads((run / "results.json").read_text())["models"]
     assert [(m["seed"], m["weight"]) for m in models] == [(0, 0), (0, 0.3)]
@@ -204,6 +207,7 @@ def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
     assert "the greatest possible exp(mean) x 100 is 2.53125" in out
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_its_first_network_keeps_its_options(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)

@@ -231,6 +231,7 @@ def run(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_the_run_gives_back_its_networks(run):
     found = {place: tiny.loaded(run, place, run / place, TINY) for place in PLACES}
     trajectories = found["fm"].data
@@ -249,6 +250,7 @@ def test_the_run_gives_back_its_networks(run):
     assert found["forecast/fm"].velocity(x1, 0.5, context=context).shape == x1.shape
 
 
+@pytest.mark.slow
 def test_a_run_folder_holds_everything(run):
     for place in PLACES:
         lines = [json.loads(s) for s in (run / place / "metrics.jsonl").read_text().splitlines()]
@@ -279,6 +281,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(run):
     assert tiny.results(again) == tiny.results(run)
 
 
+@pytest.mark.slow
 def test_other_options_are_refused_and_nothing_is_touched(run):
     before = tiny.contents(run)
     with pytest.raises(ValueError, match=r"other options: weight .*--workdir"):

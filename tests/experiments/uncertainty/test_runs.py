@@ -1,6 +1,8 @@
 """The image experiments for a few steps: run folders, resuming, and their users' mistakes."""
 
+import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,15 +19,16 @@ from tests import slow
 from tests.oracles import tiny
 
 NAMES = sorted(tiny.EXPERIMENTS)
-TINY = {"meanflow": tiny.MEANFLOW, "maps": tiny.UNCERTAINTY}
+# Without the rivals and the likelihood, which are most of what is compiled.
+SMALL = tiny.replace(tiny.UNCERTAINTY, num_rivals=0, num_likelihood=0, times=(0.7,))
+TINY = {"small": SMALL, "maps": tiny.UNCERTAINTY, "meanflow": tiny.MEANFLOW}
 FIGURES = {
     "meanflow": {"samples", "maps", "agreement", "calibration"},
-    "maps": {
-        "samples", "uncertainty", "calibration", "generation", "exact", "rivals"
-    },
-}  # fmt: skip
+    "small": {"samples", "uncertainty", "calibration", "generation", "exact"},
+    "maps": {"samples", "uncertainty", "calibration", "generation", "exact", "rivals"},
+}
 # The networks of a run, in the order of their training.
-PLACES = {"meanflow": (".", "flow"), "maps": (".", "ensemble/1")}
+PLACES = {"meanflow": (".", "flow"), "maps": (".", "ensemble/1"), "small": (".",)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,21 +41,26 @@ def _few_programs():
 
 def _main(name, folder, **options):
     options = {"workdir": str(folder)} | options
-    tiny.EXPERIMENTS[name].main(tiny.replace(TINY[name], **options))
+    experiment = maps if name == "small" else tiny.EXPERIMENTS[name]
+    experiment.main(tiny.replace(TINY[name], **options))
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The run folder of a few steps on the digits, by the name of the experiment."""
-    folders = {name: tmp_path_factory.mktemp(name) / "digits" for name in NAMES}
-    for name, folder in folders.items():
-        _main(name, folder)
-    return folders
+    """Returns the run folder of a few steps on the digits, by the name of the run."""
+
+    @functools.cache
+    def folder(name):
+        place = tmp_path_factory.mktemp(name) / "digits"
+        _main(name, place)
+        return place
+
+    return folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@slow.but_the_first("name", TINY)
 def test_a_run_folder_holds_everything(runs, name):
-    folder = runs[name]
+    folder = runs(name)
     assert json.loads((folder / "config.json").read_text())["training"]["channels"] == [8]
     for place in PLACES[name]:
         lines = (folder / place / "metrics.jsonl").read_text().splitlines()
@@ -63,10 +71,10 @@ def test_a_run_folder_holds_everything(runs, name):
     tiny.check_pictures(folder / "figures", FIGURES[name])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+@slow.but_the_first(
     ("name", "network", "place"),
     [
+        ("small", "flow", "."),
         ("maps", "flow", "."),
         ("maps", "ensemble/1", "ensemble/1"),
         ("meanflow", "MeanFlow", "."),
@@ -74,8 +82,8 @@ def test_a_run_folder_holds_everything(runs, name):
     ],
 )
 def test_a_run_gives_back_its_networks(runs, name, network, place):
-    place = runs[name] / place
-    found = tiny.loaded(runs[name], network, place, TINY[name])
+    place = runs(name) / place
+    found = tiny.loaded(runs(name), network, place, TINY[name])
     images = training.load(TINY[name].source, TINY[name].seed)[1]
     np.testing.assert_array_equal(found.data.held_out, images.held_out)
     velocity = lambda _, x, t: found.velocity(x, t)
@@ -85,25 +93,30 @@ def test_a_run_gives_back_its_networks(runs, name, network, place):
     np.testing.assert_allclose(loss, last["held_out_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "part"), [("maps", "held_out"), ("meanflow", "flow")])
+@slow.but_the_first(
+    ("name", "part"), [("small", "held_out"), ("maps", "held_out"), ("meanflow", "flow")]
+)
 def test_the_arrays_of_a_run_are_those_of_its_numbers(runs, name, part):
-    results, found = tiny.results(runs[name]), arrays.read(runs[name] / "arrays.npz")
-    rows = results["uncertainty" if name == "maps" else part]
+    results, found = tiny.results(runs(name)), arrays.read(runs(name) / "arrays.npz")
+    rows = results[part if name == "meanflow" else "uncertainty"]
     for row in rows:
         u, variance = (found[part][str(row["t"])][k] for k in ("uncertainty", "variance"))
         np.testing.assert_allclose(u, variance.sum(axis=(1, 2, 3)), rtol=1e-4)
         np.testing.assert_allclose(u.mean(), row["mean_uncertainty"], rtol=1e-5)
     drawn = found["samples"]
-    if name == "maps":
+    if name == "small":
         assert drawn.shape == (4, 8, 8, 1)
+        assert set(found) == {"samples", "generations", "held_out", "train", "exact"}
+    elif name == "maps":
         assert {"generations", "train", "exact", "rivals"} <= set(found)
     else:
         steps = {"1", "4"}
         assert {name: set(of) for name, of in drawn.items()} == {"MeanFlow": steps, "flow": steps}
 
 
+@pytest.mark.slow
 def test_the_results_of_maps(runs):
-    results = tiny.results(runs["maps"])
+    results = tiny.results(runs("maps"))
     for part in ("uncertainty", "uncertainty_train", "edges"):
         assert [row["t"] for row in results[part]] == [0.3, 0.7]
     assert [row["num_images"] for row in results["edges"]] == [3, 3]
@@ -114,8 +127,9 @@ def test_the_results_of_maps(runs):
     assert all(row["num_images"] == 4 and row["mean_score"] is not None for row in rows)
 
 
+@pytest.mark.slow
 def test_the_results_of_meanflow(runs):
-    results = tiny.results(runs["meanflow"])
+    results = tiny.results(runs("meanflow"))
     drawn = [(row["model"], row["steps"]) for row in results["samples"]]
     both = [(model, steps) for model in ("MeanFlow", "flow") for steps in (1, 4)]
     assert drawn == [*both, ("held-out images", 0)]
@@ -128,12 +142,12 @@ def test_the_results_of_meanflow(runs):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(runs, name, tmp_path):
     again = tmp_path / "again"
-    shutil.copytree(runs[name], again)
+    shutil.copytree(runs(name), again)
     # Stopped while its second network was in training.
     shutil.rmtree(again / PLACES[name][1] / "checkpoints" / "4")
     (again / "results.json").unlink()
     _main(name, again)
-    assert tiny.results(again) == tiny.results(runs[name])
+    assert tiny.results(again) == tiny.results(runs(name))
 
 
 @pytest.mark.slow
@@ -141,7 +155,7 @@ def test_a_field_that_is_not_finite_ends_in_one_line_and_loses_nothing(
     runs, tmp_path, monkeypatch, capsys
 ):
     again = tmp_path / "again"
-    shutil.copytree(runs["maps"], again)
+    shutil.copytree(runs("maps"), again)
     before, measure = tiny.contents(again), measures.measure
     monkeypatch.setattr(
         measures, "measure", lambda *args: measure(*args) | {"error": jax.numpy.nan * args[-1]}
@@ -156,43 +170,43 @@ def test_a_field_that_is_not_finite_ends_in_one_line_and_loses_nothing(
     assert tiny.contents(again) == before
 
 
-@pytest.mark.parametrize("name", NAMES)
+@slow.but_the_first("name", TINY)
 def test_another_configuration_is_refused_and_nothing_is_touched(runs, name):
-    before = tiny.contents(runs[name])
+    before = tiny.contents(runs(name))
     with pytest.raises(ValueError, match=r"other options: learning_rate .*--workdir"):
-        _main(name, runs[name], learning_rate=1e-4)
-    assert tiny.contents(runs[name]) == before
+        _main(name, runs(name), learning_rate=1e-4)
+    assert tiny.contents(runs(name)) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_networks_may_be_measured_anew(runs, name, tmp_path):
     again = tmp_path / "again"
-    shutil.copytree(runs[name], again)
+    shutil.copytree(runs(name), again)
     _main(name, again, num_uncertainty=5)
-    assert (again / "metrics.jsonl").read_bytes() == (runs[name] / "metrics.jsonl").read_bytes()
+    assert (again / "metrics.jsonl").read_bytes() == (runs(name) / "metrics.jsonl").read_bytes()
     assert json.loads((again / "config.json").read_text())["uncertainty"]["num_uncertainty"] == 5
-    before, after = (tiny.results(folder) for folder in (runs[name], again))
+    before, after = (tiny.results(folder) for folder in (runs(name), again))
     rows = "uncertainty" if name == "maps" else "flow"
     assert [row["num_images"] for row in after[rows]] == [5, 5]
     assert before[rows] != after[rows]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@slow.but_the_first("name", TINY)
 def test_other_data_under_the_same_name_is_refused(runs, name, monkeypatch):
     other = data.load("digits")
     other.train[0, 0, 0] += 1
     monkeypatch.setattr(data, "load", lambda *_, **__: other)
     with pytest.raises(ValueError, match=r"other options: data .*crc32"):
-        _main(name, runs[name])
+        _main(name, runs(name))
 
 
 def test_a_run_without_its_config_is_refused(runs, tmp_path):
     again = tmp_path / "again"
-    shutil.copytree(runs["meanflow"], again)
+    shutil.copytree(runs("small"), again)
     (again / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds a run but no config\.json"):
-        _main("meanflow", again)
+        _main("small", again)
     assert not (again / "config.json").exists()
 
 
@@ -205,11 +219,12 @@ def test_a_mistyped_option_does_not_lock_the_folder(name, tmp_path):
     assert json.loads((folder / "config.json").read_text())["training"]["batch_size"] == 8
 
 
+@pytest.mark.slow
 def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypatch):
     config = TINY["maps"]
     images = data.load("digits")
     _, networks = maps.train(
-        config, images, runs["maps"], jax.random.key(0)
+        config, images, runs("maps"), jax.random.key(0)
     )  # of a run that has ended: restored
     assert len(networks) == 2
     pairs = zip(*map(jax.tree.leaves, networks), strict=True)
@@ -219,13 +234,13 @@ def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypa
         training, "flow", lambda *args, seed, moments: (calls.append((args, seed)), (None, seed))[1]
     )
     config = tiny.replace(config, ensemble=3, seed=2**32 - 1)
-    _, networks = maps.train(config, images, runs["maps"], "key")
+    _, networks = maps.train(config, images, runs("maps"), "key")
     assert networks == [2**32 - 1, 999, 1999]
     assert all(args[:2] == (config.training, images) and args[3] == "key" for args, _ in calls)
     assert len({args[2] for args, _ in calls}) == 3
     for none in ({"num_rivals": 0}, {"ensemble": 0}):
         alone = tiny.replace(config, **none)
-        assert len(maps.train(alone, images, runs["maps"], 0)[1]) == 1
+        assert len(maps.train(alone, images, runs("maps"), 0)[1]) == 1
 
 
 @pytest.mark.slow
@@ -264,7 +279,7 @@ def test_the_help_names_every_option_with_its_default(name):
     help_text = " ".join(help_text.replace("│", " ").split())  # out of its box
     config = tiny.EXPERIMENTS[name].Config
     for option in options.flat(config()):
-        assert f"--{option.replace('_', '-')} " in help_text
+        assert re.search(f"--{option.replace('_', '-')}[ ,]", help_text), option  # a switch has two
     assert f"(default: {config().training.num_steps})" in help_text
 
 
