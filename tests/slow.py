@@ -1,6 +1,6 @@
 """Which cases of a test run always, and which only with `-m slow`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -17,3 +17,10 @@ def but_the_first(names: str | tuple[str, ...], values: Iterable, **options):
         for value in others
     ]
     return pytest.mark.parametrize(names, [first, *marked], **options)
+
+
+def those(values: Iterable, chosen: Callable) -> list:
+    """Marks as slow the values that are chosen, and returns all of them."""
+    return [
+        pytest.param(value, marks=pytest.mark.slow) if chosen(value) else value for value in values
+    ]

@@ -8,6 +8,7 @@ functions run under `jit` and keep float32. A public function without a line her
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,7 @@ from fmjax import (
     toy,
     train,
 )
+from tests import slow
 
 PATH = paths.cosine()
 # One shape in every run of the tests; scalars, vectors and images in the slow ones.
@@ -542,7 +544,14 @@ def test_a_batched_time_raises_the_documented_error(name):
         case.call(*arguments)
 
 
-@pytest.mark.parametrize("name", PER_EXAMPLE)
+# The derivative of a solver, or of what differentiates already, takes a second or more to compile.
+SLOW = re.compile(
+    r"samplers\.|likelihood\.|path_error\.(duhamel|gap)|sensitivity_|extremes|principal|total_|"
+    r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank"
+)
+
+
+@pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, SLOW.search))
 def test_gradients_are_finite(name):
     case = PER_EXAMPLE[name]
     arguments = _one(case, _arguments(case, (2,)), 1)

@@ -100,6 +100,7 @@ def test_what_is_private_to_a_package_or_a_module_is_used_there_only(path):
             assert not private, f"{mine} uses {name}: move it to a module `fmjax/_*.py`"
 
 
+@pytest.mark.slow
 def test_the_experiments_use_the_public_names_of_the_library():
     files = sorted((ROOT.parent / "experiments").rglob("*.py"))
     names = {name for path in files for name in _names(path) if name.startswith("fmjax.")}
@@ -123,6 +124,7 @@ def test_names_that_the_oldest_jax_lacks_are_taken_from_their_shim(name):
     assert set(users) <= {SHIMS[name]}
 
 
+@pytest.mark.slow
 def test_import_fmjax_is_light():
     heavy = (
         "diffrax", "flax", "matfree", "orbax", "tensorflow_datasets", "optax", "matplotlib",

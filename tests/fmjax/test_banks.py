@@ -51,6 +51,7 @@ def test_bytes_are_scaled_by_chunks(x64):
     )
 
 
+@pytest.mark.slow
 def test_some_points_in_the_units_of_the_states():
     bank, index = empirical.prepare(BYTES, scale=1 / 127.5, shift=-1.0), np.array([[3, 0], [12, 3]])
     found = jax.jit(empirical.take)(bank, index)
@@ -141,6 +142,7 @@ def test_arguments_of_two_precisions_are_promoted(narrow, x64):
     )
 
 
+@pytest.mark.slow
 @slow.but_the_first("dtype", ["uint8", "float32"])
 def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
     mesh = jax.make_mesh((8,), ("bank",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -241,6 +243,7 @@ def test_what_does_not_fit_is_named(call, words):
         call()
 
 
+@pytest.mark.slow
 def test_a_smoothed_bank_ends_as_its_kernel_density(x64):
     points, h = jnp.asarray(SCALED[..., 0, 0]), 0.4
     path, x = paths.smoothed(PATH, h), jnp.array([0.2, -0.1])

@@ -20,6 +20,7 @@ def _gaussian_posteriors(seed=0):
     return DIMS * s, s * rng.chisquare(DIMS, NUM)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_exact_gaussian_posteriors_have_the_moments_of_the_closed_form():
     found = calibration(*_gaussian_posteriors())
@@ -49,6 +50,7 @@ def test_the_standard_error_is_the_spread_of_a_bootstrap(factor):
     np.testing.assert_allclose(found.ratio_standard_error, ratios.std(), rtol=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_correlations_against_scipy():
     u, error = (values[:300] for values in _gaussian_posteriors(3))
@@ -61,6 +63,7 @@ def test_correlations_against_scipy():
     assert calibration(u, error).negative_variances is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("t", [0.2, 0.7])
 def test_an_exact_velocity_is_calibrated_and_a_wrong_one_is_not(t):
@@ -95,6 +98,7 @@ def test_float32_of_any_scale_agrees_with_float64(scale):
     np.testing.assert_allclose(ours.best_pearson, u.std() / error.std(), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.uint8])
 def test_half_precision_and_bytes_are_computed_in_float32(dtype):
     rng = np.random.default_rng(5)
@@ -108,6 +112,7 @@ def test_half_precision_and_bytes_are_computed_in_float32(dtype):
     np.testing.assert_allclose(ours.ratio_standard_error, spread, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_not_a_number_stays_so():
     u = jnp.array([1.0, 2.0, 3.0])
     constant = metrics.calibration(jnp.full(3, 0.1), u)
@@ -136,6 +141,7 @@ def test_shapes_that_do_not_belong_together(shapes, match):
         metrics.calibration(u, error, variance=variance)
 
 
+@pytest.mark.slow
 def test_several_times_by_vmap():
     u, error = (jnp.float32(values[:600].reshape(3, 200)) for values in _gaussian_posteriors(6))
     together = jax.vmap(metrics.calibration)(u, error)

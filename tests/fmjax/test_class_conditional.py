@@ -54,6 +54,7 @@ def field():
     return jax.jit(lambda x, t, label: apply(trained, x, t, context=label))
 
 
+@pytest.mark.slow
 def test_it_learns_the_law_of_every_class_and_of_all_under_the_null_label(field):
     """At the noise the posterior mean is the mean of the class; later U is the squared error."""
     images, labels = digits()
@@ -115,6 +116,7 @@ def test_total_covariance_against_the_law_of_total_covariance_by_loops(field):
     assert np.trace(between) > 0.05
 
 
+@pytest.mark.slow
 def test_guided_samples_lie_nearer_to_their_class(field):
     images, labels = digits()
     centers = jnp.stack([images[labels == c].mean(0) for c in range(NUM_CLASSES)])

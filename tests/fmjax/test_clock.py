@@ -30,6 +30,7 @@ def _gaussian(x, t):  # N(0, I) to N(0, I): the state grows as sqrt(t^2 + (1 - t
     return ((2 * t - 1) / (t**2 + (1 - t) ** 2)).astype(x.dtype) * x
 
 
+@pytest.mark.slow
 @LOW
 def test_every_step_of_a_half_precision_state_is_taken(dtype):
     seen = []
@@ -47,6 +48,7 @@ def test_every_step_of_a_half_precision_state_is_taken(dtype):
     assert float(found) == pytest.approx(by_hand, rel=float(jnp.finfo(dtype).eps))
 
 
+@pytest.mark.slow
 @LOW
 def test_steps_shorter_than_the_precision_of_the_state_count(dtype):
     # 300 steps of bfloat16 were an error, and 100 stopped short: a step was rounded away.
@@ -94,6 +96,7 @@ def test_guidance_begins_and_ends_at_its_times_for_a_half_precision_state():
     assert field(x, jnp.float32(0.65)).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fixed", "adaptive"])
 def test_a_short_interval_near_the_end_loses_no_step(name):
     # Growth by e in [0.99999, 1], a hundred rounding units of the time's last digit.
@@ -104,6 +107,7 @@ def test_a_short_interval_near_the_end_loses_no_step(name):
     assert float(solve(field, jnp.array(1.0), end, start)) == pytest.approx(1 / np.e, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_float32_state_beside_float64_times_and_networks(x64):
     x, knots = jnp.ones(2, jnp.float32), jnp.array([0.0, 0.25, 1.0])
     wide = lambda x, t: x.astype(jnp.float64)
@@ -133,6 +137,7 @@ def test_an_example_that_has_nothing_to_do_stops_nobody(name):
     np.testing.assert_array_equal(ours[2], x[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fixed", "adaptive"])
 def test_no_time_passes_where_the_velocity_is_infinite(name):
     solve = {"fixed": samplers.fixed, "adaptive": samplers.adaptive}[name]
@@ -168,6 +173,7 @@ def test_repeated_times_repeat_the_state():
     np.testing.assert_allclose(ends, x, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_integers_of_numpy_count(key):
     x = jnp.array([1.0, -2.0])
     for count in (np.int64(5), np.arange(6)[5], np.array(5)):

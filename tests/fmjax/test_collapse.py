@@ -50,6 +50,7 @@ def test_the_time_against_brentq(name, x64):
         assert float(times(n)) == pytest.approx(root, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_one_variance_in_closed_form():
     s = 0.5
     for d, n in ((2, 50_000), (64, 1438), (3072, 20_000)):
@@ -59,6 +60,7 @@ def test_one_variance_in_closed_form():
         assert found.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_root(x64):
     # r = sqrt(n^(2/d) - 1) / s and t = r / (1 + r), by hand.
     def time(variance, n):
@@ -73,6 +75,7 @@ def test_derivatives_are_those_of_the_root(x64):
         assert float(ours) == pytest.approx(float(theirs), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_where_there_is_no_such_time():
     time = collapse.collapse_time
     assert float(time(paths.linear(), jnp.ones(3), 1)) < 1e-6  # one point is known at once
@@ -81,6 +84,7 @@ def test_where_there_is_no_such_time():
     assert float(time(paths.linear(), jnp.zeros(3), 2)) == 1.0  # copies of one point
 
 
+@pytest.mark.slow
 def test_the_field_collapses_when_it_is_predicted():
     # The mean weight of the point that made the state, before, at and after the time.
     n, path, spread = 3000, paths.linear(), jnp.linspace(0.2, 2.0, 30)

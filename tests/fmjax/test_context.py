@@ -58,6 +58,7 @@ def test_the_perceptron_against_numpy(options):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @NETWORKS
 def test_every_label_is_another_field_and_the_rest_is_the_plain_network(name):
     shape, apply, params = build(name, num_classes=3)
@@ -86,6 +87,7 @@ def test_the_vector_of_zeros_is_the_network_without(name):
     assert min(abs(a - b).max() for a, b in ((null, told[0]), (null, told[1]), told)) > 1e-3
 
 
+@pytest.mark.slow
 @NETWORKS
 def test_a_batch_of_labels_equals_a_loop(name, key):
     shape, apply, params = build(name, num_classes=3, dropout=0.3)
@@ -129,6 +131,7 @@ def test_derivatives_against_differences(name, option, x64):
     )
 
 
+@pytest.mark.slow
 def test_a_gradient_reaches_the_rows_that_were_used_and_a_vector(x64):
     shape, apply, params = build("mlp", num_classes=3)
     loss = lambda params, labels: jnp.sum(
@@ -224,6 +227,7 @@ def test_wrong_options_are_named(name, options, message):
         nnx.eval_shape(lambda: make(**options, rngs=nnx.Rngs(0)))
 
 
+@pytest.mark.slow
 def test_integer_states_of_a_sequence_do_not_round_its_context():
     shape, make = MAKERS["conv1d"]
     apply, params = parts(make, context=1)

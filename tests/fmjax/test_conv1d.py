@@ -24,6 +24,7 @@ def test_any_length_is_kept_and_its_features(length):
     assert value.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_it_starts_at_zero_and_later_depends_on_everything():
     apply, params = models.functional(make((5, 3), context=2, rngs=nnx.Rngs(0)))
     apply = jax.jit(apply)
@@ -40,6 +41,7 @@ def test_it_starts_at_zero_and_later_depends_on_everything():
         assert (abs(changed - value).max(1) > 1e-4).all()  # felt at the far end as well
 
 
+@pytest.mark.slow
 def test_an_image_of_one_column_is_a_sequence():
     """The same blocks with 3x3 kernels whose outer columns are empty, on a `[h, 1, c]` image."""
     options = {"time_features": 3, "num_groups": 2, "rngs": nnx.Rngs(0)}
@@ -62,6 +64,7 @@ def test_an_image_of_one_column_is_a_sequence():
     np.testing.assert_array_equal(repeated, np.repeat(x, 2, axis=0)[:13])
 
 
+@pytest.mark.slow
 def test_batch_equals_a_loop_with_two_times_and_dropout(key):
     apply, params = parts(partial(make, (7, 2), num_times=2, dropout=0.3))
     x = jnp.stack([example((7, 2), seed) for seed in range(4)])
@@ -74,6 +77,7 @@ def test_batch_equals_a_loop_with_two_times_and_dropout(key):
     assert abs(one(x[0], r[0], t[0], keys[1]) - alone[0]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_derivatives_agree_with_one_another_and_with_differences(x64):
     shape = (5, 2)
     apply, params = parts(partial(make, shape, context=1, param_dtype=jnp.float64))
@@ -103,6 +107,7 @@ def test_each_level_has_the_blocks_it_was_asked_for():
     assert kernels.down[1][0].conv_in.kernel.shape == (5, 4, 8)
 
 
+@pytest.mark.slow
 def test_the_table_of_the_docstring_is_right():
     rows = re.findall(r"\| (\(.*\)) +\| (.*?) +\| +[\d.]+ +\| ([\d.]+) M", models.Conv1D.__doc__)
     assert len(rows) == 3

@@ -35,6 +35,7 @@ def _two_classes(x, t):
     return weights[0] * _gaussian(-1.0, 0.36)(x, t) + weights[1] * _gaussian(1.0, 0.36)(x, t)
 
 
+@pytest.mark.slow
 def test_a_guided_field_has_a_negative_variance(x64):
     # By hand, at t = 1/2 and x = 0: Cov[x1 | x, class] = 0.36 / 1.36 = 9 / 34; the two class
     # means are +-25 / 34, so the unconditional variance is 9 / 34 + (25 / 34)^2.
@@ -68,6 +69,7 @@ def test_a_guided_field_mixes_the_covariances(scale, x64):
     assert (np.linalg.eigvalsh(ours).min() < -0.1) == (scale > 1)
 
 
+@pytest.mark.slow
 def test_a_network_trained_with_guidance_has_it_inside(x64):
     conditional, unconditional = _gaussian(1.0, 0.36), _two_classes
     learned = lambda x, r, t: 2.0 * conditional(x, t) - unconditional(x, t)  # at r = t
@@ -97,6 +99,7 @@ def test_a_monotone_coupling_has_no_variance_and_the_identity_says_two_thirds(x6
     assert float(mean) == pytest.approx(1.6 / 1.5, rel=1e-14)
 
 
+@pytest.mark.slow
 def test_minibatch_optimal_transport_is_such_a_coupling():
     # What is left of x1 once x_t is known, by a straight line through the pairs.
     n, t = 512, 0.5

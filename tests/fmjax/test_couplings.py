@@ -51,6 +51,7 @@ def test_x0_is_permuted_and_x1_untouched(coupling, dims, key):
     assert not np.array_equal(y0, x0)
 
 
+@pytest.mark.slow
 def test_independent_draws_every_permutation_equally_often():
     x = jnp.arange(3.0)
     keys = jax.random.split(jax.random.key(0), 6000)
@@ -70,6 +71,7 @@ def test_ot_is_the_best_of_all_permutations(dims, seed):
     np.testing.assert_allclose(total_cost(y0, y1), best, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ot_agrees_with_scipy(key):
     x0, x1 = batches(60)
     costs = cost_matrix(x0, x1)
@@ -92,6 +94,7 @@ def test_ot_pairs_row_by_row_with_scipy_in_float64(key):
     np.testing.assert_array_equal(y0, wanted)
 
 
+@pytest.mark.slow
 def test_ot_with_another_cost(key):
     def wrapped(a, b):  # distance on a circle of length one: the order on the line is not optimal
         distance = jnp.abs(a - b) % 1.0
@@ -116,6 +119,7 @@ def test_ot_on_the_line_sorts(key):
     np.testing.assert_array_equal(y0[order], jnp.sort(x0))
 
 
+@pytest.mark.slow
 def test_ties_are_broken_at_random():
     # All data rows are equal, so every permutation is optimal and each must be as likely.
     x0, x1 = jnp.arange(3.0), jnp.ones(3)
@@ -126,6 +130,7 @@ def test_ties_are_broken_at_random():
     assert np.all(np.abs(counts - 1000) < 5 * np.sqrt(6000 * (1 / 6) * (5 / 6)))
 
 
+@pytest.mark.slow
 def test_noise_depends_on_data_only_under_ot(key):
     # The docstring's warning: x0 given x1 is no longer standard normal.
     x0, x1 = batches(60, ())
@@ -200,6 +205,7 @@ def test_labels_are_dropped_as_often_as_asked_and_independently(probability):
     assert (np.asarray(again) != kept).any()
 
 
+@pytest.mark.slow
 def test_a_vector_is_dropped_as_a_whole(x64):
     context = jnp.asarray(batches(400, (2, 3))[1], jnp.float32)
     null = np.array([[0.0, -1.0, 2.0], [3.0, 0.5, 0.0]])

@@ -44,6 +44,7 @@ def test_exact_divergence_equals_the_formula(name, shape, x64):
     assert div.shape == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (2, 2)])
 def test_unrolled_equals_exact_and_so_does_its_gradient(shape, x64):
     x = jax.random.normal(jax.random.key(1), shape)
@@ -68,6 +69,7 @@ def test_diagonal_equals_the_formula(shape, x64):
     np.testing.assert_allclose(entries, _closed(x), rtol=1e-12)
 
 
+@pytest.mark.slow
 @slow.but_the_first("probe", [jax.random.rademacher, jax.random.normal])
 @slow.but_the_first("shape", [(), (2,), (4, 4, 3)])
 def test_hutchinson_is_the_mean_of_its_forms(probe, shape, x64):
@@ -84,6 +86,7 @@ def test_rademacher_is_exact_for_a_diagonal_jacobian():
     assert float(estimate) == pytest.approx(3 * (1 + 4 + 9))
 
 
+@pytest.mark.slow
 def test_more_probes_estimate_better():
     matrix = jax.random.normal(jax.random.key(0), (8, 8))
     draw = lambda key, n: divergence.hutchinson(
@@ -95,6 +98,7 @@ def test_more_probes_estimate_better():
     assert float(spread[1] / spread[16]) == pytest.approx(4.0, rel=0.1)
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_every_estimator(x64):
     def total(scale, estimator):
         return estimator(lambda x: scale * _field(x), jnp.array([0.3, -0.8]))[1]
@@ -120,6 +124,7 @@ def test_counts_must_be_positive():
         divergence.hutchinson(jax.random.key(0), _field, jnp.ones(3), num_probes=0)
 
 
+@pytest.mark.slow
 def test_memory_is_set_by_the_chunk_and_not_by_the_dimension():
     matrix = jnp.ones((1024, 1024)) / 1024
 

@@ -100,6 +100,7 @@ def _example(dtype=float):
     return x0, x1, jnp.asarray([0.4, -0.7, 0.3], dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", MATCHINGS.values(), ids=MATCHINGS)
 def test_a_bank_of_one_point_is_the_pair(match, x64):
     x0, x1, theta = _example()
@@ -136,6 +137,7 @@ def test_without_weight_it_is_flow_matching_bit_for_bit(path):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MATCHINGS)
 def test_a_vmapped_jitted_gradient_equals_a_loop(name, x64):
     noise = jax.random.normal(jax.random.key(1), (4, 2))

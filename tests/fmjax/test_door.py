@@ -447,6 +447,7 @@ def test_options_that_are_not_a_number_are_refused(name):
         NANS[name]()
 
 
+@pytest.mark.slow
 def test_a_network_wider_than_the_state_keeps_its_values(x64):
     matrix = np.array([[0.3, -1.1], [0.4, 0.7]])
     field = lambda x, t: jnp.asarray(matrix) @ x.astype(jnp.float64)

@@ -17,6 +17,7 @@ def _field(x, t):
     return jnp.sin(x) * (1 - t) + 0.1
 
 
+@pytest.mark.slow
 def test_one_point_is_flow_matching_and_all_points_the_exact_field():
     x0, x1, t = jnp.array([0.4, -1.3]), POINTS[2], 0.4
     alone = losses.efm(_field, PATH, x1[None], x0, x1, t)
@@ -36,6 +37,7 @@ def test_one_point_is_flow_matching_and_all_points_the_exact_field():
     assert float(prepared) == pytest.approx(float(exact), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_no_gradient_goes_through_the_target():
     x0, x1, t = jnp.array([0.4, -1.3]), POINTS[2], 0.4
     target = lambda bank: jnp.sum(empirical.anchored_velocity(PATH, bank, x0, x1, t))
@@ -62,6 +64,7 @@ def test_the_bank_of_a_batch_holds_it_and_distinct_others():
     np.testing.assert_array_equal(losses.draw_bank(jax.random.key(1), batch, n, size=3), batch)
 
 
+@pytest.mark.slow
 def test_the_mean_target_of_drawn_banks_is_the_exact_velocity():
     # x1 as a batch of two out of seven, one bank of four for both; given the state of the first.
     count, t = 40_000, 0.45

@@ -21,6 +21,7 @@ def bank():
     return jax.random.gamma(jax.random.key(0), 0.5, (20, 2, 2)) - 0.3
 
 
+@pytest.mark.slow
 @slow.but_the_first("chunk_size", [1, 3, 7, 19, 20, 50])
 def test_streams_of_every_chunk_size_equal_the_whole(bank, chunk_size, x64):
     bank = bank.astype(jnp.float64)
@@ -33,6 +34,7 @@ def test_streams_of_every_chunk_size_equal_the_whole(bank, chunk_size, x64):
         np.testing.assert_allclose(streamed, whole, rtol=1e-12, err_msg=function.__name__)
 
 
+@pytest.mark.slow
 # Banks are prepared: for the norms of a plain one XLA of jax 0.7 copies it, on the CPU.
 def test_the_stream_keeps_only_a_chunk_in_memory():
     def temporary(chunk_size):
@@ -73,6 +75,7 @@ def test_the_log_density_keeps_its_digits_near_the_data():
         np.testing.assert_allclose(found, exact, atol=0.05)
 
 
+@pytest.mark.slow
 def test_at_the_noise_end_the_velocity_points_to_the_mean(bank):
     x = jnp.ones((2, 2))
     np.testing.assert_allclose(
@@ -98,6 +101,7 @@ def test_jitted_softmax_is_one_at_its_maximum():
     np.testing.assert_allclose(jnp.diag(w), 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_exact_flow_makes_points_of_the_data_set(bank):
     # Euler's last step lands on the posterior mean, a data point once the weights collapsed.
     noise = jax.random.normal(jax.random.key(1), (8, 2, 2))
@@ -128,6 +132,7 @@ def test_the_exact_velocity_minimizes_the_conditional_loss(bank):
         assert abs(float(growth.mean()) - 0.01) < 5 * float(error)
 
 
+@pytest.mark.slow
 def test_the_anchored_form_is_exact_with_duplicates(bank):
     doubled = jnp.concatenate([bank, bank[4:5]])
     x0 = jnp.full((2, 2), 0.3)

@@ -67,6 +67,7 @@ def _distance(samples, truth):
     return np.max(np.abs(samples.mean(0) - truth) / error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [(n, k) for k in ("nonsymmetric", "indefinite") for n in ROBUST]
@@ -92,6 +93,7 @@ def test_nystrom_is_biased_without_warning_on_an_indefinite_jacobian(name, x64):
     assert np.sqrt(np.mean(np.asarray(estimate.standard_error) ** 2)) < 0.2 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", [jax.random.rademacher, jax.random.normal])
 def test_variances_are_the_formulas(probe, x64):
     a = MATRICES["nonsymmetric"]
@@ -143,6 +145,7 @@ def test_leave_one_out_equals_one_factorization_for_each_probe(name, x64, key):
     np.testing.assert_allclose(error.ravel(), spread.ravel(), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_monte_carlo_equals_numpy_and_the_divergence_of_the_same_key(x64, key):
     a, x = MATRICES["nonsymmetric"], jnp.ones(SHAPE)
     z = np.stack([jax.random.rademacher(k, SHAPE).ravel() for k in jax.random.split(key, K)])
@@ -165,6 +168,7 @@ def test_exact_at_low_rank_whatever_the_unit(name, size, key):
     np.testing.assert_allclose(error / size, 0.0, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEAVE_ONE_OUT)
 def test_small_operators_are_not_taken_for_low_rank_ones(name, key):
     matrix = MATRICES["decay"] * 2.0**-30
@@ -175,6 +179,7 @@ def test_small_operators_are_not_taken_for_low_rank_ones(name, key):
     assert np.all(large.standard_error > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (4, 3)])
 @pytest.mark.parametrize("name", LEAVE_ONE_OUT)
 def test_exact_where_the_dimension_is_at_most_twice_the_probes(name, shape, x64, key):
@@ -189,6 +194,7 @@ def test_exact_where_the_dimension_is_at_most_twice_the_probes(name, shape, x64,
     assert not np.any(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_nan_stays_nan_and_zero_is_zero(name, key):
     x = jnp.ones(SHAPE)
@@ -203,6 +209,7 @@ def test_nan_stays_nan_and_zero_is_zero(name, key):
     assert not np.any(zeros.standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_stays_float32_and_shapes_stay(name, x64, key):
     narrow = _run(name, key, _linear(MATRICES["decay"]), jnp.ones(SHAPE, jnp.float32))
@@ -212,6 +219,7 @@ def test_float32_stays_float32_and_shapes_stay(name, x64, key):
     assert narrow[1].mean.shape == narrow[1].standard_error.shape == shape
 
 
+@pytest.mark.slow
 @slow.but_the_first("name", NAMES)
 def test_gradients_flow_where_the_rank_exceeds_the_probes(name, x64, key):
     def total(scale):
@@ -222,6 +230,7 @@ def test_gradients_flow_where_the_rank_exceeds_the_probes(name, x64, key):
     np.testing.assert_allclose(1.3 * slope, estimate, rtol=1e-9)  # linear in scale
 
 
+@pytest.mark.slow
 def test_a_spread_of_zero_has_a_finite_derivative(key):
     error = lambda x: estimators.hutchinson(key, lambda z: z**2, x)[1].standard_error
     np.testing.assert_array_equal(jax.grad(error)(jnp.array([1.0, 2.0])), [0.0, 0.0])
@@ -246,6 +255,7 @@ def _digits_posterior():
     return field, x, t, (path, bank)
 
 
+@pytest.mark.slow
 @slow.but_the_first("name", TRACES)
 def test_as_divergence_feeds_the_posterior(name, x64, key):
     field, x, t, (path, bank) = _digits_posterior()
@@ -259,6 +269,7 @@ def test_as_divergence_feeds_the_posterior(name, x64, key):
     assert abs(u - np.trace(empirical.covariance(path, bank, x, t))) < 5 * error
 
 
+@pytest.mark.slow
 def test_as_divergence_refuses_a_diagonal(key):
     wrong = estimators.as_divergence(partial(estimators.bekas, key))
     with pytest.raises(ValueError, match=r"scalar, got an estimate of shape \(3,\).*xtrace"):

@@ -96,6 +96,7 @@ def truth(path, x, t):
     return np.array(log_p), np.array(v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_gaussian_data_and_an_affine_event_are_exact(name, x64):
     x, t = states(PATHS[name], 12)
@@ -106,6 +107,7 @@ def test_gaussian_data_and_an_affine_event_are_exact(name, x64):
     np.testing.assert_allclose(v / scale, exact_v / scale, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "ve_to_zero"])
 def test_float32(name):
     x, t = states(PATHS[name], 12, last=0.95)
@@ -118,6 +120,7 @@ def test_float32(name):
     np.testing.assert_allclose(v / scale, exact_v / scale, atol=3e-4)
 
 
+@pytest.mark.slow
 def test_the_conditioned_velocity_has_the_posterior_of_the_cut_law(x64):
     # So it is a velocity in full: its Jacobian, a third derivative here, is the covariance that is
     # left once the event is known.
@@ -178,6 +181,7 @@ def _on_a_line(line, t, x):
     return np.array(ours), exact
 
 
+@pytest.mark.slow
 def test_on_a_line_the_gaussian_case_equals_quadrature(x64):
     line = Line([1.0], [0.7], [0.8], 0.2)
     t, x = (a.ravel() for a in np.meshgrid([0.1, 0.4, 0.7, 0.9], [-1.0, 0.1, 0.9]))
@@ -185,6 +189,7 @@ def test_on_a_line_the_gaussian_case_equals_quadrature(x64):
     np.testing.assert_allclose(ours, exact, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_peaks_are_approximated_best_near_the_data(x64):
     line = Line([0.7, 0.3], [-1.2, 1.0], [0.3, 0.5], 0.4)
     times, n = (0.05, 0.2, 0.4, 0.6, 0.8, 0.9), 200
@@ -216,6 +221,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_follow_the_cut_law(name):
     n = 4000

@@ -42,6 +42,7 @@ def test_on_the_path_of_a_pair(x64):
             np.testing.assert_allclose(ours[:, i], (bent**2).mean(axis=1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_along_the_flow_of_the_learned_field(x64):
     x0 = np.array([[0.7, -1.1], [-1.5, 0.4]])
     solve = partial(samplers.fixed, num_steps=25, solver=diffrax.Tsit5())
@@ -57,6 +58,7 @@ def test_along_the_flow_of_the_learned_field(x64):
         np.testing.assert_allclose(gaps, (bent**2).mean(axis=1), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_along_a_flow_in_closed_form_that_starts_late(x64):
     # v = 2 t x takes x from time 0.2 to x exp(t^2 - 0.04); the other field is x + 1.
     x, times = np.array([[1.3, -0.4], [0.2, 2.0]]), np.array([0.2, 0.5, 1.0])
@@ -69,6 +71,7 @@ def test_along_a_flow_in_closed_form_that_starts_late(x64):
     np.testing.assert_allclose(ours, wanted.mean(axis=(1, 2)), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_loss_exceeds_that_of_the_exact_field_by_the_gap():
     n, keys = 40_000, jax.random.split(jax.random.key(0), 2)
     x1 = mixtures.sample(keys[0], mixtures.PLANE, n)

@@ -31,6 +31,7 @@ def fold(x, t):
     return x**2 - jnp.cos(5.0 * t)
 
 
+@pytest.mark.slow
 def test_classes_of_one_covariance_move_their_mean(x64):
     """Guidance of two such fields is the exact field of the extrapolated mean."""
     std, (with_class, without) = jnp.array([0.5, 2.0]), jnp.array([[1.5, -0.5], [-1.0, 0.25]])
@@ -86,6 +87,7 @@ def test_it_acts_from_low_to_high_inclusive(traced):
         np.testing.assert_allclose(run(t, 0.0, 1.0), inside(t), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_kind_of_prediction_may_be_mixed(x64):
     x, path = jnp.array([0.4, -1.1]), paths.cosine()
     for kind in (predictions.x1, predictions.x0, predictions.score, predictions.v):
@@ -95,6 +97,7 @@ def test_every_kind_of_prediction_may_be_mixed(x64):
         np.testing.assert_allclose(ours, samplers.guided(*fields, scale=3.0)(x, 0.4), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_derivatives_are_the_mixed_derivatives(x64):
     x, t, scale = jnp.array([0.4, -1.1]), jnp.float64(0.3), jnp.float64(2.5)
     field = lambda x, t, scale: samplers.guided(bend, fold, scale=scale)(x, t)
@@ -108,6 +111,7 @@ def test_derivatives_are_the_mixed_derivatives(x64):
     np.testing.assert_allclose(backwards, by_scale.sum(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_its_posterior_mixes_covariances_and_is_no_posterior(x64):
     narrow, wide = gaussian(1.0, jnp.array([0.5])), gaussian(0.0, jnp.array([2.0]))
     mixed = samplers.guided(narrow, wide, scale=3.0)
@@ -119,6 +123,7 @@ def test_its_posterior_mixes_covariances_and_is_no_posterior(x64):
     assert ours[2] < 0
 
 
+@pytest.mark.slow
 def test_the_dtype_is_that_of_the_fields(x64):
     half = lambda f: lambda x, t: f(x, t).astype(jnp.bfloat16)
     x, t = jnp.ones(2, jnp.float32), jnp.float32(0.3)

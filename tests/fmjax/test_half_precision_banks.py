@@ -126,6 +126,7 @@ def test_covariances_products_and_the_likeliest_points(dtype):
     np.testing.assert_allclose(whole.divergence, divergence, rtol=1e-4)
 
 
+@pytest.mark.slow
 @HALVES
 @TIMES
 def test_targets_of_training(dtype, t):
@@ -146,6 +147,7 @@ def test_targets_of_training(dtype, t):
         np.testing.assert_allclose(target.rate, rate, rtol=1e-3, atol=0.05)
 
 
+@pytest.mark.slow
 @HALVES
 def test_losses_of_half_precision_are_summed_in_float32(dtype):
     bank, exact = _stored(dtype)
@@ -170,6 +172,7 @@ def test_losses_of_half_precision_are_summed_in_float32(dtype):
         np.testing.assert_allclose(value, wanted, rtol=float(jnp.finfo(dtype).eps))
 
 
+@pytest.mark.slow
 def test_the_stream_of_a_half_bank_keeps_only_a_chunk_in_memory():
     # Not bfloat16: XLA on CPUs widens it before it slices it.
     bank = empirical.prepare(jnp.zeros((4096, 256), jnp.float16))

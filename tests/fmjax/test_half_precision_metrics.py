@@ -35,6 +35,7 @@ def samples(n, m, d=64, seed=0):
     return common + random.gamma(1.0, size=(n, d)), common + random.gamma(1.5, size=(m, d))
 
 
+@pytest.mark.slow
 @HALVES
 @pytest.mark.parametrize("name", METRICS)
 def test_half_precision_is_as_good_as_float32_of_the_same_numbers(name, dtype):
@@ -74,6 +75,7 @@ def test_values_by_numpy(dtype):
     np.testing.assert_allclose(KERNEL(x[0], y[0]), kernel, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 25.0, 300.0, 1e4])
 def test_neighbors_away_from_the_origin(offset):
     random = np.random.default_rng(0)
@@ -98,6 +100,7 @@ def test_two_modes_far_from_their_mean():
     np.testing.assert_array_equal(distance, 0.0)
 
 
+@pytest.mark.slow
 def test_the_first_of_equal_rows_is_the_nearest():
     data = np.float32([[3.0, 1.0], [0.1, 0.7], [0.1, 0.7], [5.0, 5.0], [0.1, 0.7]])
     index, _ = metrics.nearest_neighbor(np.float32([[0.1, 0.7], [0.0, 0.9]]), data)
@@ -113,6 +116,7 @@ def test_prdc_away_from_the_origin():
     np.testing.assert_allclose(far, near, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_nan_stays_a_nan():
     x, y = (np.float32(sample) for sample in samples(5, 8))
     y[3, 2] = np.nan

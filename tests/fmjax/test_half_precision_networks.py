@@ -51,6 +51,7 @@ def test_divergences_are_sums_in_float32(dtype, key):
     assert float(divergence.unrolled(_low(lambda x: 5.0625 * x), x[:50])[1]) == 50 * 5.0625
 
 
+@pytest.mark.slow
 @STATES
 def test_a_log_density_is_a_sum_in_float32(dtype):
     # dx/dt = x / 2: log p1(x1) = log p0(x1 exp(-1/2)) - d / 2; x1 = 0 is exact.
@@ -94,6 +95,7 @@ def test_sensitivities(dtype, key):
     np.testing.assert_allclose(estimate.mean, 5.0625, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_improved_meanflow_and_matching(key):
     x0, x1 = jnp.array([0.5, -1.0, 2.0]), jnp.array([1.0, -2.0, 4.0])
     average, velocity = lambda x, r, t: 0.5 * x, lambda x, t: 0.25 * x

@@ -37,6 +37,7 @@ def test_components_and_extremes(dtype):
         )
 
 
+@pytest.mark.slow
 def test_a_network_that_computes_in_half_precision_has_components():
     network = lambda x, t: field(x.astype(jnp.bfloat16), t).astype(jnp.float32)
     found = posterior.principal_components(
@@ -45,6 +46,7 @@ def test_a_network_that_computes_in_half_precision_has_components():
     np.testing.assert_allclose(found.variances, np.sort(VARIANCES)[::-1], rtol=2e-2)
 
 
+@pytest.mark.slow
 @HALVES
 @pytest.mark.parametrize(
     "estimator",
@@ -62,6 +64,7 @@ def test_estimates_are_those_of_the_same_state_in_float32(estimator, dtype):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @HALVES
 def test_sensitivities_keep_growing(dtype):
     # J is 1 + 1 everywhere, so that S = J J^T = 4 d: beyond 256, bfloat16 adds no 4.
@@ -97,6 +100,7 @@ def test_information_and_variances_near_the_ends(dtype):
     )
 
 
+@pytest.mark.slow
 @HALVES
 def test_pairs_far_apart(dtype):
     # The optimal pairs are sorted. Their squares are beyond the range of float16, and what another
@@ -117,6 +121,7 @@ def test_asymmetry_has_squares_beyond_the_range_of_float16(dtype):
     assert found.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @HALVES
 def test_events_and_laws(dtype):
     x = jnp.asarray([0.5, -2.0], dtype)

@@ -31,6 +31,7 @@ def _gaussian(path):
     return velocity
 
 
+@pytest.mark.slow
 def test_standard_normal_against_scipy(x64):
     x = jax.random.normal(jax.random.key(0), (3, 4)) + 1.0
     for scale in (1.0, 0.3, 50.0):
@@ -38,6 +39,7 @@ def test_standard_normal_against_scipy(x64):
         assert float(likelihood.standard_normal(x, scale=scale)) == pytest.approx(truth, rel=1e-12)
 
 
+@pytest.mark.slow
 @slow.but_the_first(
     ("solve", "tolerance"),
     [
@@ -55,6 +57,7 @@ def test_a_full_gaussian_against_scipy(solve, tolerance):
     np.testing.assert_allclose(ours, truth, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_variance_exploding_noise_has_one_normaliser_per_dimension(x64):
     # The flow carries N(CENTER, COVARIANCE + 2500 I) exactly; N(0, 2500 I) is its usual stand-in.
     path = paths.ve(0.01, 50.0)

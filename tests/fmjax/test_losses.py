@@ -104,6 +104,7 @@ def test_meanflow_value_and_gradient_by_central_differences(path, x64):
         assert float(gradient) == pytest.approx(2 * float(np.mean(error * slope)), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_the_identity_holds_on_exact_flows_in_both_directions(x64):
     def residual(average, velocity, x, r, t):
         v = velocity(x, t)
@@ -138,6 +139,7 @@ def test_the_exact_average_velocity_has_no_mean_gradient(x64):
             assert z.max() < 5 if minimal else z.min() > 8, z
 
 
+@pytest.mark.slow
 def test_the_two_errors_differ_by_the_jacobian_of_the_flow(x64):
     # Eq. (5). The data are wider than the noise in one direction and narrower in two, so that
     # the improved loss has the smaller variance in the one and the larger in the others.
@@ -161,6 +163,7 @@ def test_the_two_errors_differ_by_the_jacobian_of_the_flow(x64):
     assert ratio[2] < 0.8
 
 
+@pytest.mark.slow
 def test_guidance_by_hand():
     with_class, without = lambda x, r, t: 2 * x + r + t, lambda x, r, t: -x + 3 * r - t
     v, x, t = jnp.array([1.0, -2.0]), jnp.array([0.3, 0.4]), 0.25
@@ -229,6 +232,7 @@ def test_no_gradient_enters_a_guide_and_its_velocity_is_the_target(name, x64):
     assert float(jax.grad(user)(0.7)) == 0.0
 
 
+@pytest.mark.slow
 def test_a_second_head_is_the_tangent_and_gets_no_gradient(x64):
     x0, x1, r, t = jnp.array([1.0, -2.0]), jnp.array([0.4, 1.5]), 0.8, 0.3
     own = partial(_net, 0.7)
@@ -241,6 +245,7 @@ def test_a_second_head_is_the_tangent_and_gets_no_gradient(x64):
     assert float(gradient) == 0.0
 
 
+@pytest.mark.slow
 def test_adaptive_by_its_formula(x64):
     plain = lambda theta: 3.0 + theta**2
     for power, eps in ((0.0, 1e-3), (0.5, 1e-2), (0.75, 1e-3), (1.0, 0.5)):
@@ -256,6 +261,7 @@ def test_adaptive_by_its_formula(x64):
     )
 
 
+@pytest.mark.slow
 def test_adaptive_on_a_mean_is_that_on_a_sum_with_eps_over_d(x64):
     d, c, power = 12, 1e-2, 0.75
     error = lambda theta: jnp.square(theta * jnp.arange(1.0, d + 1) - 2.0)
@@ -264,6 +270,7 @@ def test_adaptive_on_a_mean_is_that_on_a_sum_with_eps_over_d(x64):
     assert float(by_sum) == pytest.approx(d ** (1 - power) * float(by_mean), rel=1e-13)
 
 
+@pytest.mark.slow
 def test_float32_keeps_five_digits_of_the_meanflow_losses(x64):
     narrow = [a.astype(jnp.float32) for a in _pairs(64)]
     for loss in MEANFLOWS.values():

@@ -62,6 +62,7 @@ def test_prdc_agrees_with_explicit_pairs(dims, k):
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_prdc_agrees_with_scikit_learn():
     real, generated = (np.asarray(z, np.float64) for z in samples(300, 200, (4,)))
@@ -79,12 +80,14 @@ def test_prdc_agrees_with_scikit_learn():
     np.testing.assert_allclose(prdc(real, generated), wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_prdc_is_the_same_for_every_chunk():
     real, generated = samples(60, 45, (2, 3))
     whole = prdc(real, generated, neighbors=3)
     assert prdc(real, generated, neighbors=3, chunk=7) == whole
 
 
+@pytest.mark.slow
 def test_prdc_of_equal_sets():
     # Closed balls hold their center and k others, all of which are copied: (k + 1) / k.
     real, _ = samples(200, 1, (50,))
@@ -92,11 +95,13 @@ def test_prdc_of_equal_sets():
     np.testing.assert_allclose(value, (1.0, 1.0, 6 / 5, 1.0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_prdc_of_sets_far_apart():
     real, generated = samples(30, 20)
     assert prdc(real, generated + 100.0) == (0.0, 0.0, 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_a_dropped_mode_lowers_recall_and_coverage_only():
     real, generated = jax.random.normal(jax.random.key(0), (2, 400, 2))
     both = real.at[:100].add(50.0)
@@ -113,6 +118,7 @@ def test_a_dropped_mode_lowers_recall_and_coverage_only():
     assert 0.65 < invented.density < 0.85
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_repeated_sample_is_in_its_ball():
     # By hand. Every real sample is there six times, so that its ball with k = 5 is a point, and
     # far from the origin, where a matrix product is off by a unit. Of the generated samples 24 are

@@ -97,6 +97,7 @@ def _against_empirical(path, t):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_targets_equal_the_derivatives_of_the_density(name, x64):
     path = PATHS[name]
@@ -136,6 +137,7 @@ def test_targets_in_float32(path):
             np.testing.assert_allclose(found[name], expected[name], atol=4e-6 * size, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_conditional_velocity_has_no_residual_and_a_divergence(x64):
     t, x1 = 0.4, jnp.asarray(BANK[1])
 
@@ -263,6 +265,7 @@ def _gradients(theta, t):
     return marginal, on_pairs(losses.match_trace), on_pairs(_without_stop)
 
 
+@pytest.mark.slow
 def test_the_gradient_over_pairs_is_the_marginal_one(x64):
     # The first two numbers by scipy.integrate.quad; the third, what the loss without the
     # stop-gradient says at v = u, by Monte Carlo, 3.46 +- 0.01.

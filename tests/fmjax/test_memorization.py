@@ -27,6 +27,7 @@ def flat(x):
     return np.asarray(x, np.float64).reshape(len(x), -1)
 
 
+@pytest.mark.slow
 @slow.but_the_first("dims", [(), (2, 3)], ids=str)
 @slow.but_the_first("chunk", [7, 256])
 def test_distance_ratio_agrees_with_all_distances(dims, chunk):
@@ -45,6 +46,7 @@ def test_distance_ratio_agrees_with_all_distances(dims, chunk):
     assert 0.3 < share < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_distance_ratio_agrees_with_scikit_learn():
     x, train = (flat(z) for z in samples(60, 400, (5,)))
@@ -54,6 +56,7 @@ def test_distance_ratio_agrees_with_scikit_learn():
     )
 
 
+@pytest.mark.slow
 def test_the_share_of_a_uniform_law_between_the_points_of_a_grid():
     # A sample at u < 1/2 from its nearest point has ratio u / (1 - u), below 1/3 for u < 1/4:
     # a half of them. Below s for u < s / (1 + s).
@@ -65,6 +68,7 @@ def test_the_share_of_a_uniform_law_between_the_points_of_a_grid():
         assert abs(share - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / 4000)
 
 
+@pytest.mark.slow
 def test_a_ratio_equal_to_the_threshold_is_not_memorized():
     # By hand: 1 over 4 against a threshold of a quarter, and a little more than it.
     x, train = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 0.0], [5.0, 0.0]])
@@ -89,6 +93,7 @@ def test_a_training_set_of_copies_has_no_second_sample():
     assert distance_ratio(x, train).tolist() == [0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_refused():
     x, train = samples(3, 4)
     for function in (metrics.distance_ratio, metrics.memorization_ratio):
@@ -105,6 +110,7 @@ def test_wrong_arguments_are_refused():
             metrics.memorization_ratio(x, train, threshold=threshold)
 
 
+@pytest.mark.slow
 def test_a_nan_is_not_taken_for_something_new():
     train = jnp.array([[0.0], [4.0], [8.0]])
     for generated, data in (

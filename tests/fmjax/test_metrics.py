@@ -52,6 +52,7 @@ def test_total_variation_extremes():
 # Wasserstein
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [(), (2, 3)], ids=str)
 def test_wasserstein2_agrees_with_scipy(dims):
     x, y = samples(50, 50, dims)
@@ -62,6 +63,7 @@ def test_wasserstein2_agrees_with_scipy(dims):
     np.testing.assert_allclose(value, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_wasserstein2_closed_forms():
     # On the line the best pairing is that of the sorted samples.
@@ -74,6 +76,7 @@ def test_wasserstein2_closed_forms():
     np.testing.assert_allclose(wasserstein2(x, y), 5.0, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_wasserstein2_derivative_is_that_of_the_best_pairing():
     x, y = samples(12, 12)
@@ -95,6 +98,7 @@ def naive_mmd(x, y, kernel):
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [(), (2, 3)], ids=str)
 def test_mmd_agrees_with_explicit_sums(dims):
     x, y = samples(7, 11, dims)
@@ -104,6 +108,7 @@ def test_mmd_agrees_with_explicit_sums(dims):
     np.testing.assert_allclose(value, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_mmd_of_the_linear_kernel():
     # For k(a, b) = a.b an unbiased estimate of |mean_x - mean_y|^2, by algebra.
@@ -114,6 +119,7 @@ def test_mmd_of_the_linear_kernel():
     np.testing.assert_allclose(value, wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_mmd_is_unbiased():
     # N(0, 1) and N(1, 1) with bandwidth h: E k = exp(-mean^2 / (2 (h^2 + 2))) h / sqrt(h^2 + 2).
     x, y = jax.random.normal(jax.random.key(0), (2, 2000, 5))
@@ -144,6 +150,7 @@ def scipy_frechet(x, y):
     return np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(cov_x + cov_y - 2 * np.real(root))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [(6,), (2, 3)], ids=str)
 def test_frechet_agrees_with_scipy(dims):
     x, y = samples(300, 200, dims)
@@ -152,6 +159,7 @@ def test_frechet_agrees_with_scipy(dims):
     np.testing.assert_allclose(value, scipy_frechet(x, y), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_frechet_agrees_with_scipy_in_float64():
     x, y = samples(300, 200, (6,))
@@ -170,6 +178,7 @@ def test_frechet_with_fewer_samples_than_features(dtype):
         np.testing.assert_allclose(value, wanted, rtol=1e-5 if dtype == jnp.float32 else 1e-13)
 
 
+@pytest.mark.slow
 def test_frechet_with_singular_covariances_in_float32():
     # A root of rounding errors, sqrt(1e-7) for each null direction, would show here: n < d.
     x, y = samples(40, 60, (150,))
@@ -183,6 +192,7 @@ def test_frechet_with_singular_covariances_in_float32():
     assert frechet(jnp.ones((40, 150)), jnp.full((60, 150), 0.5)) == 150 / 4
 
 
+@pytest.mark.slow
 def test_frechet_of_a_set_with_itself_is_zero():
     x, _ = samples(50, 2, (100,))
     assert 0.0 <= frechet(x, x[::-1]) < 1e-6 * jnp.sum(x**2)
@@ -202,6 +212,7 @@ def test_nearest_neighbor_agrees_with_a_tree(dims, chunk):
     np.testing.assert_allclose(distance, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nearest_neighbor_distance_is_accurate_far_from_the_origin():
     # By hand; |x|^2 - 2 x.b + |b|^2 would lose all digits of 1 beside 1e8 in float32.
     data = 1e4 + 64.0 * jnp.arange(10.0)[:, None]
@@ -210,6 +221,7 @@ def test_nearest_neighbor_distance_is_accurate_far_from_the_origin():
     assert distance.tolist() == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_nearest_neighbor_takes_numpy_data_under_jit():
     x, data = (np.asarray(z) for z in samples(5, 9))
     index, _ = jax.jit(lambda x: metrics.nearest_neighbor(x, data))(x)

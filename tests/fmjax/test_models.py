@@ -76,6 +76,7 @@ def group_norm_by_hand(x, num_groups, scale, bias):
     return result * scale + bias
 
 
+@pytest.mark.slow
 @slow.but_the_first("shape", [(4, 3, 6), (5, 6), (6,)], ids=str)
 @slow.but_the_first("num_groups", [1, 2, 3])
 def test_group_norm_equals_the_formula_and_flax_with_a_batch_axis(shape, num_groups):
@@ -92,12 +93,14 @@ def test_group_norm_equals_the_formula_and_flax_with_a_batch_axis(shape, num_gro
         assert abs(flax_norm(x) - norm(x)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_group_norm_survives_a_large_mean():
     x = 1000.0 + example((4, 4, 2))
     norm = layers.GroupNorm(2, num_groups=1, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(norm(x), group_norm_by_hand(x, 1, 1.0, 0.0), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_attention_equals_the_formula():
     channels, num_heads = 6, 2
     layer = blocks.Attention(channels, num_heads=num_heads, num_groups=3, rngs=nnx.Rngs(0))
@@ -156,6 +159,7 @@ def test_time_embedding_tells_the_times_apart():
     assert abs(embed(0.2, 0.9) - embed(0.9, 0.2)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_residual_block_equals_its_parts():
     """The second route convolves by explicit sums over the nine shifts."""
     block = blocks.ResidualBlock(2, 4, time_features=3, num_groups=2, rngs=nnx.Rngs(0))
@@ -209,6 +213,7 @@ def test_params_are_nested_dicts_of_arrays_with_string_keys(name):
     visit(params)
 
 
+@pytest.mark.slow
 @slow.but_the_first(("name", "options"), [("mlp", {}), ("unet", {"channels": (4, 4)})])
 def test_output_starts_at_exactly_zero_and_depends_on_x_and_t_later(name, options):
     shape, make = MAKERS[name]
@@ -238,6 +243,7 @@ def test_function_equals_the_module(name):
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @NETWORKS
 def test_two_times(name):
     shape, apply, params = build(name, num_times=2)
@@ -255,6 +261,7 @@ TRAINING = slow.but_the_first(
 )
 
 
+@pytest.mark.slow
 @TRAINING
 def test_derivatives_agree_with_one_another_and_with_differences(name, training, key, x64):
     shape, make = MAKERS[name]
@@ -281,6 +288,7 @@ def test_derivatives_agree_with_one_another_and_with_differences(name, training,
     assert abs(tangent).max() > 1e-3
 
 
+@pytest.mark.slow
 @TRAINING
 def test_batch_equals_a_loop_and_examples_do_not_see_one_another(name, training, key):
     shape, apply, params = build(name, dropout=0.3)
@@ -301,6 +309,7 @@ def test_batch_equals_a_loop_and_examples_do_not_see_one_another(name, training,
     assert abs(others_changed[1:] - together[1:]).max() > 0.1
 
 
+@pytest.mark.slow
 @ONE_NETWORK
 def test_dropout_follows_the_key(name):
     shape, apply, params = build(name, dropout=0.5)
@@ -342,6 +351,7 @@ def test_dropout_keeps_the_mean_and_its_layers_draw_apart(key):
     assert abs(correlation) < 5.0 / np.sqrt(num)
 
 
+@pytest.mark.slow
 def test_each_call_starts_from_its_key_alone(key):
     """No counter survives a call: were it so, the second call would draw other masks."""
     shape, apply, params = build("mlp", dropout=0.5)
@@ -363,6 +373,7 @@ def test_float64_parameters_give_float64_and_the_same_values(x64):
         np.testing.assert_allclose(rounded, value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_parameters_of_lists_are_found_beyond_ten():
     """Ten sorts before two as a string: the eleventh layer must not take the third's place."""
     module = models.MLP(2, width=4, depth=12, rngs=nnx.Rngs(0))
@@ -457,6 +468,7 @@ def tiny_unet(shape):
     return parts(partial(models.UNet, shape, channels=(4, 4, 8), num_groups=2, num_heads=2))
 
 
+@pytest.mark.slow
 @slow.but_the_first("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3), (9, 33, 2)], ids=str)
 def test_unet_accepts_any_size(shape):
     apply, params = tiny_unet(shape)
@@ -465,6 +477,7 @@ def test_unet_accepts_any_size(shape):
     assert value.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @slow.but_the_first("shape", [(7, 10, 2), (1, 3, 1)], ids=str)
 def test_unet_writes_every_pixel_of_an_odd_image(shape):
     apply, params = tiny_unet(shape)
@@ -473,6 +486,7 @@ def test_unet_writes_every_pixel_of_an_odd_image(shape):
     assert (abs(value) > 0.0).all()
 
 
+@pytest.mark.slow
 def test_unet_sees_the_whole_image():
     """The change of one pixel is felt everywhere, to the far corner."""
     shape, apply, params = build("unet")
@@ -558,6 +572,7 @@ def test_mlp_learns_the_velocity_of_a_skewed_mixture(key):
     assert distance(state.ema_params) < distance(params) / 15.0
 
 
+@pytest.mark.slow
 @ONE_NETWORK
 def test_training_fits_one_batch_and_moves_every_parameter(name, key):
     """Adam leaves a parameter where it is only if its gradient is exactly zero."""
@@ -629,6 +644,7 @@ def equinox_parts(key):
     return module, [(part.weight.T, part.bias) for part in (module.first, module.second)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [linen_parts, equinox_parts], ids=["linen", "equinox"])
 def test_other_libraries_serve_as_a_velocity(parts, key):
     velocity, ((kernel, bias), (kernel_out, bias_out)) = parts(key)
@@ -643,6 +659,7 @@ def test_other_libraries_serve_as_a_velocity(parts, key):
         np.testing.assert_allclose(jacobians[index], by_hand, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_parameters_survive_a_jitted_step_of_training(key):
     """The whole chain: network, pure function, donated step, function again."""
     apply, params = models.functional(

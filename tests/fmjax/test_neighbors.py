@@ -15,6 +15,7 @@ OPTIMIZED = True
 POINTS = np.random.default_rng(2).gamma(0.6, size=(40, 3)) - 0.4
 
 
+@pytest.mark.slow
 def test_both_counts_run_from_all_points_to_one(x64):
     bank, x = jnp.asarray(POINTS), jnp.asarray(POINTS[3])
     early = (
@@ -42,6 +43,7 @@ def test_the_entropy_of_far_parts_of_a_stream_stays_finite():
             assert np.isfinite(np.asarray(slope)).all()
 
 
+@pytest.mark.slow
 @slow.but_the_first("k", [1, 3, 10, 39, 40])
 def test_the_bound_of_what_is_left_out_holds(k, x64):
     bank = jnp.asarray(POINTS)
@@ -82,6 +84,7 @@ def test_the_kept_points_are_told_apart_where_inner_products_fail():
     assert error(plain) > 3e-5
 
 
+@pytest.mark.slow
 def test_the_divergence_near_points_of_the_plane_keeps_its_digits():
     # Of 5,000 moons some dozen share the weight, at distances of which float32 squares lose half.
     keys = jax.random.split(jax.random.key(0), 5000)

@@ -41,6 +41,7 @@ def _gaussian_covariance(t):
     return flows.SIGMA - t**2 * flows.SIGMA @ np.linalg.solve(total, flows.SIGMA)
 
 
+@pytest.mark.slow
 def test_the_flow_map_of_gaussian_data_by_matrix_square_roots(x64):
     x = jnp.array([0.3, -1.1, 0.8])
     total = lambda t: t**2 * flows.SIGMA + (1 - t) ** 2 * np.eye(3)
@@ -53,6 +54,7 @@ def test_the_flow_map_of_gaussian_data_by_matrix_square_roots(x64):
     np.testing.assert_array_equal(sample, samplers.one_step(flows.gaussian, x))
 
 
+@pytest.mark.slow
 def test_the_instantaneous_velocity_is_the_marginal_one(x64):
     x = jnp.array([0.3, -1.1, 0.8])
     for t in (0.0, 0.4, 1.0):
@@ -93,6 +95,7 @@ def test_sensitivity_is_the_posterior_covariance_of_gaussian_data(t, x64):
         np.testing.assert_allclose(ours, identity, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_sensitivity_of_gaussian_data_on_another_path(x64):
     path, x = paths.cosine(), jnp.array([0.3, -1.1, 0.8])
     values, vectors = np.linalg.eigh(flows.SIGMA)
@@ -125,6 +128,7 @@ def test_sensitivity_of_the_mixture_by_differences_and_what_it_misses(x64):
         assert missed < 0.02 if near else missed > 0.2, missed
 
 
+@pytest.mark.slow
 def test_the_average_velocity_in_the_identity_is_no_covariance(x64):
     # E5, which is not offered: the identity with u(x, 1, t) for v is sigma^2 / alpha J.
     x = jnp.array([0.3, -1.1, 0.8])
@@ -149,6 +153,7 @@ def test_the_average_velocity_in_the_identity_is_no_covariance(x64):
     assert medians[1] > 0.1
 
 
+@pytest.mark.slow
 def test_the_diagonal_and_trace_are_those_of_the_matrix_for_every_chunk(x64):
     x = jax.random.normal(jax.random.key(0), (2, 3, 2))
     weights = jax.random.normal(jax.random.key(1), (12, 12))
@@ -184,6 +189,7 @@ def test_float32_keeps_five_digits(x64):
         np.testing.assert_allclose(rows, np.diag(truth), atol=1e-5 * truth.max())
 
 
+@pytest.mark.slow
 def test_the_estimate_is_unbiased_and_its_error_is_the_formula(x64):
     x, t, probes, n = jnp.array([0.3, -1.1, 0.8]), 0.3, 4, 20_000
     draw = partial(
@@ -228,6 +234,7 @@ def test_the_prior_is_the_limit_at_the_noise_end(x64):
         assert gap == pytest.approx(leading, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_prior_is_finite_where_the_bank_is_one_point():
     law = onestep.prior(jnp.ones((1, 4)))
     np.testing.assert_array_equal(law.variance, np.zeros(4))
@@ -236,6 +243,7 @@ def test_the_prior_is_finite_where_the_bank_is_one_point():
             onestep.prior(bank)
 
 
+@pytest.mark.slow
 def test_memory_is_set_by_the_chunk():
     size = 1024
     average = lambda x, r, t: jnp.tanh(jnp.cumsum(x)) * jnp.roll(x, 1)
@@ -293,6 +301,7 @@ def test_a_model_of_the_other_time_direction(x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(0,), (3, 0)], ids=str)
 def test_a_state_without_entries_has_no_sensitivity(shape):
     x, average = jnp.zeros(shape), lambda x, r, t: x

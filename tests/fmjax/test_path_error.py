@@ -50,6 +50,7 @@ def _normal(path, x1, x, t):
     return -0.5 * jnp.sum(((x - alpha * x1) / sigma) ** 2 + jnp.log(2 * jnp.pi * sigma**2))
 
 
+@pytest.mark.slow
 def test_conditional_fields_obey_the_continuity_equation_on_every_path(x64):
     x1 = jnp.array([[1.0, -2.0, 0.5], [0.2, 0.1, -1.5]])
     x = jnp.array([[0.3, -1.0, 2.0], [-0.7, 0.4, 0.9]])
@@ -76,6 +77,7 @@ def test_conditional_fields_obey_the_continuity_equation_on_every_path(x64):
             np.testing.assert_allclose(div, -3 / (1 - t), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_residual_is_the_definition_with_the_true_velocity(x64):
     x = jnp.linspace(-4.0, 4.0, 9)
     t = jnp.array([[0.1], [0.6], [1.0]])  # t = 1 is finite: the data are smooth
@@ -140,6 +142,7 @@ def test_total_variation_and_bound_of_four_peaks(x64):
     np.testing.assert_allclose(in_float32, bounds, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_the_bound_is_half_the_mean_absolute_residual_of_samples():
     n, keys = 50_000, jax.random.split(jax.random.key(0), 3)
     x1 = mixtures.sample(keys[0], mixtures.LINE, n)
@@ -202,6 +205,7 @@ def test_a_flow_that_starts_from_another_law(x64):
     assert float(ours) == pytest.approx(0.5 * np.trapezoid(gap, grid), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_conditional_residual_is_a_noisy_marginal_one():
     # E[r(x | x1) | x] = r(x), which is why the mean of the absolute value can only be larger.
     density = partial(mixtures.log_density, mixtures.PLANE)
@@ -229,6 +233,7 @@ def test_the_conditional_residual_is_a_noisy_marginal_one():
         assert more.mean() > 5 * more.std() / n**0.5
 
 
+@pytest.mark.slow
 def test_the_conditional_residual_of_the_true_velocity_grows_towards_the_data(x64):
     # At t = 1 the law is smooth, so (1 - t) |r(x | x1)| tends to |1 - x0^2|: E = 4 phi(1).
     n, keys = 20_000, jax.random.split(jax.random.key(2), 2)

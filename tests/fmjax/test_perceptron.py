@@ -28,6 +28,7 @@ def test_it_equals_the_formula():
     assert abs(batch[0] - batch[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_it_starts_uniform_between_one_over_the_root_of_the_inputs():
     _, params = models.perceptron(jax.random.key(0), 3, width=200, depth=2)
     for i, inputs in enumerate((4, 200, 200)):
@@ -42,6 +43,7 @@ def test_it_starts_uniform_between_one_over_the_root_of_the_inputs():
     assert len({float(layer["bias"][0]) for layer in params.values()}) == 3
 
 
+@pytest.mark.slow
 def test_its_jacobian_against_differences(x64):
     apply, params = models.perceptron(jax.random.key(3), 2, width=5, depth=2)
     x, step = jnp.array([0.4, -1.3]), 1e-6

@@ -23,6 +23,7 @@ def _gaussian(x, t):
     return CENTER + t * PRIOR @ pull - (1 - t) * pull
 
 
+@pytest.mark.slow
 def test_laplace_data_by_quadrature(x64):
     # p(x1) = exp(-|x1 - 1|) / 2, state x = 0.9 at t = 0.4: everything by scipy's quad.
     t, x = 0.4, 0.9
@@ -44,6 +45,7 @@ def test_laplace_data_by_quadrature(x64):
     assert float(ours[0, 0]) == pytest.approx(second - mean**2, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_the_covariance_tends_to_the_prior_at_the_noise_end(x64):
     errors = [
         np.abs(posterior.covariance(_gaussian, PATH, jnp.array([0.5, 1.5]), t) - PRIOR).max()
@@ -53,6 +55,7 @@ def test_the_covariance_tends_to_the_prior_at_the_noise_end(x64):
     assert errors[1] < errors[0] / 5  # linear in t
 
 
+@pytest.mark.slow
 def test_the_gain_is_finite_everywhere():
     for t in (0.0, 1e-6, 0.5, 1.0 - 1e-6, 1.0):
         gain = posterior.gain(_gaussian, PATH, jnp.array([0.5, 1.5]), t)
@@ -67,6 +70,7 @@ def test_the_gain_is_finite_everywhere():
     )
 
 
+@pytest.mark.slow
 def test_a_field_that_is_not_a_gradient_is_symmetrized(x64):
     twist = jnp.array([[0.0, 0.7], [-0.7, 0.0]])
     crooked = lambda x, t: _gaussian(x, t) + twist @ x
@@ -80,6 +84,7 @@ def test_a_field_that_is_not_a_gradient_is_symmetrized(x64):
     )
 
 
+@pytest.mark.slow
 def test_images_keep_their_shape():
     field = lambda x, t: jnp.tanh(x) * t
     x = jax.random.normal(jax.random.key(0), (4, 4, 3))
@@ -103,6 +108,7 @@ def test_the_trace_takes_any_estimator():
     assert abs(float(draws.mean()) - truth) < 5 * float(draws.std()) / 4000**0.5
 
 
+@pytest.mark.slow
 def test_the_estimate_agrees_with_the_trace_and_the_diagonal(x64):
     # Five standard errors over independent keys, with white noise and with colored.
     jacobian = jnp.asarray(np.random.default_rng(0).normal(size=(12, 12)))
@@ -126,6 +132,7 @@ def test_the_estimate_agrees_with_the_trace_and_the_diagonal(x64):
         np.testing.assert_allclose(reported, found.mean.var(0), rtol=0.3)
 
 
+@pytest.mark.slow
 def test_noise_whose_covariance_does_not_commute_with_the_data(x64):
     # N(CENTER, PRIOR) by NumPy: C = S - t^2 S (t^2 S + s^2 G)^-1 S, v = E[x1 - x0 | x].
     gamma, t = np.array([[0.5, -0.3], [-0.3, 2.0]]), 0.4
@@ -244,6 +251,7 @@ def test_paths_with_traced_parameters():
     assert float(jax.jit(jax.grad(total))(2.0)) == pytest.approx(float(slope), rel=1e-2)
 
 
+@pytest.mark.slow
 def test_numbers_and_lists_are_states_too():
     field = lambda x, t: -x * t
     assert float(posterior.trace(field, PATH, 1.5, 0.5)) == pytest.approx(

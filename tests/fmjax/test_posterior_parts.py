@@ -29,6 +29,7 @@ def _component(x, t, k):
     return oracles.law(paths.coefficients(PATH, t), x, oracles.component(k)).velocity
 
 
+@pytest.mark.slow
 def test_the_mixture_tends_to_its_prior_linearly_in_t(x64):
     found = jax.jit(lambda x, t: posterior.covariance(_mixture, PATH, x, t))
     errors = [np.abs(found(X, jnp.asarray(t)) - PRIOR).max() for t in (1e-2, 1e-3, 1e-4)]
@@ -41,6 +42,7 @@ def test_the_mixture_tends_to_its_prior_linearly_in_t(x64):
     np.testing.assert_allclose(limits[1], PRIOR, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_priors_of_diagonal_matrices_agree_and_vanish_at_the_data():
     variance = jnp.array([4.0, 0.25, 0.0])
     for t in (0.0, 0.3, 0.99):
@@ -61,6 +63,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", LIMITS)
 def test_near_noise_is_the_prior_below_and_the_formula_above(quantity, x64):
     limit = LIMITS[quantity]
@@ -76,6 +79,7 @@ def test_near_noise_is_the_prior_below_and_the_formula_above(quantity, x64):
         np.testing.assert_allclose(found, limit(PATH, t), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_near_noise_has_a_gradient_at_the_noise_end(x64):
     variance = jnp.asarray(np.diag(PRIOR))
     guarded = posterior.near_noise(
@@ -94,6 +98,7 @@ def test_near_noise_has_a_gradient_at_the_noise_end(x64):
     assert not bool(jnp.isfinite(trace(0.0)))
 
 
+@pytest.mark.slow
 def test_near_noise_takes_options_and_refuses_a_bad_smallest_time():
     limit = LIMITS[posterior.diagonal]
     loose = posterior.near_noise(posterior.diagonal, limit, smallest_t=0.5)
@@ -109,6 +114,7 @@ def test_near_noise_takes_options_and_refuses_a_bad_smallest_time():
         loose(field, PATH, X, 1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [posterior.total_covariance, posterior.total_diagonal])
 def test_a_class_that_is_certain_leaves_nothing_between(function, x64):
     numbers, given = jnp.arange(3), jnp.array([0.0, 1.0, 0.0])
@@ -120,6 +126,7 @@ def test_a_class_that_is_certain_leaves_nothing_between(function, x64):
     np.testing.assert_allclose(parts.between, jnp.zeros_like(truth), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_classes_may_be_vectors_and_states_images():
     labels, shares = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0.25, 0.75])
     # Class c is one image, of the constant 3 c_0 + 5 c_1; so the mean is 4.5, the variance 0.75.
@@ -143,6 +150,7 @@ def test_classes_and_probabilities_that_differ_are_named(function):
         function(_component, PATH, X, 0.5, jnp.array(1), jnp.ones(1))
 
 
+@pytest.mark.slow
 def test_asymmetry_against_the_matrix(x64):
     jacobian = np.random.default_rng(0).normal(size=(12, 12)) + 2 * np.eye(12)
     field = lambda x, t: (jnp.asarray(jacobian) @ x.ravel()).reshape(x.shape)
@@ -170,6 +178,7 @@ def test_asymmetry_by_probes_against_all_signs(x64):
     assert abs(draws.mean() - truth) < 5 * draws.std() / n**0.5
 
 
+@pytest.mark.slow
 def test_asymmetry_of_exact_and_of_constant_fields(x64, key):
     exact = jax.jit(lambda x: posterior.asymmetry(key, _mixture, x, 0.4))
     assert float(exact(jnp.asarray(X))) < 1e-14
@@ -186,6 +195,7 @@ def test_asymmetry_of_exact_and_of_constant_fields(x64, key):
         posterior.asymmetry(key, lambda x, t: x[:1], jnp.ones(2), 0.5)
 
 
+@pytest.mark.slow
 def test_data_units_of_images_per_channel(x64):
     # The network's own data are N(0, I): in data units N(shift, scale^2), channel by channel.
     network = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x
@@ -208,6 +218,7 @@ def test_units_that_do_not_fit_are_named():
             field(jnp.zeros((2, 2, 3)), 0.5)
 
 
+@pytest.mark.slow
 def test_near_noise_refuses_what_its_limit_does_not_know():
     x, variance = jnp.zeros(2), jnp.array([4.0, 1.0])
     limit = partial(posterior.prior_variance, variance)
@@ -221,6 +232,7 @@ def test_near_noise_refuses_what_its_limit_does_not_know():
             slip(lambda x, t: -x, PATH, x, t)
 
 
+@pytest.mark.slow
 def test_the_noise_is_known_at_the_noise_end():
     # Cov[x0 | x_t] -> 0 as t -> 0, static and traced, without a matrix.
     field = lambda x, t: jnp.array([1.0, -2.0]) - x  # E[x1] - x, the exact velocity at t = 0

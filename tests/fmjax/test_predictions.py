@@ -23,6 +23,7 @@ def test_targets_of_a_pair_by_hand():
         np.testing.assert_allclose(ours, truth, rtol=1e-6, err_msg=kind.__name__)
 
 
+@pytest.mark.slow
 def test_velocity_target_is_the_time_derivative_of_the_path():
     x0, x1 = jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
     for path in (paths.linear(0.1), paths.cosine(), paths.vp(), paths.ve(0.1, 5.0)):
@@ -59,6 +60,7 @@ def test_velocity_is_never_singular():
                 assert bool(jnp.all(jnp.isfinite(made)))
 
 
+@pytest.mark.slow
 def test_float32_error_of_all_pairs_is_a_few_units_in_the_last_place_times_conditioning(x64):
     kinds = (
         predictions.velocity, predictions.x1, predictions.x0, predictions.score, predictions.v
@@ -168,6 +170,7 @@ def test_models_of_every_kind_are_finite_at_both_ends_and_near_the_limit(kind, p
         np.testing.assert_allclose(ours, 2 * c.alpha_dot + pull * (x - 2 * c.alpha), atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", [samplers.fixed, samplers.adaptive], ids=["fixed", "adaptive"])
 def test_a_model_of_the_noise_is_sampled_from_the_noise_to_the_data(solve):
     # Data N(2, 9): the flow carries z to 2 + 3 z.
@@ -190,6 +193,7 @@ def test_a_velocity_needs_no_conversion_where_its_row_is_infinite():
         np.testing.assert_allclose(ours, t * x, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_row_that_is_nowhere_singular_is_left_alone_and_its_derivative_in_time_is_whole():
     field = predictions.as_velocity(lambda x, t: t * x, paths.linear(), given=predictions.v)
     x = jnp.array(1.0)

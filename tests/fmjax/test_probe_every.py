@@ -24,6 +24,7 @@ def _batch(n):
     return loss, (jax.random.split(jax.random.key(0), n), x0, x1, t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 2, 3, 6])
 def test_a_share_of_the_batch_is_unbiased_over_its_shifts(every, x64):
     loss, arrays = _batch(6)
@@ -42,6 +43,7 @@ def test_a_share_of_the_batch_is_unbiased_over_its_shifts(every, x64):
     assert every == 1 or float(jnp.std(shifted)) > 1e-2 * float(full)  # a share of the noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "n"), [(2, 5), (3, 5), (4, 5), (3, 7)])
 def test_a_share_that_does_not_divide_the_batch(every, n, x64):
     loss, arrays = _batch(n)
@@ -53,6 +55,7 @@ def test_a_share_that_does_not_divide_the_batch(every, n, x64):
     assert float(ours) == pytest.approx(float(np.mean(values)), rel=1e-13)
 
 
+@pytest.mark.slow
 def test_the_others_of_the_batch_cost_no_derivative():
     seen = []
 

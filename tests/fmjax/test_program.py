@@ -49,6 +49,7 @@ def test_a_network_with_other_parameters_is_not_compiled_again(name):
     assert counts == counts[:1] * 3
 
 
+@pytest.mark.slow
 def test_another_option_is_another_program():
     x, field = jnp.ones(3), partial(_apply, {"a": jnp.array(1.0)})
     for num_steps in (1, 2):
@@ -56,6 +57,7 @@ def test_another_option_is_another_program():
         np.testing.assert_allclose(solve(field, x), (1 + 1 / num_steps) ** num_steps * x)
 
 
+@pytest.mark.slow
 def test_trajectories_draws_and_jumps_are_compiled_once(key):
     x, times, path = jnp.array([1.0, -2.0]), jnp.array([0.0, 0.5, 1.0]), paths.vp()
     field = lambda a: partial(_apply, {"a": jnp.array(a)})
@@ -125,6 +127,7 @@ def test_what_is_written_to_in_place_is_seen():
             assert float(EULER(field, jnp.array(3.0))) == pytest.approx(3 * _ended(a), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_of_the_library_is_compiled_once_and_may_be_trained_on(key):
     apply, params = models.functional(models.MLP(2, width=4, depth=1, rngs=nnx.Rngs(0)))
     counted = lambda *inputs: (setattr(TRACES, "count", TRACES.count + 1), apply(*inputs))[1]
@@ -141,6 +144,7 @@ def test_a_network_of_the_library_is_compiled_once_and_may_be_trained_on(key):
     assert float(jnp.abs(ends[2] - ends[0]).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_integers_and_floats_are_different_constants():
     power = lambda n: lambda x, t: x * jnp.asarray(n).astype(float) * (2 if type(n) is int else 1)
     assert float(EULER(power(1), jnp.array(1.0))) == pytest.approx(_ended(2.0))

@@ -27,6 +27,7 @@ def _exact(x, t0, t1):
     return jax.scipy.linalg.expm((t1**2 - t0**2) * jnp.asarray(MATRIX, x.dtype)) @ x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (1.0, 0.0), (0.2, 0.7), (0.9, 0.1)])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_forwards_and_backwards_against_the_matrix_exponential(name, interval):
@@ -35,6 +36,7 @@ def test_forwards_and_backwards_against_the_matrix_exponential(name, interval):
     np.testing.assert_allclose(ours, _exact(x, *interval), atol=2e-4 if name == "fixed" else 1e-5)
 
 
+@pytest.mark.slow
 @slow.but_the_first(
     ("solver", "order"),
     [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Ralston(), 2)],
@@ -50,6 +52,7 @@ def test_fixed_steps_converge_with_the_order_of_the_solver(solver, order, x64):
     assert float(jnp.log2(errors[0] / errors[1])) == pytest.approx(order, abs=0.15)
 
 
+@pytest.mark.slow
 def test_fixed_takes_exactly_the_steps_it_was_told():
     # One Euler step of dx/dt = x doubles x; no step may be added by rounding.
     for n in (1, 3, 7, 10, 100):
@@ -68,6 +71,7 @@ def test_tighter_tolerances_err_less(x64):
     assert errors[1] > 30 * errors[2]
 
 
+@pytest.mark.slow
 @slow.but_the_first("name", SOLVERS)
 def test_one_example_never_depends_on_the_others(name):
     # A stiff neighbor must not change anybody's steps.
@@ -77,6 +81,7 @@ def test_one_example_never_depends_on_the_others(name):
     np.testing.assert_allclose(beside[0], alone[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_any_pytree_moves():
     field = lambda state, t: {"a": state["a"], "b": (2 * t * jnp.ones(2),)}
     out = samplers.adaptive(field, {"a": jnp.array(1.0), "b": (jnp.zeros(2),)})
@@ -112,6 +117,7 @@ def test_average_velocities_jump_exactly():
     np.testing.assert_allclose(ours, _exact(x, 0.0, 1.0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_hybrid_reaches_both_ends_of_the_switch():
     x = jnp.array([1.0, -2.0])
     still = lambda x, t: jnp.zeros_like(x)
@@ -120,6 +126,7 @@ def test_hybrid_reaches_both_ends_of_the_switch():
         np.testing.assert_allclose(ours, truth, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_integers_are_states_too():
     ours = samplers.fixed(lambda x, t: x, jnp.array([1, 2]), num_steps=50)
     np.testing.assert_allclose(ours, np.e * np.array([1, 2]), rtol=1e-3)
@@ -137,6 +144,7 @@ def test_reverse_and_forward_mode_agree_with_the_exact_jacobian(name):
     np.testing.assert_allclose(forward, truth, atol=3e-4)
 
 
+@pytest.mark.slow
 def test_a_velocity_that_explodes_is_an_error_and_not_a_number():
     with pytest.raises(Exception, match="maximum number of solver steps"):
         samplers.adaptive(lambda x, t: 1e4 * x**3, jnp.array(5.0), max_steps=64)

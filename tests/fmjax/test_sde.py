@@ -54,6 +54,7 @@ def _close(draws, mean, variance, slack):
     assert abs(draws.var() - variance) < 5 * variance * np.sqrt(2 / n) + slack * VARIANCE + 1e-6
 
 
+@pytest.mark.slow
 @slow.but_the_first("name", PATHS)
 def test_gaussian_data_from_every_time(name, key):
     # 50 steps err by at most 0.14 % of the data's variance (linear, cosine), 0.4 % (vp) and
@@ -65,6 +66,7 @@ def test_gaussian_data_from_every_time(name, key):
         _close(draw(jnp.float32(t0)), *_given(path, 0.4, t0, 1.0), slack)
 
 
+@pytest.mark.slow
 def test_the_law_of_every_later_state_and_not_of_the_last_alone(key):
     path, state = PATHS["cosine"], jnp.full(50_000, -0.7)
     for t0, t1 in ((0.2, 0.6), (0.5, 0.55)):
@@ -76,6 +78,7 @@ def _mixture(path):
     return lambda x, t: oracles.law(paths.coefficients(path, t), x).velocity
 
 
+@pytest.mark.slow
 @slow.but_the_first(
     ("name", "x", "t0"),
     [
@@ -96,6 +99,7 @@ def test_the_whole_covariance_of_a_skewed_mixture(name, x, t0):
     np.testing.assert_array_less(np.abs(products.mean(0) - truth.covariance), error)
 
 
+@pytest.mark.slow
 def test_laplace_data_by_quadrature(key):
     # p(x1) = exp(-|x1|) / 2: with y = x / t and r = ((1 - t) / t)^2 the posterior mean is
     # y - r (A - B) / (A + B), A and B the masses of the two half lines.
@@ -156,6 +160,7 @@ def _is_the_data(draws, slack):
     np.testing.assert_array_less(np.abs(products.mean(0) - covariance), error)
 
 
+@pytest.mark.slow
 def test_states_of_the_path_end_as_data(key):
     path, n, t0 = PATHS["linear"], 10_000, 0.05
     x0 = jax.random.normal(jax.random.key(6), (n, 3))
@@ -175,6 +180,7 @@ def _ending_variance(noise, t0, t1=1 - 1e-9):
     return integrate.solve_ivp(rate, (t0, t1), [0.0], rtol=1e-10, atol=1e-12).y[0, -1]
 
 
+@pytest.mark.slow
 def test_only_the_memoryless_noise_gives_the_posterior(key):
     t0, path = 0.3, PATHS["linear"]
     truth = _given(path, 0.4, t0, 1.0)[1]
@@ -200,6 +206,7 @@ def test_only_the_memoryless_noise_gives_the_posterior(key):
     _close(ours, _given(path, 0.4, t0, 1.0)[0], memoryless, slack=0.001)
 
 
+@pytest.mark.slow
 def test_the_error_of_the_variance_falls_with_the_square_of_the_steps(key):
     path = PATHS["linear"]
     truth = _given(path, 0.4, 0.3, 1.0)[1]
@@ -209,6 +216,7 @@ def test_the_error_of_the_variance_falls_with_the_square_of_the_steps(key):
     assert errors[0] / errors[1] == pytest.approx(4.0, abs=0.8)
 
 
+@pytest.mark.slow
 def test_directions_without_variance_get_none(key):
     # Data at one point: the posterior is that point, from any state, however few the steps.
     path, point = PATHS["linear"], jnp.array([0.7, -1.0])
@@ -220,6 +228,7 @@ def test_directions_without_variance_get_none(key):
         np.testing.assert_allclose(x1, point, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (3,), (4, 4, 3)])
 def test_any_shape_one_key_one_draw(shape, key):
     path, x = PATHS["cosine"], jnp.full(shape, 0.4)
@@ -231,6 +240,7 @@ def test_any_shape_one_key_one_draw(shape, key):
     assert np.unique(first).size == first.size  # no two entries share their noise
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_a_finite_difference(key, x64):
     path = PATHS["linear"]
     draw = lambda x: samplers.memoryless_sde(key, _gaussian(path), path, x, 0.3, num_steps=8)
@@ -242,6 +252,7 @@ def test_gradients_are_those_of_a_finite_difference(key, x64):
     assert float(slope) == pytest.approx(exact, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_no_interval_no_step(key):
     never = lambda x, t: 1 / 0
     x = jnp.array([1.0, 2.0])

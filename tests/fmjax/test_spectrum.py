@@ -37,6 +37,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_repeated_eigenvalues_and_low_rank(dtype):
     @jax.jit
@@ -91,6 +92,7 @@ def test_components_of_the_mixture_against_eigh(x64):
         assert float(found.residuals.max()) < 1e-12
 
 
+@pytest.mark.slow
 def test_one_entry_is_its_own_component():
     found = posterior.principal_components(
         jax.random.key(0), lambda x, t: 3.0 * x, PATH, jnp.array(1.5), 0.5, num_components=1
@@ -114,6 +116,7 @@ def test_a_small_space_is_honest_about_its_error(x64):
     np.testing.assert_allclose(rows @ rows.T, np.eye(5), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_extremes_of_a_field_that_is_indefinite_and_no_gradient(x64):
     generator = np.random.default_rng(2)
     jacobian = generator.normal(size=(48, 48))
@@ -140,6 +143,7 @@ def _three(shape=(2, 3)):
     return posterior.Components(jnp.asarray(values), directions, jnp.zeros(3))
 
 
+@pytest.mark.slow
 def test_walks_by_hand():
     three, mean = _three(), jnp.arange(6.0).reshape(2, 3)
     walked = posterior.traverse(mean, three, -1.5)
@@ -161,6 +165,7 @@ def test_samples_have_the_moments_of_their_components(x64):
     assert np.linalg.matrix_rank(centered[:50], tol=1e-10) == 2
 
 
+@pytest.mark.slow
 def test_walks_and_samples_have_gradients_where_a_variance_is_not_positive():
     three = _three()._replace(variances=jnp.array([4.0, 0.0, -0.5]))
     mean = jnp.ones((2, 3))
@@ -192,6 +197,7 @@ def test_derivatives_of_the_variances(differentiate, x64):
     np.testing.assert_allclose(ours, differences, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("differentiate", [jax.jacfwd, jax.jacrev])
 def test_derivatives_where_eigenvalues_meet(differentiate, x64):
     # The variances of C + s B with C = diag(1, 1, 1, 1/2, 0) / 2 have the sum of derivatives tr B
@@ -228,6 +234,7 @@ def test_lipschitz_has_derivatives_where_the_covariance_vanishes():
     np.testing.assert_array_equal(jax.vmap(each)(jnp.stack([x, 2 * x])), 0.0)
 
 
+@pytest.mark.slow
 def test_lipschitz_has_the_derivatives_of_the_largest_eigenvalue(x64):
     bank = jnp.asarray(np.random.default_rng(5).gamma(1.0, size=(9, 4)))
     x = jnp.array([0.3, 0.1, 0.5, 0.2])

@@ -73,6 +73,7 @@ def test_uniform_never_leaves_its_range(low, high, key):
     assert jnp.all(t < jnp.float32(high))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dtype")
 def test_stratified_fills_every_stratum(key):
     t = times.stratified(key, (64,))
@@ -132,6 +133,7 @@ def test_logit_normal_of_opposite_mean_is_reversed_time(key):
     assert fits(1 - t, partial(logit_normal_cdf, mean=-0.7, std=1.0))
 
 
+@pytest.mark.slow
 def test_intervals_are_ordered_and_t_is_the_smaller_draw(dtype, key):
     r, t = times.intervals(key, (DRAWS,))
     assert r.dtype == t.dtype == dtype
@@ -146,6 +148,7 @@ def test_intervals_are_ordered_and_t_is_the_smaller_draw(dtype, key):
     assert fits((r - t)[~equal], smaller_of_two_cdf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "fraction", "wanted"),
     [(8, 0.75, {6}), (10, 0.33, {3, 4}), (1, 0.25, {0, 1})],

@@ -47,6 +47,7 @@ def grid(half_width, n):
 # All laws
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", SMOOTH)
 def test_density_integrates_to_one(name):
@@ -56,6 +57,7 @@ def test_density_integrates_to_one(name):
     np.testing.assert_allclose(density.sum() * (2 * half_width / n) ** 2, 1.0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_samples_follow_the_density(name):
     # Counts in 24 x 24 squares against the density, summed over 8 x 8 midpoints in each; the
@@ -77,6 +79,7 @@ def test_samples_follow_the_density(name):
     assert usual.sum() > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixture", "checkerboard"])
 def test_one_example_float32_jit_and_vmap(name):
     law = LAWS[name]()
@@ -137,6 +140,7 @@ def test_mixture_agrees_with_scipy():
     np.testing.assert_allclose(log_probs(law, points), wanted, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_mixture_in_another_dimension():
     factor = np.tril(np.random.default_rng(1).normal(size=(5, 5))) + 3 * np.eye(5)
@@ -147,6 +151,7 @@ def test_mixture_in_another_dimension():
     np.testing.assert_allclose(law.log_prob(x), wanted.logpdf(x), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_mixture_samples_have_its_covariances():
     x = np.asarray(draw(LAWS["mixture"]()), np.float64)
     mean = WEIGHTS @ MEANS
@@ -156,6 +161,7 @@ def test_mixture_samples_have_its_covariances():
     assert np.all(np.abs(products.mean(0) - second) < 5 * products.std(0) / math.sqrt(DRAWS))
 
 
+@pytest.mark.slow
 def test_mixture_with_an_empty_component():
     law = toy.gaussian_mixture(np.array([1.0, 0.0]), np.zeros((2, 1)), np.ones((2, 1, 1)))
     value, score = jax.jit(jax.value_and_grad(law.log_prob))(jnp.ones(1))
@@ -219,6 +225,7 @@ def test_mixture_of_other_shapes_is_refused(weights, means, covariances):
     assert f"got {weights}, {means} and {covariances}" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_eight_gaussians():
     # Radius 5, covariance sqrt(0.1) I; the neighbors, 3.83 away, add e^-23 and less.
@@ -258,12 +265,14 @@ def test_checkerboard_support(x64):
     assert 8 * 30**2 <= inside.sum() <= 8 * 31**2
 
 
+@pytest.mark.slow
 def test_checkerboard_samples_never_leave_the_support():
     law = toy.checkerboard()
     values = log_probs(law, draw(law))
     np.testing.assert_allclose(values, -3.67646, atol=1e-5)  # the entropy, nats
 
 
+@pytest.mark.slow
 def test_checkerboard_cells_end_where_rounding_puts_them():
     # The largest float32 below an edge may be rounded onto the edge by the scaling; the smallest
     # offsets are rounded onto the lower edge. Both are draws, so both are inside.
@@ -332,6 +341,7 @@ def test_moons_in_float32_are_close_to_float64():
     np.testing.assert_allclose(values, wanted, rtol=2e-6, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_moons_are_those_of_scikit_learn():
     datasets = pytest.importorskip("sklearn.datasets")
     points, labels = datasets.make_moons(400, noise=None, shuffle=False)

@@ -60,6 +60,7 @@ def test_density_and_velocity_are_integrals_over_the_data(name, x64):
         np.testing.assert_allclose(law.velocity(*at), velocity, rtol=20 * tolerance)
 
 
+@pytest.mark.slow
 def test_scalars_against_adaptive_quadrature(x64):
     weights, means, deviations = np.array([0.4, 0.6]), np.array([-3.0, 1.5]), np.array([0.3, 0.4])
     law, path, x, t = (
@@ -119,6 +120,7 @@ def test_one_example_float32_jit_vmap_and_pickle(name):
             function(path, x, 0.5)
 
 
+@pytest.mark.slow
 def test_samples_of_isotropic_mixtures_follow_their_moments():
     law = fmjax.toy.isotropic_mixture([0.25, 0.75], [[[1.0]], [[-2.0]]], [0.5, 1.0])
     x = jax.vmap(law.sample)(jax.random.split(jax.random.key(0), 40_000))

@@ -39,6 +39,7 @@ def gradient_by_hand(params, key, batch):
     )
 
 
+@pytest.mark.slow
 def test_step_equals_gradient_descent_by_hand(key, batch):
     rate, num_steps, decay_max = 0.05, 15, 0.5
     optimizer = optax.sgd(rate)
@@ -63,6 +64,7 @@ def test_step_equals_gradient_descent_by_hand(key, batch):
         assert abs(ema[name] - params[name]).max() > 1e-2  # the two differ, so a mix-up shows
 
 
+@pytest.mark.slow
 def test_zero_decay_keeps_the_last_parameters(key, batch):
     optimizer = optax.adam(0.1)
     step = train.make_step(loss, optimizer, ema_decay=0.0)
@@ -120,6 +122,7 @@ def keep_parameters() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: (sgd.init(params), params), update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", [optax.adam(0.1), keep_parameters()], ids=["adam", "aliasing"]
 )
@@ -135,6 +138,7 @@ def test_state_can_be_donated_and_the_callers_parameters_live(key, batch, optimi
     assert jnp.isfinite(info.loss)
 
 
+@pytest.mark.slow
 def test_jitted_step_is_traced_once(key, batch):
     traces = []
 
@@ -151,6 +155,7 @@ def test_jitted_step_is_traced_once(key, batch):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_state_and_info_are_plain_trees_of_stable_dtype(key, batch):
     optimizer = optax.adam(0.1)
     state = train.init(PARAMS, optimizer)
@@ -185,6 +190,7 @@ def test_the_average_follows_parameters_of_any_precision(key, x64, dtype):
     assert 1.2 < expected < 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_the_gradient_norm_of_half_precision_is_summed_in_float32(key, dtype):
     # 4096 entries of 300: their squares are beyond float16, whose largest number is 65504.
@@ -199,6 +205,7 @@ def nested(optimizer):
     return optax.chain(optax.clip(1e3), optimizer.gradient_transformation())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, nested], ids=["plain", "nested"])
 def test_accumulated_gradients_average_as_one_large_batch_does(key, wrap):
     quadratic = lambda p, k, b: 0.5 * jnp.mean((p - b) ** 2)
@@ -220,6 +227,7 @@ def test_accumulated_gradients_average_as_one_large_batch_does(key, wrap):
     assert int(many.step) == 36
 
 
+@pytest.mark.slow
 def test_a_lazy_optimizer_gets_the_loss_it_asks_for(key):
     # Polyak's step (f - 0) / |g|^2 g of p^2 is p / 2, by hand.
     polyak = optax.polyak_sgd(max_learning_rate=10.0)

@@ -39,6 +39,7 @@ def by_linear_program(x, y, a, b):
     return math.sqrt(found.fun)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n", "m"), SIZES)
 def test_weighted_samples_agree_with_a_linear_program(n, m, dtype, x64):
@@ -58,12 +59,14 @@ def test_unequal_sizes_agree_with_a_linear_program(n, m):
     np.testing.assert_allclose(wasserstein2(x, y), wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_larger_samples_of_coprime_sizes():
     x, y, *_ = samples(60, 91, seed=2)
     wanted = by_linear_program(x, y, np.ones(60), np.ones(91))
     np.testing.assert_allclose(wasserstein2(x, y), wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_repeated_points(x64):
     x, y, *_ = samples(4, 7)
     counts = np.array([1, 3, 2, 1])
@@ -73,6 +76,7 @@ def test_weights_are_repeated_points(x64):
     np.testing.assert_allclose(equal, wasserstein2(x, y[:4]), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_by_hand():
     # Half of the mass at 0, half at 1, to a third at each of 0, 1 and 2: 1/6 and 1/3 move by 1.
     x, y = jnp.array([[0.0], [1.0]]), jnp.array([[0.0], [1.0], [2.0]])
@@ -97,6 +101,7 @@ def test_derivatives_are_those_of_the_best_plan(x64):
     np.testing.assert_allclose(along, difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_under_vmap(x64):
     pairs = [samples(4, 6, seed) for seed in range(3)]
     batch = [jnp.stack(arrays) for arrays in zip(*pairs, strict=True)]

@@ -33,10 +33,12 @@ def _compare(ours, t, rtol):
     np.testing.assert_allclose(ours.sigma_dot, np.float64(sigma_dot), rtol=rtol)
 
 
+@pytest.mark.slow
 def test_coefficients_equal_those_by_hand(x64):
     _compare(_coefficients(jnp.asarray(TIMES)), TIMES, 1e-14)
 
 
+@pytest.mark.slow
 def test_coefficients_keep_their_digits_in_float32_up_to_the_last_time_before_one():
     # The largest error is at the noise end, where the rounding of t meets an exponent of 25.
     t = TIMES.astype(np.float32)
@@ -48,6 +50,7 @@ def test_coefficients_keep_their_digits_in_float32_up_to_the_last_time_before_on
     np.testing.assert_allclose(ours.sigma_dot[late], np.float64(sigma_dot), rtol=3e-7)
 
 
+@pytest.mark.slow
 def test_it_is_ve_with_the_last_noise_taken_off(x64):
     t = jnp.asarray(TIMES[:-1])
     ours = jax.vmap(paths.ve_to_zero(0.02, 40.0).sigma)(t)

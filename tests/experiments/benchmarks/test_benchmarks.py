@@ -39,6 +39,7 @@ def test_what_the_exact_field_is_timed_as_is_the_exact_field():
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_closed_form(capsys):
     closed_form.main(CLOSED_FORM)
     rows = _rows(capsys.readouterr().out)
@@ -60,6 +61,7 @@ def test_the_tables_of_the_closed_form(capsys):
     assert rows[-2][2] == "1.000"
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_divergence_penalty(capsys):
     fdm.main(fdm.Config(networks=("perceptron",), points=4, turns=1))
     rows = {row[0]: row for row in _rows(capsys.readouterr().out)}

@@ -36,6 +36,7 @@ def test_few_images_are_repeated_in_a_batch_and_many_are_not(monkeypatch):
     np.testing.assert_array_equal(seen[3], np.concatenate([PIXELS[:3]] * 3))
 
 
+@pytest.mark.slow
 def test_the_loss_is_taken_at_the_centers_of_the_bins():
     key, pixels = jax.random.key(3), jnp.asarray(PIXELS[:6])
     x1 = (2 * PIXELS[:6] + 1.0) / 17 - 1
@@ -73,6 +74,7 @@ def test_distances_against_all_of_them():
     assert quality.within(twice) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_copies_and_new_images_are_told_apart():
     images = data.load("digits")
     embed = features.principal_components(images)
@@ -104,6 +106,7 @@ def test_copies_and_new_images_are_told_apart():
     np.testing.assert_array_equal(copies["shown"]["samples"], images.train[:12])
 
 
+@pytest.mark.slow
 def test_the_collapse_time_of_round_gaussians():
     # Points a e_k and -a e_k have the covariance a^2 / d in all directions.
     d, a = 6, 1.7

@@ -35,6 +35,7 @@ def _time(bank, n):
     return collapse.collapse_time(measures.path, jnp.asarray(collapse.variances(bank)), n)
 
 
+@pytest.mark.slow
 def test_two_points_by_hand(x64):
     # At t = 1/2 the state of x0 = (0, 2) and x1 = (4, 0) is (2, 1). Its squared distances from
     # half of (4, 0) and of (0, 0) are 1 and 5, over 2 (1 - t)^2 = 1/2: the weights are
@@ -48,6 +49,7 @@ def test_two_points_by_hand(x64):
     np.testing.assert_allclose(found, (expected, w), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_points_by_brute_force(x64):
     rng = np.random.default_rng(0)
     bank = rng.gamma(0.5, size=(30, 2, 2, 1)) - 0.3
@@ -101,6 +103,7 @@ def test_a_row_and_the_crossing_by_hand():
         assert found == (expected if expected is None else pytest.approx(expected))
 
 
+@pytest.mark.slow
 def test_gaussian_points_collapse_when_predicted_and_start_where_they_must():
     rng = np.random.default_rng(1)
     bank = np.float32(0.4 + np.linspace(0.2, 0.8, 400) * rng.normal(size=(600, 400)))
@@ -122,6 +125,7 @@ def test_gaussian_points_collapse_when_predicted_and_start_where_they_must():
     assert np.all(np.diff(means) > -1e-6)
 
 
+@pytest.mark.slow
 def test_a_data_set_that_holds_everything_twice_is_no_larger():
     bank = np.float32(np.random.default_rng(2).gamma(1.0, size=(300, 12)))
     times = np.linspace(0.1, 0.95, 8)
@@ -138,6 +142,7 @@ def test_a_data_set_that_holds_everything_twice_is_no_larger():
         assert found["measured"] == pytest.approx(once["predicted"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_moons_are_enlarged_and_moved():
     asked = closed_form_cosine.Moons(moons_points=4000, moons_noise=0.1)
     points = closed_form_cosine.moons(asked, 0)
@@ -151,6 +156,7 @@ def test_the_moons_are_enlarged_and_moved():
     np.testing.assert_allclose(points, 3 * plain - 1, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_photographs_are_crops_in_their_places():
     crops = photographs.photographs(side=120, stride=100)
     pictures = np.float64(load_sample_images().images)
@@ -178,6 +184,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_without_a_network_says_so(run):
     with pytest.raises(ValueError, match=r"which trains no velocity: read its results.json"):
         experiments.run.load(run)
@@ -237,6 +244,7 @@ def test_what_was_measured_is_not_measured_again(run, tmp_path, monkeypatch, cap
     assert other["digits"][1] == results["digits"][-1]
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_name_are_measured_anew(run, tmp_path, monkeypatch):
     other = data.load("digits")
     other.train[0, 0, 0] += 1  # a pixel that no smaller size has
@@ -248,6 +256,7 @@ def test_other_data_of_the_same_name_are_measured_anew(run, tmp_path, monkeypatc
     assert after[2]["dimension"] == 64
 
 
+@pytest.mark.slow
 def test_without_images_there_is_no_figure_of_sizes(tmp_path):
     closed_form_cosine.main(
         tiny.replace(CONFIG, datasets=("moons",), workdir=str(tmp_path / "run"))

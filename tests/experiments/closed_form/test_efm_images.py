@@ -63,6 +63,7 @@ def measured():
     return images, quality.reference(Embedding(embed, "pixels"), images)
 
 
+@pytest.mark.slow
 def test_samples_are_rounded_to_pixels():
     noise = 0.5 * np.random.default_rng(2).standard_normal((5, 2, 2, 1)).astype(np.float32)
     options = {"num_steps": 2, "size": 3}

@@ -59,12 +59,14 @@ def test_methods_are_those_that_were_asked_for_in_the_order_of_the_table():
     assert list(training.methods((), (7,))) == ["EFM-7"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["CFM", "OT-CFM"])
 def test_without_a_bank_the_target_is_that_of_the_pair(method):
     wanted = by_hand(method, lambda i: DATA[INDEX[i]][None])
     assert loss(method, DATA) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [6, 12])
 def test_a_bank_is_the_batch_and_others(size):
     key = draws(f"EFM-{size}")[2]
@@ -74,6 +76,7 @@ def test_a_bank_is_the_batch_and_others(size):
     assert loss(f"EFM-{size}", DATA) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_whole_data_set_gives_the_exact_velocity_also_as_bytes():
     wanted = by_hand("EFM-n", lambda _: DATA)
     assert loss("EFM-n", DATA) == pytest.approx(wanted, rel=1e-5)

@@ -58,6 +58,7 @@ def samples():
     return hybrid.generate_all(apply, 0.7, POINTS, noise, asked), np.asarray(noise)
 
 
+@pytest.mark.slow
 def test_samples_by_hand(samples):
     drawn, noise = samples
     assert drawn.shape == (4, 5, 3, 2, 1)
@@ -66,6 +67,7 @@ def test_samples_by_hand(samples):
         np.testing.assert_allclose(some, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_with_tau_1_every_sample_is_a_training_point_and_with_0_none_is(samples):
     drawn, _ = samples
     space = measures.distances(drawn, POINTS, POINTS[:2] + 1, hybrid.pixels)

@@ -41,6 +41,7 @@ def _exact(points, x, t):
     return (np.tensordot(special.softmax(logits), points, 1) - x) / (1 - t)
 
 
+@pytest.mark.slow
 def test_what_is_measured_of_a_network_by_hand():
     points = RNG.normal(size=(3, 2, 2, 1)).astype(np.float32)
     apply = lambda params, x, t: 2 * params * t * x
@@ -64,6 +65,7 @@ def test_what_is_measured_of_a_network_by_hand():
     np.testing.assert_allclose(table["along_flow_standard_error"], errors, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_exact_field_is_at_no_distance_from_itself():
     points = RNG.normal(size=(3, 2, 2, 1)).astype(np.float32)
     path, bank = learning.path, jnp.asarray(points)

@@ -33,6 +33,7 @@ FEW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixture", [_laws.LINE, _laws.SPACE])
 def test_density_and_velocity_of_a_mixture(mixture, x64):
     density = partial(_laws.log_density, mixture)
@@ -58,6 +59,7 @@ def test_density_and_velocity_of_a_mixture(mixture, x64):
     assert mixture.weights.sum() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_samples_of_a_mixture_have_its_moments():
     mixture, n = _laws.PLANE, 20_000
     x = jax.vmap(partial(_laws.sample, mixture=mixture))(jax.random.split(jax.random.key(0), n))
@@ -103,6 +105,7 @@ def test_smoothness_of_a_linear_field():
         np.testing.assert_allclose(found[f"{name}_max"], growth * size, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_wrong_matchings_differ_where_they_should(x64):
     x0, x1 = jnp.array([0.7, -1.2]), jnp.array([1.5, 0.2])
     target = losses.of_pair(_laws.path, x0, x1, 0.4)
@@ -125,6 +128,7 @@ def test_the_wrong_matchings_differ_where_they_should(x64):
     assert abs(float(without[1])) > 0.01
 
 
+@pytest.mark.slow
 def test_the_bias_without_stop_gradient():
     # 3.446 by quadrature over pairs (tests/test_matching.py).
     found = variants.bias(jax.random.key(0), count=20_000)
@@ -171,6 +175,7 @@ def test_a_run_of_a_few_steps_and_the_same_again(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.slow
 def test_variants_share_their_start_and_their_data():
     problem = ablations.PROBLEMS["plane"]
     states, keys = ablations.start(TINY, problem)

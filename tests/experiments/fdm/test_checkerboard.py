@@ -50,6 +50,7 @@ def _by_quadrature(x, t):
     return np.mean([_side(first, i, t) * _side(second, j, t) for i, j in corners])
 
 
+@pytest.mark.slow
 def test_the_exact_density_along_the_path(x64):
     function = jax.jit(jax.vmap(law.log_density))
     points = np.array([[0.3, -1.2], [1.9, 3.8], [-4.0, 0.7], [0.1, 0.05]])
@@ -80,6 +81,7 @@ def test_the_exact_velocity_moves_the_exact_density(x64):
     np.testing.assert_allclose(jax.jit(jax.vmap(rest))(x, t), 0.0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_loss_with_weight_0_is_flow_matching_and_the_penalty_is_added():
     params = fmjax.models.perceptron(jax.random.key(3), 2, width=5, depth=2)[1]
     batch, key = {"index": np.arange(8)}, jax.random.key(7)
@@ -144,6 +146,7 @@ def test_what_is_measured_of_a_network_that_stays_where_it_is():
     assert result["total_variation"]["0.5"] == pytest.approx(variation, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_lost_at_the_edges_of_the_squares():
     side = law.SIDE
     points = side * np.array([[0.5, 0.5], [-1.05, 0.5], [0.95, -1.6], [0.5, 1.3]])

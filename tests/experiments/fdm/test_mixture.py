@@ -40,6 +40,7 @@ WEIGHTS, MEANS, DEVIATIONS = (
 )
 
 
+@pytest.mark.slow
 def test_the_law_and_its_velocity_in_closed_form():
     x, t = np.linspace(-4.0, 4.0, 41, dtype=np.float32), jnp.float32(0.7)
     both = lambda x: (measures.log_density(x, t), measures.true_velocity(x, t))
@@ -138,6 +139,7 @@ def test_both_methods_start_from_the_same_networks_and_differ_by_the_weight(run)
     assert first[0] != first[1]
 
 
+@pytest.mark.slow
 def test_a_training_that_was_interrupted_ends_in_the_same_bits(run, tmp_path):
     again, network = tmp_path / "again", fdm_mixture.networks(CONFIG)
     shutil.copytree(run, again)
@@ -151,6 +153,7 @@ def test_a_training_that_was_interrupted_ends_in_the_same_bits(run, tmp_path):
     assert [line["step"] for line in read_metrics(again / "FDM", "flow")] == [2, 4]
 
 
+@pytest.mark.slow
 def test_every_network_is_trained_as_if_alone():
     apply = lambda params, x, t: params["a"] * jnp.tanh(x) + params["b"] * t
     params = {"a": jnp.array([0.3, -0.2]), "b": jnp.array([1.0, 0.5])}

@@ -34,6 +34,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @slow.but_the_first("name", CASES)
 def test_trajectories_equal_those_of_scipy_before_chaos_shows(name):
     system, field, unit = CASES[name]
@@ -51,6 +52,7 @@ def test_trajectories_equal_those_of_scipy_before_chaos_shows(name):
         np.testing.assert_allclose(ours[i], unit * exact.y.T, atol=3e-6)
 
 
+@pytest.mark.slow
 def test_the_systems_are_those_of_the_paper():
     lorenz, fitzhugh = systems.lorenz(), systems.fitzhugh_nagumo()
     for system, dims, end in ((lorenz, 3, 8.9), (fitzhugh, 4, 1854.0)):
@@ -63,6 +65,7 @@ def test_the_systems_are_those_of_the_paper():
     assert float(starts.std()) == pytest.approx(1.0, abs=5 / np.sqrt(2 * 12_000))
 
 
+@pytest.mark.slow
 def test_events():
     # A constant has no frequency but 0: C = 0.6. A wave of frequency 3 and amplitude A has
     # |rfft| = 60 A / 2 at one of the 30 frequencies: C = 0.6 - A.
@@ -76,6 +79,7 @@ def test_events():
     assert float(systems.fitzhugh_nagumo().event(x)) == pytest.approx(3.25 - 2.5)
 
 
+@pytest.mark.slow
 @slow.but_the_first(("name", "probability"), [("lorenz", 0.197), ("fitzhugh_nagumo", 0.034)])
 def test_the_event_is_as_likely_as_it_should_be(name, probability):
     # 0.034 +- 0.001 is the paper's; 0.197 +- 0.002 is our own, from 32,000 trajectories.
@@ -107,6 +111,7 @@ def decay(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_cache_is_read_again_and_named_by_what_was_asked(decay, tmp_path):
     def ask(system=decay, key=0, n=2, **options):
         key = jax.random.key(key)

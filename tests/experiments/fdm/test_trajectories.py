@@ -175,6 +175,7 @@ def test_the_loss_against_its_formula(path, x64):
     assert abs(held["divergence"] - np.mean(penalties)) < 1e-9
 
 
+@pytest.mark.slow
 def test_only_the_first_states_are_known():
     x = jnp.arange(1.0, 11.0).reshape(5, 2)
     context = training.first_states(x, known=2)["context"]

@@ -59,6 +59,7 @@ def test_the_features_are_those_that_the_classifier_decides_by(fitted):
     assert own < 0.5 * float(fmjax.metrics.frechet(of_class[0], of_class[1]))
 
 
+@pytest.mark.slow
 def test_it_is_trained_once(fitted, folder, monkeypatch):
     lines = (folder / "metrics.jsonl").read_text()
     assert json.loads(lines.splitlines()[-1])["held_out_accuracy"] == 1.0
@@ -119,6 +120,7 @@ def test_a_classifier_of_its_own_folder_is_restored_before_the_run_has_one(fitte
     assert (folder / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_does_without_a_classifier_takes_no_folder_of_one(fitted, tmp_path):
     without = Features(embedding_steps=0)
     assert classifier.embedder(without, Source(), 0, IMAGES)(tmp_path) is None

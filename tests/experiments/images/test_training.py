@@ -28,6 +28,7 @@ def _each(values):
     return np.asarray(values).reshape(-1, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_the_flow_loss_by_hand():
     x1, x0, key_time = _draws(jax.random.key(3))
     t = _each(fmjax.times.stratified(key_time, (8,)))
@@ -53,6 +54,7 @@ def test_the_loss_uses_dropout_and_the_evaluation_does_not():
     assert first != evaluate(2.0, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_every_image_of_a_batch_drops_its_own_features():
     rows = []
 
@@ -98,6 +100,7 @@ def _meanflow_by_hand(key, fraction_equal):
     return np.mean((u - (v + h * along)) ** 2, axis=(1, 2, 3)), h
 
 
+@pytest.mark.slow
 def test_the_meanflow_loss_by_hand():
     key = jax.random.key(3)
     losses, h = _meanflow_by_hand(key, 0.0)
@@ -132,6 +135,7 @@ def test_the_meanflow_loss_uses_dropout():
     assert all(key is not None and key.shape == () for key in seen)
 
 
+@pytest.mark.slow
 def test_the_steps_of_a_sample_are_those_of_the_library():
     noise = jax.random.normal(jax.random.key(0), (4, 3, 1))
     u = meanflow.average(_meanflow_network, 1.5)
@@ -146,6 +150,7 @@ def test_the_steps_of_a_sample_are_those_of_the_library():
     np.testing.assert_allclose(ours, noise * (1 + 0.5 * 3.0 * 0.5), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_rate_warms_up_and_ends_at_a_fiftieth():
     optimizer = training.adamw(0.5, 0.0, 1000)
     state, sizes = optimizer.init(jnp.zeros(1)), []

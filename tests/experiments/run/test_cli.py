@@ -135,6 +135,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(main, error):
         cli.run(main, Config, args=[])
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own_there_is_no_traceback(tmp_path):
     job = tmp_path / "job.py"
     job.write_text(

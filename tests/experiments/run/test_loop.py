@@ -136,6 +136,7 @@ def interrupted(stop):
 # Resuming.
 
 
+@pytest.mark.slow
 def test_stopped_at_5_and_resumed_to_10_is_the_straight_run_bit_for_bit(straight, tmp_path):
     half = fit(tmp_path, 5)
     assert int(half.step) == 5
@@ -146,6 +147,7 @@ def test_stopped_at_5_and_resumed_to_10_is_the_straight_run_bit_for_bit(straight
 HALF = {"w": make_params()["w"], "layer": {"bias": jnp.zeros((1, 1), jnp.bfloat16)}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "params"),
     [
@@ -167,6 +169,7 @@ def test_any_state_of_an_optimizer_resumes_bit_for_bit(tmp_path, optimizer, para
     chex.assert_trees_all_equal_dtypes(resumed, straight)
 
 
+@pytest.mark.slow
 def test_large_parameters_of_half_precision_are_finite_to_the_loop(tmp_path):
     # The squares of 300 add up to more than 65504, the largest number of float16.
     params = {"w": jnp.full((3, 1), 300.0, jnp.float16), "layer": make_params()["layer"]}
@@ -207,6 +210,7 @@ def test_the_callers_parameters_survive_donation(tmp_path):
     assert_same_bits(params, make_params())
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(straight, tmp_path):
     assert fit(tmp_path, 10, seed=8).params["w"][0] != straight[1].params["w"][0]
 
@@ -214,6 +218,7 @@ def test_another_seed_gives_another_run(straight, tmp_path):
 # Devices and numbers.
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_loss_of_one(straight):
     assert jax.device_count() == 8  # set in conftest
     key, _ = jax.random.split(jax.random.key(7))
@@ -242,6 +247,7 @@ def test_metrics_have_a_line_per_look(tmp_path):
     assert saved_steps(tmp_path) == [5, 10, 11]
 
 
+@pytest.mark.slow
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     fit(tmp_path, 6, save_every=1)
     assert saved_steps(tmp_path) == [4, 5, 6]
@@ -303,6 +309,7 @@ def numbered(start):
         yield batch | {"step": np.full(BATCH, number)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factor", "log_every"),
     [(np.inf, 1), (np.nan, 100)],
@@ -363,6 +370,7 @@ def test_a_run_that_stopped_goes_on_when_more_steps_may_be_skipped(tmp_path):
     assert [line.get("skipped") for line in metrics(tmp_path)] == [None, 2]
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     sgd = optax.sgd(1e38)
     with pytest.raises(FloatingPointError, match=r"param_norm is .* at step 1; there is no check"):
@@ -373,6 +381,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
 # Checkpoints of another kind.
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused(run):
     before = contents(run)
     with pytest.raises(ValueError, match="of another configuration") as caught:
@@ -755,6 +764,7 @@ def test_two_processes_give_the_run_of_one(straight, tmp_path):
 # What several trainings, or all steps of one, have in common.
 
 
+@pytest.mark.slow
 def test_what_is_shared_reaches_every_step_whole(tmp_path):
     offset = np.linspace(-1.0, 1.0, 7, dtype=np.float32)  # not a multiple of the devices
 
@@ -772,6 +782,7 @@ def test_what_is_shared_reaches_every_step_whole(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_trainings_with_one_loss_compile_it_once(tmp_path):
     traces = []
 

@@ -77,6 +77,7 @@ def folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_network_comes_back_with_its_averaged_parameters(folder):
     state = _train(folder, "first")  # restored
     before = tiny.contents(pathlib.Path(folder))

@@ -77,6 +77,7 @@ def test_its_uncertainty_is_the_mean_error_of_its_mean(t):
     assert np.mean(error) - float(sharp.sum() / count) > 20 * stats.sem(error)
 
 
+@pytest.mark.slow
 def test_the_best_width_against_scipy():
     rng = np.random.default_rng(3)
     bank = 2 * rng.beta(0.7, 1.6, (30, 2, 2, 1)) - 1

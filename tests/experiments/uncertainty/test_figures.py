@@ -87,6 +87,7 @@ def _onestep(shape, times):
     return arrays, results
 
 
+@pytest.mark.slow
 @slow.but_the_first(("count", "shape"), [(1, (7, 4, 1)), (4, (5, 6, 3))])
 def test_figures_of_the_posterior(tmp_path, shape, count):
     arrays, results = _posterior(shape, TIMES[count])
@@ -104,6 +105,7 @@ def test_figures_of_the_posterior(tmp_path, shape, count):
     tiny.check_pictures(tmp_path / "figures", figures)
 
 
+@pytest.mark.slow
 @slow.but_the_first(("count", "shape"), [(1, (7, 4, 1)), (5, (5, 6, 3))])
 def test_figures_of_one_step(tmp_path, shape, count):
     arrays, results = _onestep(shape, TIMES[count])
@@ -114,6 +116,7 @@ def test_figures_of_one_step(tmp_path, shape, count):
     tiny.check_pictures(tmp_path / "figures", figures)
 
 
+@pytest.mark.slow
 def test_without_rivals_there_is_no_figure_of_them():
     arrays, results = _posterior((4, 4, 1), TIMES[2])
     del results["rivals"]
@@ -195,6 +198,7 @@ def test_the_report_of_uncertainty_images_names_what_it_should():
     assert "FOLDER: config.json" in lines[-1]
 
 
+@pytest.mark.slow
 def test_the_report_of_meanflow_images_names_what_it_should():
     _, results = _onestep((4, 4, 1), TIMES[2])
     lines = quality.report(results, "FOLDER").splitlines()

@@ -34,6 +34,7 @@ def _wide(params, x, t):
 # Maps
 
 
+@pytest.mark.slow
 def test_measure_against_the_closed_form_of_a_mixture(x64):
     x0, x1 = jnp.array([0.3, -1.0, 0.8]), jnp.array([1.0, 0.2, -0.4])
     ours = measures.measure(_mixture, PATH, x0, x1, 0.4)
@@ -51,6 +52,7 @@ def test_measure_against_the_closed_form_of_a_mixture(x64):
         np.testing.assert_allclose(values, ours[name], atol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_maps_of_a_one_step_sample_against_those_of_a_gaussian(x64):
     x0, times = jnp.array([0.4, -0.2, 1.1]), (0.3, 0.6)
     noises = jax.random.normal(jax.random.key(0), (2, 3))
@@ -64,6 +66,7 @@ def test_the_maps_of_a_one_step_sample_against_those_of_a_gaussian(x64):
         np.testing.assert_allclose(renoised, np.diag(np.linalg.inv(precision)), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_renoised_maps_are_means_over_the_noises(x64):
     x0, noises = jnp.array([0.4, -0.2, 1.1]), jax.random.normal(jax.random.key(1), (3, 3))
     average = lambda x, r, t: _mixture(x, jnp.maximum(t, 0.1))
@@ -90,6 +93,7 @@ def test_generations_follow_the_flow_of_a_gaussian():
     np.testing.assert_allclose(drawn, made["samples"], rtol=0.01, atol=0.01)
 
 
+@pytest.mark.slow
 def test_calibrate_noises_the_same_pixels_with_the_same_noise_at_every_time():
     pixels = np.random.default_rng(0).integers(0, 17, (5, 3, 2, 1), dtype=np.uint8)
     ours = measures.calibrate(
@@ -105,6 +109,7 @@ def test_calibrate_noises_the_same_pixels_with_the_same_noise_at_every_time():
     np.testing.assert_allclose(late["variance"], 0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_field_that_is_not_finite_is_named_with_its_time_and_how_many():
     pixels = np.full((6, 2, 2, 1), 8, np.uint8)  # around x = 0
     broken = lambda params, x, t: jnp.where((t > 0.5) & (x.sum() > 0), jnp.nan, 1.0) * x
@@ -226,6 +231,7 @@ def test_maps_and_means_that_are_flat():
 # Density and tables
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_a_known_law():
     x1 = jax.random.normal(jax.random.key(0), (3, 3, 1))
     velocity = functools.partial(_wide, 2.0)
@@ -246,6 +252,7 @@ def test_the_solver_of_the_likelihood_is_adaptive_per_image():
     )
 
 
+@pytest.mark.slow
 def test_bits_per_dim_against_scipy():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 17, (7, 3, 2, 1), dtype=np.uint8)
@@ -262,6 +269,7 @@ def test_bits_per_dim_against_scipy():
     assert "5 images, exact divergence" in row["how"]
 
 
+@pytest.mark.slow
 def test_the_rows_of_the_table_against_numpy_and_scipy():
     rng = np.random.default_rng(0)
     by_time = {}
@@ -288,6 +296,7 @@ def test_the_rows_of_the_table_against_numpy_and_scipy():
         }
 
 
+@pytest.mark.slow
 def test_pooling_over_times_shows_a_correlation_that_no_time_has():
     rng = np.random.default_rng(0)
     by_time = {
@@ -305,6 +314,7 @@ def test_pooling_over_times_shows_a_correlation_that_no_time_has():
     assert max(map(abs, apart)) < 0.2
 
 
+@pytest.mark.slow
 def test_batches_with_a_rest_give_every_example_once():
     x = jnp.arange(7.0)
     square = jax.jit(jax.vmap(lambda x: x**2))
@@ -313,6 +323,7 @@ def test_batches_with_a_rest_give_every_example_once():
         np.testing.assert_array_equal(ours, np.arange(7.0) ** 2)
 
 
+@pytest.mark.slow
 def test_a_solver_that_gives_up_is_one_line():
     velocity = lambda params, x, t: 1e5 * x**3
     sample = functools.partial(fmjax.samplers.adaptive, max_steps=16)

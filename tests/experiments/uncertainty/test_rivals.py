@@ -29,6 +29,7 @@ def _posterior_variance(t):
     return PRIOR * (1 - t) ** 2 / (PRIOR * t**2 + (1 - t) ** 2)
 
 
+@pytest.mark.slow
 def test_the_exact_map_and_the_probes_against_the_closed_form():
     x, t = jnp.array([0.3, -1.0, 0.8]), 0.4
     covariance = np.linalg.inv(np.linalg.inv(flows.SIGMA) + (t / (1 - t)) ** 2 * np.eye(3))
@@ -57,6 +58,7 @@ def test_the_diagonal_by_products_on_a_posterior_of_low_rank(x64):
     np.testing.assert_allclose(ours, truth, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [0.2, 0.6])
 def test_the_variance_of_the_seeds_is_that_of_the_posterior(t):
     x, num_seeds = jnp.array([0.5, -1.0, 0.7]), 20_000
@@ -68,6 +70,7 @@ def test_the_variance_of_the_seeds_is_that_of_the_posterior(t):
     assert (abs(ours - truth) < 5 * truth * (2 / num_seeds) ** 0.5 + 0.01 * PRIOR).all()
 
 
+@pytest.mark.slow
 def test_the_ensemble_and_dropout_against_numpy(x64):
     x, t, key = jnp.array([0.5, -1.0, 0.7]), 0.3, jax.random.key(3)
     velocities = [lambda x, t, a=a: a * x**2 - t for a in (0.5, 1.0, 3.0)]
@@ -201,6 +204,7 @@ def _frechet(x, y):
     return ((a - c) ** 2).sum() + np.trace(b + d - 2 * root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_features", [64, 4])
 def test_the_frechet_distance_against_scipy(num_features, monkeypatch):
     monkeypatch.setattr(features, "_NUM_FEATURES", num_features)
@@ -225,6 +229,7 @@ def test_the_frechet_distance_against_scipy(num_features, monkeypatch):
         assert row["frechet"] == pytest.approx(truth, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_images_themselves_is_nearest():
     images = _images(400, 400)
     centered = data.centers(images.train, 17)
@@ -235,6 +240,7 @@ def test_a_sample_of_the_images_themselves_is_nearest():
     assert 0.0 < held_out["frechet"] < 0.2
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_by_each_models_sampler_from_the_same_noise():
     noise = jax.random.normal(jax.random.key(0), (70, 2, 2, 1))
     models = {"MeanFlow": ("one", jnp.float32(2.0)), "flow": ("two", jnp.float32(3.0))}
@@ -254,6 +260,7 @@ def _random(*shape):
     return np.float32(np.random.default_rng(sum(shape)).gamma(2.0, size=shape))
 
 
+@pytest.mark.slow
 def test_the_agreement_of_two_models_against_numpy():
     ours, theirs = (
         {
@@ -275,6 +282,7 @@ def test_the_agreement_of_two_models_against_numpy():
     assert row["rms_mean_difference"] == pytest.approx(gap, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_maps_of_one_step_samples_against_numpy():
     made = {
         "sample": _random(7, 3, 2, 1),

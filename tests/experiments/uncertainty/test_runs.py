@@ -270,6 +270,7 @@ def test_a_users_own_images_in_color_and_of_odd_size(tmp_path, capsys):
 # The command line
 
 
+@pytest.mark.slow
 @slow.but_the_first("name", NAMES)
 def test_the_help_names_every_option_with_its_default(name):
     help_text = subprocess.run(
