@@ -545,13 +545,13 @@ def test_a_batched_time_raises_the_documented_error(name):
 
 
 # The derivative of a solver, or of what differentiates already, takes a second or more to compile.
-SLOW = re.compile(
+HEAVY = re.compile(
     r"samplers\.|likelihood\.|path_error\.(duhamel|gap)|sensitivity_|extremes|principal|total_|"
     r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank"
 )
 
 
-@pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, SLOW.search))
+@pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))
 def test_gradients_are_finite(name):
     case = PER_EXAMPLE[name]
     arguments = _one(case, _arguments(case, (2,)), 1)
