@@ -459,8 +459,15 @@ def test_the_table_is_complete():
     assert public == {*PER_EXAMPLE, *BATCH, *MAKERS, *HOST}
 
 
+# A solver, or the derivative of what differentiates already, takes a second or more to compile.
+HEAVY = re.compile(
+    r"samplers\.|likelihood\.|path_error\.(duhamel|gap)|sensitivity_|extremes|principal|total_|"
+    r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank"
+)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", PER_EXAMPLE)
+@pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))
 def test_jit_vmap_loop_dtype_and_trace_count(name, shape):
     case = PER_EXAMPLE[name]
     arguments = _arguments(case, shape)
@@ -542,13 +549,6 @@ def test_a_batched_time_raises_the_documented_error(name):
     arguments[case.arguments.index("t")] = jnp.full(3, 0.5)
     with pytest.raises(ValueError, match=r"must be a scalar, got shape \(3,\).*jax\.vmap"):
         case.call(*arguments)
-
-
-# The derivative of a solver, or of what differentiates already, takes a second or more to compile.
-HEAVY = re.compile(
-    r"samplers\.|likelihood\.|path_error\.(duhamel|gap)|sensitivity_|extremes|principal|total_|"
-    r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank"
-)
 
 
 @pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))

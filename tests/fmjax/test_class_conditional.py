@@ -87,6 +87,7 @@ def test_it_learns_the_law_of_every_class_and_of_all_under_the_null_label(field)
     assert trace_null.mean() > traces.mean()  # the doubt about the class is in it
 
 
+@pytest.mark.slow
 def test_total_covariance_against_the_law_of_total_covariance_by_loops(field):
     images, _ = digits()
     t = 0.15

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fmjax import divergence, losses, paths, posterior, predictions, toy
+from tests import slow
 
 PATHS = {
     "linear": paths.linear(),
@@ -31,7 +32,7 @@ def gaussian():
     return toy.gaussian_mixture(jnp.ones(1), MEAN[None], (STD * np.eye(3))[None] ** 2)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@slow.but_the_first("name", PATHS)
 def test_gaussian_data_need_no_network(name, x64):
     path, law = PATHS[name], gaussian()
     field = predictions.conditioned(zeros, path, STD, MEAN)
@@ -118,6 +119,7 @@ def test_it_is_finite_at_both_ends(name):
         assert value.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_moments_by_channel_and_states_of_half_precision():
     x = jnp.linspace(-1.0, 1.0, 12, dtype=jnp.bfloat16).reshape(2, 2, 3)
     field = predictions.conditioned(zeros, paths.linear(), STD, MEAN)
@@ -144,6 +146,7 @@ def test_moments_that_no_data_have_are_refused(std, mean, match):
         predictions.conditioned(zeros, paths.linear(), std, mean)(jnp.zeros(3), 0.5)
 
 
+@pytest.mark.slow
 def test_moments_may_be_traced():
     x, path = jnp.array([0.9, -3.0, 8.0]), paths.linear()
     value = lambda s: predictions.conditioned(bent, path, s)(x, 0.4).sum()

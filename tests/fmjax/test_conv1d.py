@@ -11,12 +11,13 @@ from flax import nnx
 
 from fmjax import models
 from fmjax.models import blocks, unet
+from tests import slow
 from tests.fmjax.test_models import example, filled, parts
 
 make = partial(models.Conv1D, channels=(4, 8), num_groups=2)
 
 
-@pytest.mark.parametrize("length", [1, 2, 7, 8, 61])
+@slow.but_the_first("length", [1, 2, 7, 8, 61])
 def test_any_length_is_kept_and_its_features(length):
     apply, params = parts(partial(make, (length, 3), channels=(4, 4, 4)))
     value = jax.eval_shape(apply, params, jnp.zeros((length, 3)), 0.3)
@@ -100,6 +101,7 @@ def test_derivatives_agree_with_one_another_and_with_differences(x64):
     assert abs(tangent).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_each_level_has_the_blocks_it_was_asked_for():
     module = nnx.eval_shape(lambda: make((6, 1), num_blocks=(1, 3), rngs=nnx.Rngs(0)))
     assert [len(level) for level in (*module.down, *module.up)] == [1, 3, 1, 3]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fmjax import couplings, losses, onestep, paths, posterior
+from tests import slow
 from tests.oracles import mixture as oracles
 
 PATH = paths.linear()
@@ -50,7 +51,7 @@ def test_a_guided_field_has_a_negative_variance(x64):
     assert variances[2] == pytest.approx(-0.2759515570934256, rel=1e-12)
 
 
-@pytest.mark.parametrize("scale", [0.5, 2.0, 4.0])
+@slow.but_the_first("scale", [0.5, 2.0, 4.0])
 def test_a_guided_field_mixes_the_covariances(scale, x64):
     # The mixture of tests/oracles.py, whose first component is the class.
     t, x = 0.5, jnp.array([-0.2, 0.3, 0.1])
@@ -88,6 +89,7 @@ def test_a_network_trained_with_guidance_has_it_inside(x64):
     assert ours == pytest.approx(9 / 34 - (25 / 34) ** 2, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_a_monotone_coupling_has_no_variance_and_the_identity_says_two_thirds(x64):
     # N(0, 1) to N(0, 4) by x1 = 2 x0: x_t = (1 + t) x0 fixes x1, and the velocity is x / (1 + t).
     coupled, x = (lambda x, t: x / (1 + t)), jnp.array(0.8)

@@ -10,6 +10,7 @@ import pytest
 import scipy.optimize
 
 from fmjax import couplings
+from tests import slow
 
 SHAPES = [(), (2,), (4, 4, 3)]
 # The search is compiled once per shape here, rather than at every call.
@@ -41,7 +42,7 @@ def rows(x):
 
 
 @both
-@pytest.mark.parametrize("dims", SHAPES, ids=str)
+@slow.but_the_first("dims", SHAPES, ids=str)
 def test_x0_is_permuted_and_x1_untouched(coupling, dims, key):
     x0, x1 = batches(5, dims)
     y0, y1 = coupling(key, x0, x1)
@@ -81,6 +82,7 @@ def test_ot_agrees_with_scipy(key):
     assert total_cost(y0, y1) < total_cost(*couplings.independent(key, x0, x1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_ot_pairs_row_by_row_with_scipy_in_float64(key):
     # Costs without ties have one optimal pairing.
@@ -109,6 +111,7 @@ def test_ot_with_another_cost(key):
     assert np.abs(np.sort(x0) - np.sort(x1)).sum() > 1.1 * best
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_ot_on_the_line_sorts(key):
     # For a convex cost of the difference the optimal pairing on the line is the monotone one.
@@ -149,6 +152,7 @@ def test_jit_and_a_stack_of_minibatches(coupling):
     np.testing.assert_array_equal(y1, x1)
 
 
+@pytest.mark.slow
 def test_derivative_follows_the_rows(key):
     # d/dx0 sum(y0 * weights) is the weight of the place that each row was moved to.
     x0, x1 = batches(5, ())
@@ -175,6 +179,7 @@ def test_cost_must_be_a_scalar(key):
         couplings.minibatch_ot(key, *batches(3), cost=jnp.subtract)
 
 
+@pytest.mark.slow
 def test_squared_euclidean_sums_all_entries():
     a, b = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     wanted = np.linalg.norm(np.ravel(np.subtract(a, b))) ** 2
@@ -218,6 +223,7 @@ def test_a_vector_is_dropped_as_a_whole(x64):
     np.testing.assert_array_equal(kept[dropped], np.broadcast_to(null, (dropped.sum(), 2, 3)))
 
 
+@pytest.mark.slow
 def test_all_none_and_one_example():
     labels = jnp.array([3, 1, 4], jnp.uint8)
     for probability, expected in ((0, [3, 1, 4]), (1.0, [10, 10, 10])):

@@ -33,8 +33,8 @@ def _closed(x):
     return w * np.cos(w * x) + np.sum(w * x) + w * x
 
 
-@pytest.mark.parametrize("shape", [(), (2,), (4, 4, 3)])
-@pytest.mark.parametrize("name", EXACT)
+@slow.but_the_first("shape", [(), (2,), (4, 4, 3)])
+@slow.but_the_first("name", EXACT)
 def test_exact_divergence_equals_the_formula(name, shape, x64):
     x = jax.random.normal(jax.random.key(1), shape)
     value, div = EXACT[name](_field, x)
@@ -81,6 +81,7 @@ def test_hutchinson_is_the_mean_of_its_forms(probe, shape, x64):
     np.testing.assert_allclose(estimate, np.mean([z @ jacobian @ z for z in probes]), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_rademacher_is_exact_for_a_diagonal_jacobian():
     _, estimate = divergence.hutchinson(jax.random.key(3), lambda x: x**3, jnp.arange(4.0))
     assert float(estimate) == pytest.approx(3 * (1 + 4 + 9))

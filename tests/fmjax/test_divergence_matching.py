@@ -234,6 +234,7 @@ def test_a_division_by_no_noise_is_named(name, t):
     assert _traced(_calls()[name], 0.999).shape == ()
 
 
+@pytest.mark.slow
 def test_without_a_division_the_end_is_allowed():
     calls = _calls()
     values = jax.jit(lambda: [calls[name](1.0) for name in ("cdm", "fdm")])()

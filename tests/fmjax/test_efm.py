@@ -104,6 +104,7 @@ def test_wrong_draws_are_named(batch, size, words):
         losses.draw_bank(jax.random.key(0), batch, 9, size=size)
 
 
+@pytest.mark.slow
 def test_wrong_banks_and_velocities_are_named():
     x = jnp.zeros(2)
     with pytest.raises(ValueError, match="the bank must have shape"):

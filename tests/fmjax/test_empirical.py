@@ -47,6 +47,7 @@ def test_the_stream_keeps_only_a_chunk_in_memory():
     assert temporary(64) < temporary(None) / 8
 
 
+@pytest.mark.slow
 def test_reverse_mode_keeps_only_a_chunk_in_memory_too():
     def temporary(chunk_size):
         density = partial(empirical.log_density, PATH, chunk_size=chunk_size)
@@ -84,6 +85,7 @@ def test_at_the_noise_end_the_velocity_points_to_the_mean(bank):
     np.testing.assert_allclose(empirical.jacobian(PATH, bank, x, 0.0), -np.eye(4), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_overflow_near_the_data(bank):
     # A common scaling of logits would overflow: the largest is about 1e10 here.
     x = bank[5] + 1e-6
@@ -93,6 +95,7 @@ def test_no_overflow_near_the_data(bank):
     assert bool(jnp.isfinite(empirical.log_density(PATH, bank, x, 0.999995)))
 
 
+@pytest.mark.slow
 def test_jitted_softmax_is_one_at_its_maximum():
     # The guard against XLA's contraction of exp(s q - max(s q)), see `_bank.masses`.
     bank = 1e3 * jax.random.normal(jax.random.key(0), (50, 3))

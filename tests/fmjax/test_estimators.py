@@ -84,7 +84,7 @@ def test_unbiased_with_an_honest_standard_error(name, kind, x64):
     assert low < promised / made < high
 
 
-@pytest.mark.parametrize("name", ["xnystrace", "xnysdiag"])
+@slow.but_the_first("name", ["xnystrace", "xnysdiag"])
 def test_nystrom_is_biased_without_warning_on_an_indefinite_jacobian(name, x64):
     estimate, truth = _many(name, MATRICES["indefinite"]), _truth(name, MATRICES["indefinite"])
     assert _distance(estimate.mean, truth) > 5
@@ -132,7 +132,7 @@ def _leave_one_out(name, a, z):
     return np.array(terms)
 
 
-@pytest.mark.parametrize("name", LEAVE_ONE_OUT)
+@slow.but_the_first("name", LEAVE_ONE_OUT)
 def test_leave_one_out_equals_one_factorization_for_each_probe(name, x64, key):
     a = MATRICES["decay" if "nys" in name else "nonsymmetric"]
     x = jnp.ones(SHAPE)
@@ -158,8 +158,8 @@ def test_monte_carlo_equals_numpy_and_the_divergence_of_the_same_key(x64, key):
     np.testing.assert_allclose(forms.sum(1).mean(), known, rtol=1e-12)
 
 
-@pytest.mark.parametrize("size", [1e-25, 1e15])
-@pytest.mark.parametrize("name", LEAVE_ONE_OUT)
+@slow.but_the_first("size", [1e-25, 1e15])
+@slow.but_the_first("name", LEAVE_ONE_OUT)
 def test_exact_at_low_rank_whatever_the_unit(name, size, key):
     # Rank 3 and 6 probes. In float32; without rescaling 1e-25 is below every threshold.
     a = size * MATRICES["rank 3"]

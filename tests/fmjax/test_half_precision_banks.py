@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fmjax import empirical, losses, paths
+from tests import slow
 
 PATH = paths.linear()
 DTYPES = [jnp.bfloat16, jnp.float16]
@@ -56,8 +57,8 @@ def _check_law(found, weights, truth, scale=1.0):
 
 @HALVES
 @TIMES
-@pytest.mark.parametrize("chunk_size", [None, 7])
-@pytest.mark.parametrize("make", [lambda b: b, empirical.prepare], ids=["array", "bank"])
+@slow.but_the_first("chunk_size", [None, 7])
+@slow.but_the_first("make", [lambda b: b, empirical.prepare], ids=["array", "bank"])
 def test_a_float32_state_sees_the_stored_numbers(make, chunk_size, t, dtype):
     bank, exact = _stored(dtype)
     x = np.float32(t * exact[3] + (1 - t) * NOISE)

@@ -92,6 +92,7 @@ def test_neighbors_away_from_the_origin(offset):
         np.testing.assert_allclose(ratio, two[:, 0] / two[:, 1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_modes_far_from_their_mean():
     random = np.random.default_rng(1)
     data = random.standard_normal((2000, 2)) + np.where(random.random((2000, 1)) < 0.3, 100, -50)

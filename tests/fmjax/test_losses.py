@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import losses, onestep, paths, samplers, times
+from tests import slow
 from tests.oracles import flows
 from tests.oracles import mixture as oracles
 
@@ -66,8 +67,8 @@ def _pairs(n):
     return x0, x1, r, t
 
 
-@pytest.mark.parametrize("name", MEANFLOWS)
-@pytest.mark.parametrize("path", [paths.linear(0.1), paths.cosine(), paths.ve(0.1, 3.0)])
+@slow.but_the_first("name", MEANFLOWS)
+@slow.but_the_first("path", [paths.linear(0.1), paths.cosine(), paths.ve(0.1, 3.0)])
 def test_at_equal_times_meanflow_is_cfm_of_its_slice(name, path, x64):
     x0, x1 = jnp.array([1.0, -2.0, 0.3]), jnp.array([3.0, 5.0, -1.0])
     for t in (0.0, 0.3, 1.0):

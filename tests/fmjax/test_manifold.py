@@ -10,6 +10,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from fmjax import metrics
+from tests import slow
 
 OPTIMIZED = True  # ties are decided by the last digits
 
@@ -51,8 +52,8 @@ def by_pairs(real, generated, k, dtype=np.float64):
     )
 
 
-@pytest.mark.parametrize("dims", [(), (2, 3)], ids=str)
-@pytest.mark.parametrize("k", [1, 3])
+@slow.but_the_first("dims", [(), (2, 3)], ids=str)
+@slow.but_the_first("k", [1, 3])
 def test_prdc_agrees_with_explicit_pairs(dims, k):
     real, generated = samples(60, 45, dims)
     value = prdc(real, generated, neighbors=k)
@@ -132,6 +133,7 @@ def test_a_copy_of_a_repeated_sample_is_in_its_ball():
     np.testing.assert_allclose(value, (24 / 30, 1 / 2, 24 * 6 / (5 * 30), 1 / 2), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ties_of_integer_features_are_inside():
     # Binary images have few different distances; in integers no tie is lost to rounding.
     real, generated = (np.asarray(z > 1.0, np.float32) for z in samples(80, 60, (4, 4)))
@@ -139,6 +141,7 @@ def test_ties_of_integer_features_are_inside():
     np.testing.assert_allclose(prdc(real, generated, neighbors=3), wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_surfaces_far_from_the_origin_are_decided_by_differences():
     # In float32 the squares near 500^2 are rounded by 0.03; many squared radii are no larger.
     real, generated = (z + 500.0 for z in samples(40, 40))
@@ -161,6 +164,7 @@ def test_density_and_coverage_of_equal_laws_have_known_means():
         assert abs(values.mean() - wanted) < 5 * values.std() / math.sqrt(1500)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_float32_stays_float32_where_float64_is_on():
     real, generated = (np.asarray(z, np.float32) for z in samples(9, 8))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fmjax import divergence, empirical, losses, paths
+from tests import slow
 from tests.oracles import round as mixtures
 
 PATHS = {
@@ -119,7 +120,7 @@ def test_targets_equal_the_derivatives_of_the_density(name, x64):
             )
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@slow.but_the_first("path", PATHS.values(), ids=PATHS)
 def test_targets_in_float32(path):
     def values(dtype, t):
         targets = (make(path, t, dtype)[:5] for make, _ in MAKERS.values())
@@ -201,8 +202,8 @@ def _matrices():
     return sigma * jax.jacfwd(_field)(x), {"pair": matrix(BANK[1:2]), "bank": matrix(BANK)}
 
 
-@pytest.mark.parametrize("name", PROBES)
-@pytest.mark.parametrize("maker", MAKERS)
+@slow.but_the_first("name", PROBES)
+@slow.but_the_first("maker", MAKERS)
 def test_the_moments_of_random_probes(maker, name, x64):
     probes, masses = PROBES[name]
     found = _enumerated(maker, jnp.asarray(probes))

@@ -13,6 +13,7 @@ import scipy.spatial
 import scipy.stats
 
 from fmjax import metrics
+from tests import slow
 
 # Compiled once per shape, which is quicker here than one operation at a time.
 wasserstein2, frechet, pearson, spearman = map(
@@ -166,7 +167,7 @@ def test_frechet_agrees_with_scipy_in_float64():
     np.testing.assert_allclose(frechet(x, y), scipy_frechet(x, y), rtol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
+@slow.but_the_first("dtype", [jnp.float32, jnp.float64], ids=["float32", "float64"])
 def test_frechet_with_fewer_samples_than_features(dtype):
     # By hand: for n = 2 the covariances are u u^T / 2 and v v^T / 2, so the trace of the root
     # of their product is |u.v| / 2.

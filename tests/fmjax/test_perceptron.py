@@ -8,6 +8,7 @@ import pytest
 from fmjax import models
 
 
+@pytest.mark.slow
 def test_it_equals_the_formula():
     apply, params = models.perceptron(jax.random.key(3), 2, width=5, depth=3)
     assert [params[f"layer_{i}"]["kernel"].shape for i in range(4)] == [

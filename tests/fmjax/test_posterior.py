@@ -241,6 +241,7 @@ def test_the_noise_end_is_refused_where_it_is_static(function):
     assert bool(jnp.all(jnp.isfinite(function(_gaussian, paths.ve(), jnp.zeros(2), 0.0))))
 
 
+@pytest.mark.slow
 def test_paths_with_traced_parameters():
     def total(power):
         path = paths.Path(alpha=lambda t: t**power, sigma=lambda t: 1 - t)

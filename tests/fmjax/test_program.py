@@ -79,6 +79,7 @@ def test_trajectories_draws_and_jumps_are_compiled_once(key):
             np.testing.assert_allclose(ends, wanted(0.5), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_adaptive_solve_of_a_function_and_of_its_like_is_compiled_once():
     params, counts = {"a": jnp.array(0.5)}, []
     for _ in range(2):

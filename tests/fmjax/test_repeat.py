@@ -48,6 +48,7 @@ def assert_same_bits(ours, theirs):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_several_steps_in_any_parts_are_single_steps(key):
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1))
     step, stacked = train.make_step(loss, optimizer), batches(6)

@@ -108,6 +108,7 @@ def test_hybrid_is_one_solve_after_the_other():
     np.testing.assert_allclose(ours, _exact(_exact(x, 0.0, 0.4), 0.6, 1.0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_average_velocities_jump_exactly():
     # The flow above has the average velocity (exp((r^2 - t^2) A) - I) x / (r - t).
     average = lambda x, r, t: (_exact(x, t, r) - x) / (r - t)

@@ -285,6 +285,7 @@ def test_wrong_arguments_are_named(call, words, key):
         call(draw, _gaussian(PATHS["linear"]), jnp.array([0.4, -1.0]))
 
 
+@pytest.mark.slow
 def test_a_traced_end_of_the_flow_returns_the_state():
     x = jnp.array([0.3, -0.7])
     draw = jax.jit(

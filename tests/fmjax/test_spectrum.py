@@ -102,6 +102,7 @@ def test_one_entry_is_its_own_component():
     assert float(found.variances[0]) == pytest.approx(0.5 * (1 + 0.5 * 3.0), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_small_space_is_honest_about_its_error(x64):
     # Eigenvalues that fall slowly and ten products: the residuals bound what is missing.
     matrix = _rotated(0.9 ** np.arange(64))
@@ -152,6 +153,7 @@ def test_walks_by_hand():
         np.testing.assert_allclose(walked[k], truth, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_have_the_moments_of_their_components(x64):
     three, mean, n = _three(), jnp.arange(6.0).reshape(2, 3), 20_000
     draw = jax.jit(jax.vmap(partial(posterior.sample, mean=mean, components=three)))

@@ -11,6 +11,7 @@ import scipy.special
 import scipy.stats
 
 from fmjax import paths, times
+from tests import slow
 
 SAMPLERS = [times.uniform, times.stratified, times.logit_normal, times.intervals]
 DRAWS = 20_000
@@ -46,7 +47,7 @@ def test_shape_and_dtype(sampler, shape, dtype, key):
         assert t.shape == tuple(shape)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@slow.but_the_first("sampler", SAMPLERS)
 def test_jit_and_vmap_draw_the_same(sampler):
     keys = jax.random.split(jax.random.key(2), 3)
     mapped = jax.jit(jax.vmap(lambda key: sampler(key, (5,))))(keys)
@@ -90,6 +91,7 @@ def strata():
     return np.asarray(jax.jit(jax.vmap(lambda key: times.stratified(key, (3,))))(keys))
 
 
+@pytest.mark.slow
 def test_stratified_marginals_are_uniform_at_every_place(strata):
     assert np.all((strata >= 0.0) & (strata < 1.0))
     for place in range(3):
@@ -172,6 +174,7 @@ def test_intervals_share_at_its_ends(key):
     assert jnp.all(t == r)
 
 
+@pytest.mark.slow
 def test_intervals_take_any_sampler(key):
     sampler = partial(times.logit_normal, mean=0.4, std=0.5)
     r, t = times.intervals(key, (DRAWS,), sampler=sampler, fraction_equal=0.0)
@@ -216,6 +219,7 @@ def test_log_normal_times_of_the_linear_path_are_logit_normal(key):
     np.testing.assert_allclose(ours, 1 - other, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_log_normal_times_end_where_the_path_ends(key):
     path = paths.ve(0.1, 10.0)  # log(sigma / alpha) from -2.3 to 2.3
     t = times.log_normal(key, (DRAWS,), path, mean=2.3, std=1.0)

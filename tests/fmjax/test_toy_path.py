@@ -10,6 +10,7 @@ import scipy.integrate
 import scipy.stats
 
 import fmjax
+from tests import slow
 from tests.fmjax import test_toy
 
 PATHS = {"linear": fmjax.paths.linear(), "cosine": fmjax.paths.cosine(), "ve": fmjax.paths.ve()}
@@ -47,7 +48,7 @@ def by_integration(law, cells):
     return integrate
 
 
-@pytest.mark.parametrize("name", LAWS)
+@slow.but_the_first("name", LAWS)
 def test_density_and_velocity_are_integrals_over_the_data(name, x64):
     # The density of the checkerboard jumps from cell to cell.
     cells, tolerance = (1000, 2e-4) if name == "checkerboard" else (250, 1e-9)

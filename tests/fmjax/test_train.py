@@ -72,6 +72,7 @@ def test_zero_decay_keeps_the_last_parameters(key, batch):
     chex.assert_trees_all_close(state.ema_params, state.params, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_optimizer_sees_parameters_and_its_own_state(key, batch):
     """AdamW needs the parameters and its moments; the reference is optax called by hand."""
     optimizer = optax.adamw(0.1, weight_decay=0.3)
@@ -95,6 +96,7 @@ def test_grad_norm_is_taken_before_clipping(key, batch):
     np.testing.assert_allclose(moved, 1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_every_step_draws_other_noise_and_a_resumed_run_repeats_it(key, batch):
     optimizer = optax.sgd(0.0)  # the parameters stand still, so only the key changes the loss
     step = jax.jit(train.make_step(loss, optimizer))
@@ -256,6 +258,7 @@ def test_a_lazy_optimizer_gets_the_loss_it_asks_for(key):
     assert moved[-1] <= 0.5
 
 
+@pytest.mark.slow
 def test_the_dtypes_of_the_state_are_settled_before_the_first_step(key):
     # Hyperparameters in the state are float32 and widen the moments of a bfloat16 array.
     optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=1e-2)

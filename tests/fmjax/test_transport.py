@@ -10,6 +10,7 @@ import scipy.optimize
 import scipy.spatial
 
 from fmjax import metrics
+from tests import slow
 
 wasserstein2 = jax.jit(metrics.wasserstein2)
 SIZES = [(1, 4), (4, 1), (3, 5), (7, 6), (9, 12), (8, 8)]
@@ -52,7 +53,7 @@ def test_weighted_samples_agree_with_a_linear_program(n, m, dtype, x64):
     np.testing.assert_allclose(one_sided, by_linear_program(x, y, np.ones(n), b), rtol=rtol)
 
 
-@pytest.mark.parametrize(("n", "m"), SIZES)
+@slow.but_the_first(("n", "m"), SIZES)
 def test_unequal_sizes_agree_with_a_linear_program(n, m):
     x, y, *_ = samples(n, m, seed=1)
     wanted = by_linear_program(x, y, np.ones(n), np.ones(m))

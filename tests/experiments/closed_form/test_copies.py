@@ -56,6 +56,7 @@ def test_the_loss_is_taken_at_the_centers_of_the_bins():
     assert held_out[0] != training.held_out_loss(apply, IMAGES, key)(1.5, key)["held_out_loss"]
 
 
+@pytest.mark.slow
 def test_distances_against_all_of_them():
     train, x = measures.points(IMAGES, 20), measures.points(IMAGES, 30)[20:]
     x[0] = train[4]
@@ -132,6 +133,7 @@ def test_at_the_collapse_time_a_state_tells_log_n_of_its_point():
     assert information == pytest.approx(np.log(50), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_points_collapse_as_one():
     points = RNG.gamma(1.0, size=(30, 5))
     once, twice = points, np.repeat(points, 3, axis=0)

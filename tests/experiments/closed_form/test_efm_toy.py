@@ -71,6 +71,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_gives_back_its_networks(run):
     given, _ = efm_toy.problem(jax.random.fold_in(jax.random.key(0), 1000), *SIZES)
     for row in json.loads((run / "results.json").read_text())["models"]:
@@ -84,6 +85,7 @@ def test_the_run_gives_back_its_networks(run):
         np.testing.assert_allclose(distance, row["w2_test"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_numbers_and_figures(run):
     results = json.loads((run / "results.json").read_text())
     models = results["models"]
@@ -113,6 +115,7 @@ def test_one_more_seed_leaves_the_other_networks_alone(run, tmp_path, capsys):
     assert "variance of the target of CFM per dimension" in out
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused(run):
     with pytest.raises(ValueError, match=r"other options: learning_rate"):
         efm_toy.main(tiny.replace(TINY, workdir=str(run), learning_rate=1e-4))

@@ -85,6 +85,7 @@ def test_the_whole_data_set_gives_the_exact_velocity_also_as_bytes():
     assert training.count(BANK) == training.count(DATA) == 24
 
 
+@pytest.mark.slow
 def test_all_methods_see_the_same_noise_and_times_but_for_the_coupling():
     independent, optimal = draws("CFM"), draws("OT-CFM")
     for other in ("EFM-6", "EFM-n"):

@@ -158,6 +158,7 @@ def test_features_of_ones_own_take_the_place_of_a_classifiers(run, tmp_path):
     np.testing.assert_allclose(two, 2 * one, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_figure_of_two_spaces_shows_means_noises_and_images(tmp_path):
     taus, shape = np.array([0.0, 0.25, 0.5, 1.0]), (4, 4, 6, 5, 3)
     space = {"distance": np.arange(4.0), "standard_error": np.full(4, 0.1), "held_out": 1.5}

@@ -94,6 +94,7 @@ def test_the_exact_field_has_no_error():
     assert float(laws["total_variation"]["1"]) > 0.05
 
 
+@pytest.mark.slow
 def test_smoothness_of_a_linear_field():
     matrix = np.array([[0.3, -0.8], [0.5, 0.4]], np.float32)
     field = lambda x, t: (1 + t) * (jnp.asarray(matrix) @ x)

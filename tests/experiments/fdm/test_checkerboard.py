@@ -75,6 +75,7 @@ def test_the_exact_density_in_float32_and_its_integral():
     np.testing.assert_allclose(got, [_by_quadrature(x, 0.9) for x in some], rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_exact_velocity_moves_the_exact_density(x64):
     x, t = jnp.array([[0.3, -1.2], [1.9, 3.8], [-2.2, 0.7]]), jnp.array([0.2, 0.6, 0.95])
     rest = partial(fmjax.path_error.residual, law.log_density, law.velocity)

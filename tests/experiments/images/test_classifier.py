@@ -69,6 +69,7 @@ def test_it_is_trained_once(fitted, folder, monkeypatch):
     assert (folder / "metrics.jsonl").read_text() == lines
 
 
+@pytest.mark.slow
 def test_another_classifier_in_the_same_folder_is_refused(fitted, folder):
     swapped = LABELS._replace(train=OF_TRAIN[::-1])
     with pytest.raises(ValueError, match=r"other options: labels .*3 classes"):

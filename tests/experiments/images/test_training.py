@@ -38,6 +38,7 @@ def test_the_flow_loss_by_hand():
     assert float(ours) == pytest.approx(np.mean((v - (x1 - x0)) ** 2), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_uses_dropout_and_the_evaluation_does_not():
     seen = []
 
@@ -111,6 +112,7 @@ def test_the_meanflow_loss_by_hand():
     assert float(_meanflow_loss(0.0, 1.0)(1.5, key, BATCH)) == pytest.approx(weighed, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_with_equal_times_the_meanflow_loss_is_that_of_its_slice():
     key = jax.random.key(4)
     x1, x0, key_time = _draws(key)
@@ -165,6 +167,7 @@ def test_the_rate_warms_up_and_ends_at_a_fiftieth():
     assert sizes[1000] == pytest.approx(0.01, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_conditioned_network_starts_at_the_best_linear_velocity():
     # The U-Net starts at zero, so that its velocity is a straight line of each pixel.
     moments = unet.moments_for(FlowTraining(conditioned=True), IMAGES)

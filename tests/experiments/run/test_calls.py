@@ -17,6 +17,14 @@ OPTIMIZED = True  # what users run: bits depend on what XLA makes of a program
 EVERY = {"log_every": 4, "eval_every": 6, "save_every": 5}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_programs():
+    """Forgets what other modules have compiled of the same loss, without optimizations."""
+    calls.programs.cache_clear()
+    yield
+    calls.programs.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     """A run of 23 steps, each in a call of its own: its folder and its state."""

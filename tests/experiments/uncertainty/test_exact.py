@@ -48,6 +48,7 @@ def test_the_posterior_against_a_mixture_of_gaussians(x64, width, t):
         np.testing.assert_allclose(np.ravel(variance), np.diag(covariance), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_posterior_in_float32():
     bank, rng = _bank(), np.random.default_rng(2)
     for t in (0.1, 0.5, 0.9):
@@ -93,6 +94,7 @@ def test_the_best_width_against_scipy():
     assert ours == pytest.approx(widths[best], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_network_that_has_memorized_agrees_with_the_training_data():
     rng = np.random.default_rng(5)
     pixels = rng.integers(0, 17, (12, 2, 3, 1), dtype=np.uint8)
