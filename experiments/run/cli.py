@@ -16,12 +16,14 @@ library below, or if the operating system refused a file.
 import dataclasses
 import errno
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import tyro
 
-from experiments.run import layout, lock, programs, signals
+from experiments.run import devices, layout, lock, programs, signals
 
 _OURS = ("experiments", "fmjax")
 _FULL = ": make room, then run the same command again, which continues from the last checkpoint."
@@ -69,7 +71,21 @@ def run(
         programs.keep()
     try:
         with signals.ending(), layout.split(parsed.machine.model_devices):
-            main(config)
+            _run(main, config)
+    except Exception:  # a mistake of ours
+        if devices.is_one_of_several():
+            traceback.print_exc()
+            devices.leave(1)
+        raise
+    finally:
+        lock.release_all()
+
+
+def _run(main: Callable[[Any], object], config: Any) -> None:
+    """Runs the experiment; what the user can mend becomes one line."""
+    try:
+        devices.join_hosts()
+        main(config)
     except KeyboardInterrupt:
         _leave("interrupted; the same command continues from the last checkpoint.", code=130)
     except OSError as error:
@@ -78,8 +94,10 @@ def run(
         if not _raised_by(error, (*_OURS, main.__module__)):
             raise
         _leave(f"error: {error}", code=1)
-    finally:
-        lock.release_all()
+    except jax.errors.JaxRuntimeError as error:
+        if not devices.has_lost_another(error):
+            raise
+        _leave(f"error: {devices.loss(error)}", code=1)
 
 
 def _command(config_type: type) -> type:
@@ -106,4 +124,6 @@ def _raised_by(error: BaseException, packages: Sequence[str]) -> bool:
 def _leave(message: str, *, code: int) -> None:
     """Prints one line to stderr and ends the program."""
     print(message, file=sys.stderr)
+    lock.release_all()
+    devices.leave(code)
     raise SystemExit(code)

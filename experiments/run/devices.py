@@ -4,12 +4,16 @@ import functools
 import importlib.metadata
 import inspect
 import os
+import socket
 import sys
 import warnings
 
 import jax
 
 _SHUTDOWN_SECONDS = 24 * 3600
+_HEARTBEAT_SECONDS = 20  # without a sign of life, then JAX ends all other processes
+_LOSSES = "closed by peer", "Connection re", "UNAVAILABLE", "heartbeat", "Timed out", "unhealthy"
+_NAMES = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 def check_batch(batch_size: int) -> None:
@@ -51,25 +55,90 @@ def _patience() -> dict[str, int]:
 
 
 def join_hosts() -> None:
-    """Starts jax.distributed where the environment names several hosts, else does nothing."""
+    """Starts jax.distributed where the environment names several hosts, else does nothing.
+
+    Raises:
+      ValueError: if the environment names them in part, if they do not meet, or if JAX finds no
+        device of the kind that JAX_PLATFORMS names.
+    """
     get = os.environ.get
     workers = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES") or ""
     tasks = max(int(get("SLURM_STEP_NUM_TASKS", 1)), int(get("OMPI_COMM_WORLD_SIZE", 1)))
     address = get("JAX_COORDINATOR_ADDRESS") or get("MEGASCALE_COORDINATOR_ADDRESS")
     several = bool(address) or tasks > 1 or "," in workers
+    count, index = get("JAX_NUM_PROCESSES"), get("JAX_PROCESS_ID")
+    if (count or index) and not several:
+        raise _not_joined("JAX_COORDINATOR_ADDRESS is not set")
     if several and not jax.distributed.is_initialized():
-        count, index = get("JAX_NUM_PROCESSES"), get("JAX_PROCESS_ID")
-        jax.distributed.initialize(
-            num_processes=int(count) if count else None,
-            process_id=int(index) if index else None,
-            **_patience(),
-        )
-    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        try:
+            jax.distributed.initialize(
+                num_processes=int(count) if count else None,
+                process_id=int(index) if index else None,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+                **_patience(),
+            )
+        except (ValueError, RuntimeError) as error:
+            raise _not_joined(_first_line(error)) from error
+    try:
+        found = jax.process_count()
+    except (RuntimeError, AssertionError) as error:  # the latter says nothing
+        reason = f" ({_first_line(error)})" if str(error) else ""
         message = (
-            f"this is one of {jax.process_count()} processes, but nothing tells how to join them: "
-            "set JAX_COORDINATOR_ADDRESS to host:port of process 0 in all of them."
+            f"JAX_PLATFORMS is {jax.config.jax_platforms!r}, but JAX has no such device{reason}: "
+            'install its plugin, as in pip install -U "jax[cuda12]" or "jax[tpu]", or unset '
+            "JAX_PLATFORMS to take what there is."
         )
-        raise RuntimeError(message)
+        raise ValueError(message) from error
+    if found > 1 and not jax.distributed.is_initialized():
+        raise _not_joined("there are several")
+
+
+def _not_joined(reason: str) -> ValueError:
+    """Makes the error of a process that finds no others."""
+    given = ", ".join(f"{name} is {os.environ.get(name, 'not set')}" for name in _NAMES)
+    message = (
+        f"cannot join the processes of this run ({reason}; {given}): set the three in all of them, "
+        "the first to host:port of process 0, or none of them to run alone."
+    )
+    return ValueError(message)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:160]
+
+
+def is_one_of_several() -> bool:
+    """Returns whether this process has joined others."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def leave(code: int) -> None:
+    """Ends one of several processes at once, else does nothing.
+
+    On its usual way out it would wait for the others, which wait for it in their next sum over all
+    devices. Now they lose it, and end too.
+
+    Args:
+      code: the exit code.
+    """
+    if is_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def has_lost_another(error: Exception) -> bool:
+    """Returns whether an error of JAX says that a process of this run does not answer."""
+    return is_one_of_several() and any(word in str(error) for word in _LOSSES)
+
+
+def loss(error: Exception) -> str:
+    """Says which process does not answer, as far as JAX tells, and how to go on."""
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} has "
+        f"lost another one ({_first_line(error)}): what ended it stands in its own output. The "
+        "same command, started for all of them, continues from the last checkpoint."
+    )
 
 
 @functools.cache

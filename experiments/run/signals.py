@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from experiments.run import devices
 from fmjax.types import Array
 
 _LAG_SECONDS = 1.0  # of the device behind the program
@@ -49,7 +50,10 @@ def ending() -> Iterator[None]:
 
     def end(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         signal.signal(signum, signal.SIG_DFL)
-        leave(signum, "the same command continues from the last checkpoint.")
+        try:
+            leave(signum, "the same command continues from the last checkpoint.")
+        finally:
+            devices.leave(128 + signum)  # of several, where the others do not know of the signal
 
     before = _set(end, _SIGNALS)
     try:

@@ -1,10 +1,15 @@
 """What a run says about its devices at its start."""
 
 import importlib.metadata
+import os
+import pathlib
+import subprocess
+import sys
 import types
 
 import jax
 import pytest
+from jax._src import distributed
 
 from experiments.run import devices
 
@@ -62,3 +67,72 @@ def test_a_cpu_that_was_asked_for_is_no_warning(installed, platforms, capsys):
     installed(**{"jax-cuda12-plugin": "0.7.2"})
     announce()
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# What is named in part, or is not there.
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"JAX_COORDINATOR_ADDRESS": "localhost:1"},
+            r"must be defined.*; JAX_COORDINATOR_ADDRESS is localhost:1, JAX_NUM_PROCESSES is not",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "two"},
+            r"invalid literal.*'two'; .*JAX_NUM_PROCESSES is two, JAX_PROCESS_ID is not set\)",
+        ),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS is not set"),
+        ({"JAX_PROCESS_ID": "1"}, "JAX_PROCESS_ID is 1"),
+    ],
+)
+def test_processes_that_are_named_in_part_are_refused(monkeypatch, given, words):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    # jax joins others only before it has started its devices, which these tests have.
+    monkeypatch.setattr(distributed.xla_bridge, "backends_are_initialized", lambda: False)
+    with pytest.raises(ValueError, match=words) as caught:
+        devices.join_hosts()
+    assert str(caught.value).startswith("cannot join the processes of this run (")
+    assert str(caught.value).endswith("or none of them to run alone.")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Unable to find 'cuda': unknown.\nMore of it."), r" \(Unable .* unknown.\)"),
+        (AssertionError(), ""),
+    ],
+)
+def test_a_platform_without_its_plugin_is_named(monkeypatch, platforms, error, reason):
+    def none():
+        raise error
+
+    platforms("cuda")
+    monkeypatch.setattr(jax, "process_count", none)
+    words = rf"^JAX_PLATFORMS is 'cuda', but JAX has no such device{reason}: install .* or unset"
+    with pytest.raises(ValueError, match=words) as caught:
+        devices.join_hosts()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given", [{"JAX_PLATFORMS": "cuda"}, {"JAX_COORDINATOR_ADDRESS": "localhost:1"}]
+)
+def test_a_command_says_so_in_one_line(tmp_path, given):
+    root = str(pathlib.Path(devices.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.fdm.mixture"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root} | given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -712,6 +712,8 @@ def test_several_hosts_are_joined(monkeypatch, name, value):
     (options,) = calls
     # The hosts that do not evaluate wait for the one that does, longer than jax's five minutes.
     assert options.pop("shutdown_timeout_seconds") >= 3600
+    # Where one dies the others end within 30 s; jax's heartbeats would take 100.
+    assert options.pop("heartbeat_timeout_seconds") <= 25
     assert options == {"num_processes": None, "process_id": None}
 
 

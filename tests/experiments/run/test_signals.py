@@ -212,13 +212,19 @@ def main(config):
     folder = loop.open_run("run", config)
     from tests.experiments.run import test_loop  # asks for the devices
     rows = batches.batches(test_loop.ROWS, test_loop.BATCH, seed=0)
-    test_loop.fit(folder, int(sys.argv[1]), batches=rows, save_every=10**6, eval_every=10**6)
+    def start(first):
+        for step, batch in enumerate(rows(first), start=first + 1):
+            if sys.argv[2:] == [str(step)] and jax.process_index() == 1:
+                raise ValueError("a mistake in the data.")
+            yield batch
+    every = {"save_every": 20, "eval_every": 10**6}
+    test_loop.fit(folder, int(sys.argv[1]), batches=start, **every)
 cli.run(main, Config, args=[])
 """
 
 
-def hosts(folder, num_steps):
-    """Starts two processes that train together."""
+def hosts(folder, num_steps, *failing):
+    """Starts two processes that train together; the second one fails before a step."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
@@ -226,7 +232,7 @@ def hosts(folder, num_steps):
     names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "PYTHONPATH": root}
     return [
         subprocess.Popen(
-            [sys.executable, "-c", HOST, str(num_steps)],
+            [sys.executable, "-c", HOST, str(num_steps), *map(str, failing)],
             cwd=folder,
             env=os.environ | names | {"JAX_PROCESS_ID": str(index)},
             stderr=subprocess.PIPE,
@@ -246,7 +252,7 @@ def test_of_two_hosts_one_is_told_and_both_save_the_same_step(tmp_path, signum):
     both[1].send_signal(signum)
     errors = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [143, 128 + signum], errors
-    (step,) = saved_steps(tmp_path / "run")
+    step = saved_steps(tmp_path / "run")[-1]
     for error in errors:
         assert f": step {step} of 1000000 is saved, the same command continues" in error
         assert "Traceback" not in error
@@ -254,3 +260,30 @@ def test_of_two_hosts_one_is_told_and_both_save_the_same_step(tmp_path, signum):
     errors = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert f"continuing: step {step} of {step + 5}" in errors[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [None, 0, 1], ids=["fails", "the first dies", "one dies"])
+def test_of_two_hosts_one_ends_and_the_other_does_not_wait_for_it(tmp_path, victim):
+    both = hosts(tmp_path, 10**6, *([50] if victim is None else []))
+    if victim is None:
+        assert "error: a mistake in the data.\n" in both[1].communicate(timeout=120)[1]
+        assert both[1].returncode == 1
+        other = both[0]
+    else:
+        while not (tmp_path / "run" / "checkpoints" / "20").exists():
+            time.sleep(0.1)
+            assert [process.poll() for process in both] == [None, None]
+        both[victim].kill()
+        both[victim].communicate()
+        other = both[1 - victim]
+    begun = time.monotonic()
+    error = other.communicate(timeout=60)[1]
+    assert time.monotonic() - begun < 30
+    assert other.returncode != 0
+    assert "another task died" in error or "has lost another one" in error
+    step = saved_steps(tmp_path / "run")[-1] + 5
+    both = hosts(tmp_path, step)
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert f"continuing: step {step - 5} of {step}" in errors[0]
