@@ -1,20 +1,26 @@
 """Arrays in a folder: a tree of them in one .npz file, whole or not there.
 
-The name of an array in the file is its way through the tree, such as held_out/0.3/uncertainty.
+The name of an array in the file is its way through the tree, such as held_out/0.3/uncertainty. Each
+array has the checksum of its zip archive; one of all names and arrays shows that none is missing.
 """
 
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from experiments.run import numbers
+from experiments.run.checksums import NAME
 from experiments.run.folder import replace
 from experiments.run.paths import absolute
 from fmjax.types import PyTree
+
+_DAMAGES = (zipfile.BadZipFile, zlib.error)  # of zipfile, which also raises RuntimeError
 
 
 def write(path: str | os.PathLike, tree: PyTree) -> None:
@@ -28,8 +34,23 @@ def write(path: str | os.PathLike, tree: PyTree) -> None:
     if jax.process_index() != 0:
         return
     path, buffer = absolute(path), io.BytesIO()
-    np.savez(buffer, **dict(_named(tree)))
+    named = dict(_named(tree))
+    first = {NAME: np.uint32(_checksum(named))}  # where losing the end of the directory spares it
+    np.savez(buffer, **first, **named)
     replace(path, buffer.getvalue())
+
+
+def _checksum(named: dict[str, np.ndarray]) -> int:
+    """Returns the checksum of names and arrays."""
+    parts = (f"{name} {numbers.crc32(array)}" for name, array in named.items())
+    return zlib.crc32("\n".join(parts).encode())
+
+
+def _check(found: dict[str, np.ndarray]) -> None:
+    """Takes the checksum out of what was read, which older files do not have, and compares it."""
+    kept = found.pop(NAME, None)
+    if kept is not None and kept != _checksum(found):
+        raise ValueError("an array is missing or not what was written")
 
 
 def _named(tree: PyTree, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -60,7 +81,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            _check(found)
+    except (OSError, ValueError, EOFError, RuntimeError, *_DAMAGES) as error:
         message = f"{path} is missing or damaged ({error}): run the same command again."
         raise ValueError(message) from error
     for name, array in found.items():

@@ -186,3 +186,22 @@ def test_a_tree_of_arrays_is_kept_as_it_is(tmp_path):
     for name in ("a/arrays.npz", "none.npz"):
         with pytest.raises(ValueError, match=r"npz is missing or damaged .*run the same command"):
             arrays.read(tmp_path / name)
+
+
+def test_no_flipped_bit_changes_the_arrays_that_are_read(tmp_path):
+    file, rng = tmp_path / "arrays.npz", np.random.default_rng(0)
+    arrays.write(file, {"a": {"b": rng.normal(size=3)}, "c": np.arange(2)})
+    content, noticed = file.read_bytes(), 0
+    good = str(arrays.read(file))
+    # All of the directory at the end, where a flip may lose an array, and a part of the rest.
+    for place in [*rng.choice(len(content) - 200, 60), *range(len(content) - 200, len(content))]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        file.write_bytes(flipped)
+        try:
+            found = str(arrays.read(file))
+        except ValueError as error:
+            noticed += "run the same command again" in str(error)
+        else:
+            assert found == good, place
+    assert noticed > 100
