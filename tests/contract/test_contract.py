@@ -462,7 +462,8 @@ def test_the_table_is_complete():
 # A solver, or the derivative of what differentiates already, takes a second or more to compile.
 HEAVY = re.compile(
     r"samplers\.|likelihood\.|path_error\.(duhamel|gap)|sensitivity_|extremes|principal|total_|"
-    r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank"
+    r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank|"
+    r"path_error.bound|prdc|wasserstein2"
 )
 
 
@@ -489,7 +490,7 @@ def test_jit_vmap_loop_dtype_and_trace_count(name, shape):
             np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", PER_EXAMPLE)
+@pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))
 def test_float32_stays_float32_where_float64_is_on(name, x64):
     case = PER_EXAMPLE[name]
     arguments = _one(case, _arguments(case, (2,)), 0)
@@ -504,7 +505,7 @@ def test_float32_stays_float32_where_float64_is_on(name, x64):
         assert not wide
 
 
-@pytest.mark.parametrize("name", PER_EXAMPLE)
+@pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))
 def test_networks_and_states_of_half_precision_run(name, monkeypatch):
     case = PER_EXAMPLE[name]
     arguments = _one(case, _arguments(case, (2,)), 1)
@@ -522,7 +523,7 @@ def test_networks_and_states_of_half_precision_run(name, monkeypatch):
     assert {a.dtype for a in _numbers(out)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("name", PER_EXAMPLE)
+@pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))
 def test_a_network_wider_than_the_state_runs(name, monkeypatch, x64):
     case = PER_EXAMPLE[name]
     arguments = _one(case, _arguments(case, (2,)), 1)
@@ -564,7 +565,7 @@ def test_gradients_are_finite(name):
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in grads)
 
 
-@pytest.mark.parametrize("name", BATCH)
+@pytest.mark.parametrize("name", slow.those(BATCH, HEAVY.search))
 def test_batch_functions_run_under_jit_and_keep_float32(name):
     x = jax.random.normal(jax.random.key(0), (6, 3))
     y = jax.random.gamma(jax.random.key(1), 1.5, (6, 3))
