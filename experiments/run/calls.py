@@ -31,7 +31,7 @@ from fmjax.types import Array, Key, PyTree
 TIMED = 8  # single steps; the shortest times decide
 WORTH = 64  # steps; a shorter training is not timed
 SECONDS = 0.1  # that a call may take: a run is stopped between two calls
-HIDDEN = 4.0  # a step this many times as long as its start waits for no host
+HIDDEN = 16.0  # a step this many times as long as its start wins nothing by fewer starts
 OPERATIONS = 1e10  # of a call on an accelerator, some milliseconds
 
 
