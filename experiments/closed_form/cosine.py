@@ -198,13 +198,13 @@ def main(config: Config) -> None:
     """Measures every data set at every size, and leaves everything under the run folder."""
     config.check()
     folder = loop.open_run(config.workdir or "runs/closed_form/cosine", config)
-    if jax.process_index() != 0:
-        return  # one process measures and writes
     points = {_label(name): load(config, name) for name in config.datasets}  # mistakes come first
     found = {
         name: [kept(config, folder, name, bank) for bank in sized(whole, config.sizes)]
         for name, whole in points.items()
     }
+    if jax.process_index() != 0:
+        return  # one process writes
     write_json(folder / "results.json", found)
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.figures(found))

@@ -226,10 +226,9 @@ def run(config: Config, images: data.Images, reference: Any, folder: Any) -> lis
             place = folder / f"seed_{seed}" / name
             efm_training.announce(seed, name)
             trained = train(config.training, loss, params, bank, measure, folder=place, seed=seed)
-            if jax.process_index() == 0:  # one process evaluates and writes
-                final = evaluated(place, functools.partial(generate, trained), reference, config)
-                curve = tables.curve(place, len(images.train) // config.training.batch_size)
-                rows.append({"seed": seed, "method": name, **final, "curve": curve})
+            final = evaluated(place, functools.partial(generate, trained), reference, config)
+            curve = tables.curve(place, len(images.train) // config.training.batch_size)
+            rows.append({"seed": seed, "method": name, **final, "curve": curve})
     return rows
 
 
@@ -274,9 +273,9 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     pin(folder, embedded)
     reference = quality.reference(embedded, images)
     rows = run(config, images, reference, folder)
-    if jax.process_index() != 0:
-        return
     of_data = quality.of_data(reference, images, config.samples.num_samples)
+    if jax.process_index() != 0:
+        return  # one process writes
     with run_pictures.style():
         names = {"dataset": name, "space": embedded.name}
         figures = pictures.figures(rows, of_data, images.levels, **names)

@@ -185,7 +185,7 @@ def train(
     params = fmjax.models.perceptron(key, 2, width=options.width, depth=options.depth)[1]
 
     def evaluate(params: PyTree, _: Key) -> dict[str, float]:
-        errors, _ = measure(jax.device_get(params), given, tolerance=tolerance)
+        errors, _ = measure(params, given, tolerance=tolerance)
         return {name: float(value) for name, value in errors.items()}
 
     state = loop.fit(
@@ -222,11 +222,10 @@ def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[st
             place = folder / f"seed_{seed}" / name
             training.announce(seed, name)
             params = train(config, given, loss, seed, place)
-            if jax.process_index() == 0:  # one process evaluates and writes
-                errors, points = measure(params, given, tolerance=measures.tolerance)
-                errors = {name: float(value) for name, value in errors.items()}
-                row = {"seed": seed, "method": name, **errors, "curve": read_metrics(place)}
-                rows.append(row | {"points": points, "train": given.near[0]})
+            errors, points = measure(params, given, tolerance=measures.tolerance)
+            errors = {name: float(value) for name, value in errors.items()}
+            row = {"seed": seed, "method": name, **errors, "curve": read_metrics(place)}
+            rows.append(row | {"points": points, "train": given.near[0]})
     return rows, of_data
 
 
@@ -266,7 +265,7 @@ def main(config: Config) -> None:
     folder = loop.open_run(config.workdir or "runs/closed_form/efm_toy", config)
     rows, of_data = run(config, folder)
     if jax.process_index() != 0:
-        return
+        return  # one process writes
     with run_pictures.style():
         run_pictures.save(folder / "figures", toy_pictures.figures(rows, of_data))
     drawn = {

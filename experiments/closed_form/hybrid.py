@@ -236,11 +236,11 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     key_loss, key_evaluate = training.keys(config.seed)
     count, seed = len(images.train), config.seed
     network = measures.train(config.training, images, count, folder, key_loss, seed=seed)
-    if jax.process_index() != 0:
-        return  # one process evaluates and writes
     results, arrays = evaluate(
         network, images, config.measures, key_evaluate, embeddings=embeddings
     )
+    if jax.process_index() != 0:
+        return  # one process writes
     facts = embedded.facts() if embedded else {}
     write_json(folder / "results.json", facts | results)
     run_arrays.write(folder / "arrays.npz", arrays)

@@ -248,14 +248,13 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     for count in sizes:
         place = folder / f"n_{count}"
         network = measures.train(config.training, images, count, place, key_loss, seed=config.seed)
-        if jax.process_index() == 0:  # one process evaluates and writes
-            arguments = (network, images, count, config.measures, key_evaluate)
-            make = functools.partial(evaluate, *arguments, embed=space.embed)
-            row = remembered(place / "evaluation.json", facts, make)
-            collapse_time = measures.collapse_time(variances, images.train[:count])
-            rows.append(row | {"space": space.name, "collapse_time": collapse_time})
+        arguments = (network, images, count, config.measures, key_evaluate)
+        make = functools.partial(evaluate, *arguments, embed=space.embed)
+        row = remembered(place / "evaluation.json", facts, make)
+        collapse_time = measures.collapse_time(variances, images.train[:count])
+        rows.append(row | {"space": space.name, "collapse_time": collapse_time})
     if jax.process_index() != 0:
-        return
+        return  # one process writes
     rows.sort(key=lambda row: row["n"])
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.learning(rows, images, dataset=name))

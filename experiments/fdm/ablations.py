@@ -242,8 +242,6 @@ def main(config: Config) -> None:
     """Trains and measures every variant that is not there yet, and draws what they show."""
     config.check()
     folder = loop.open_run(config.workdir or "runs/fdm/ablations", config)
-    if jax.process_index() != 0:
-        return  # one process trains and writes
     make = partial(variants.bias, jax.random.key(0))
     found = {"bias": remembered(folder / "bias.json", {"seed": 0}, make)}
     # The folder counts as a run's only once there are results, so each part says of which it is.
@@ -258,6 +256,8 @@ def main(config: Config) -> None:
             )
             for variant, how in VARIANTS.items()
         }
+    if jax.process_index() != 0:
+        return  # every process has computed the same, one writes
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.figures(found))
     write_json(folder / "results.json", found)

@@ -277,11 +277,10 @@ def main(config: Config) -> None:
         for weight in config.weights:
             name = place(seed, weight)
             params = train(config.training, weight, seed, folder / name, num_points=num_points)
-            if jax.process_index() == 0:  # one process evaluates and writes
-                row = {"seed": seed, "weight": weight, "folder": name}
-                rows.append(row | evaluated(folder / name, params, config, seed))
+            row = {"seed": seed, "weight": weight, "folder": name}
+            rows.append(row | evaluated(folder / name, params, config, seed))
     if jax.process_index() != 0:
-        return
+        return  # one process writes
     with run_pictures.style():
         run_pictures.save(folder / "figures", pictures.figures(folder, rows))
     grids = {row["folder"]: {"grid": np.asarray(row.pop("grid"))} for row in rows}

@@ -180,9 +180,9 @@ def main(config: Config) -> None:
                 config.training, config.seed, trajectories, path, known
             )
             networks[name] = train(config, task, trajectories, place, key_loss, num_steps)
-    if jax.process_index() != 0:
-        return  # one process evaluates and writes
     results, arrays = evaluate(config, tasks, networks, trajectories, key_evaluate)
+    if jax.process_index() != 0:
+        return  # one process writes
     metrics = {name: read_metrics(folder / name, "flow") for name in networks["free"]}
     kept = ("step", "flow", "divergence")
     results["held_out"] = {n: {k: lines[-1][k] for k in kept} for n, lines in metrics.items()}

@@ -26,7 +26,6 @@ import os
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
@@ -243,14 +242,15 @@ def _batches(images: data.Images, truth: labels.Labels, size: int, seed: int) ->
     return start
 
 
-def _features(apply: Callable[..., tuple[Array, Array]], part: int) -> Callable[..., Array]:
+def _features(apply: Callable[..., tuple[Array, Array]], part: int) -> Callable[..., np.ndarray]:
     """Returns `(params, x[n, h, w, c]) -> [n, ...]`, one of the network's two outputs."""
+    many = jax.vmap(lambda params, x: apply(params, x)[part], in_axes=(None, 0))
 
-    @jax.jit
-    def many(params: PyTree, x: Array) -> Array:
-        return jax.lax.map(lambda one: apply(params, one)[part], x, batch_size=_AT_A_TIME)
+    def every(params: PyTree, x: Array) -> np.ndarray:
+        bound = functools.partial(many, params)
+        return batches.in_batches(bound, x, size=_AT_A_TIME, label=None)
 
-    return many
+    return every
 
 
 def _accuracy(
@@ -258,7 +258,7 @@ def _accuracy(
 ) -> Callable[[PyTree, Key | None], dict[str, float]]:
     """Returns a function to the share of the held-out images that are recognized."""
     logits = _features(apply, 1)
-    x = jnp.asarray(data.centers(images.held_out, images.levels))
+    x = data.centers(images.held_out, images.levels)
 
     def evaluate(params: PyTree, _: Key | None) -> dict[str, float]:
         right = np.argmax(logits(params, x), axis=1) == truth.held_out

@@ -16,7 +16,7 @@ References:
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,7 @@ from sklearn.neighbors import NearestNeighbors
 import fmjax
 from experiments.images import data
 from experiments.images.features import Embedding
+from experiments.run import batches
 from fmjax.types import Array, PyTree
 
 SCORES = ("frechet_test", "frechet_train", "memorized", "nearest_distance")
@@ -59,10 +60,15 @@ def reference(embedding: Embedding, images: data.Images) -> Reference:
     return Reference(embedding.embed, images.levels, train, *features)
 
 
-@partial(jax.jit, static_argnames=("apply", "num_steps", "size"))
-def _solve(apply: Callable, params: PyTree, noise: Array, *, num_steps: int, size: int) -> Array:
-    solve = partial(fmjax.samplers.fixed, partial(apply, params), num_steps=num_steps)
-    return jax.lax.map(solve, noise, batch_size=size)
+@cache  # compiled once for all networks
+def _sampler(apply: Callable[..., Array], num_steps: int) -> Callable[[PyTree, Array], Array]:
+    """Returns `(params, noise) -> samples` of many noises."""
+
+    def many(params: PyTree, noise: Array) -> Array:
+        solve = partial(fmjax.samplers.fixed, partial(apply, params), num_steps=num_steps)
+        return jax.vmap(solve)(noise)
+
+    return many
 
 
 def sample(
@@ -88,13 +94,8 @@ def sample(
     Raises:
       ArithmeticError: if a sample is not finite.
     """
-    x = _solve(apply, jax.device_get(params), noise, num_steps=num_steps, size=size)
-    if not np.isfinite(x).all():
-        message = (
-            "a generated image is not finite, so the learned velocity is not either: train with a "
-            "smaller learning rate, in another --workdir. The checkpoints are kept."
-        )
-        raise ArithmeticError(message)
+    many = partial(_sampler(apply, num_steps), params)
+    x = batches.in_batches(many, noise, size=size, label=None)
     return np.asarray(data.quantize(x, levels))
 
 

@@ -120,15 +120,23 @@ def held_out_loss(
     x0 = jax.random.normal(key_noise, x1.shape)
     t = fmjax.times.stratified(key_time, x1.shape[:1])
 
-    return lambda params, _: {"held_out_loss": float(_mean_loss(apply, params, x0, x1, t))}
+    def evaluate(params: PyTree, _: Key) -> dict[str, float]:
+        losses = functools.partial(_losses(apply), params)
+        values = batches.in_batches(losses, x0, x1, t, size=64, label=None)
+        return {"held_out_loss": float(values.mean())}
+
+    return evaluate
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _mean_loss(
-    apply: Callable[..., Array], params: PyTree, x0: Array, x1: Array, t: Array
-) -> Array:
-    cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
-    return jax.lax.map(lambda pair: cfm(*pair), (x0, x1, t), batch_size=64).mean()
+@functools.lru_cache(maxsize=32)  # compiled once for all evaluations
+def _losses(apply: Callable[..., Array]) -> Callable[..., Array]:
+    """Returns `(params, x0, x1, t) -> losses` of many pairs."""
+
+    def many(params: PyTree, x0: Array, x1: Array, t: Array) -> Array:
+        cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
+        return jax.vmap(cfm)(x0, x1, t)
+
+    return many
 
 
 # What a training is compiled from is made once, so that `loop.fit` compiles it once for all

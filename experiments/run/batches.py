@@ -32,14 +32,20 @@ def batched(
     return functools.partial(jax.jit(many), params)
 
 
-def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label: str) -> PyTree:
+def in_batches(
+    function: Callable[..., PyTree], *arrays: Array, size: int, label: str | None
+) -> PyTree:
     """Returns a batched function of every example, a few at a time, with a progress bar.
 
+    Every device of every host computes its share of a batch, without waiting for another one. So
+    all processes call it, with the same arrays, and all of them get the results.
+
     Args:
-      function: `(*arrays) -> tree`, both with a batch axis in front.
+      function: `(*arrays) -> tree`, both with a batch axis in front. What `functools.partial` has
+        bound to it, such as parameters, goes to every device whole.
       *arrays: `[n, ...]` each.
-      size: examples at a time.
-      label: what the progress bar says.
+      size: examples at a time; the next multiple of the devices is taken.
+      label: what the progress bar says; None for no bar, of what is measured during a training.
 
     Returns:
       The tree of NumPy arrays `[n, ...]`.
@@ -48,15 +54,22 @@ def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label
       ArithmeticError: if a result is not finite, or a solver gave up.
     """
     count, options = len(arrays[0]), {"desc": label, "unit": "batch", "leave": False}
-    if not sys.stderr.isatty():
+    shown = label is not None and jax.process_index() == 0
+    if shown and not sys.stderr.isatty():
         print(f"{label}: {count} examples", file=sys.stderr, flush=True)
+    size += -size % jax.device_count()
+    bound = ()
+    if isinstance(function, functools.partial) and not function.keywords:
+        function, bound = function.func, layout.everywhere(function.args)
+    together = _on_each(function, layout.make_mesh())
 
     def parts() -> Iterator[PyTree]:
         # disable=None: no bar where stderr is no terminal.
-        for start in tqdm.tqdm(range(0, count, size), disable=None, **options):
+        for start in tqdm.tqdm(range(0, count, size), disable=None if shown else True, **options):
             # The last batch is filled up with earlier examples, so that one program serves all.
             index = np.arange(start, start + size) % count
-            yield jax.device_get(function(*(a[index] for a in arrays)))
+            part = layout.spread(tuple(a[index] for a in arrays))
+            yield layout.on_host(together(bound, part))
 
     try:
         results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts())
@@ -64,23 +77,45 @@ def in_batches(function: Callable[..., PyTree], *arrays: Array, size: int, label
         if "solver steps" not in str(error):
             raise
         message = (
-            f"{label}: the adaptive solver used up its steps, so the learned velocity is too rough "
-            "or not finite: train longer, or with a smaller learning rate, in another --workdir. "
-            "The checkpoints are kept."
+            f"{_prefix(label)}the adaptive solver used up its steps, so the learned velocity is "
+            "too rough or not finite: train longer, or with a smaller learning rate, in another "
+            "--workdir. The checkpoints are kept."
         )
         raise ArithmeticError(message) from error
     _check_finite(results, label)
     return results
 
 
-def _check_finite(tree: PyTree, label: str) -> None:
+@functools.lru_cache(maxsize=32)
+def _on_each(
+    function: Callable[..., PyTree], mesh: jax.sharding.Mesh
+) -> Callable[[tuple, tuple], PyTree]:
+    """Returns a function of two tuples, what the examples share and the examples of a batch.
+
+    Every device computes its own examples by itself: no loop that ends with the slowest example
+    waits for another device, and where an example fails on one device, the others do not hang.
+    """
+    both = lambda shared, examples: function(*shared, *examples)  # noqa: E731
+    if mesh.size == 1:
+        return jax.jit(both)
+    split = jax.P(("data", "model"))
+    return jax.jit(
+        jax.shard_map(both, mesh=mesh, in_specs=(jax.P(), split), out_specs=split, check_vma=False)
+    )
+
+
+def _prefix(label: str | None) -> str:
+    return "" if label is None else f"{label}: "
+
+
+def _check_finite(tree: PyTree, label: str | None) -> None:
     """Raises ArithmeticError if a number is not finite, before it gets into a table."""
     for leaf in jax.tree.leaves(tree):
         finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
         if not finite.all():
             message = (
-                f"{label}: {int((~finite).sum())} of {len(finite)} results are not finite, so the "
-                "learned velocity is not finite or too steep there: train longer, or with a "
+                f"{_prefix(label)}{int((~finite).sum())} of {len(finite)} results are not finite, "
+                "so the learned velocity is not finite or too steep there: train longer, or with a "
                 "smaller learning rate, in another --workdir; or measure at larger times. The "
                 "checkpoints are kept."
             )

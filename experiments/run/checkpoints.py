@@ -184,7 +184,8 @@ def save(
       record: the checksum of metrics.jsonl up to this step.
     """
     with failure_named(checkpoints.directory):
-        if not checkpoints.directory.exists():  # else orbax makes it anew, without a config.json
+        place = checkpoints.directory  # gone, orbax would make it anew, without a config.json
+        if "://" not in os.fspath(place) and not place.exists():  # a bucket has no empty folders
             raise FileNotFoundError("the folder is gone")
         checkpoints.save(step, args=ocp.args.StandardSave(stored.parts(state, record)))
 

@@ -2,10 +2,12 @@
 
 import functools
 import importlib.metadata
+import importlib.util
 import inspect
 import os
 import socket
 import sys
+import urllib.request
 import warnings
 
 import jax
@@ -55,14 +57,16 @@ def _patience() -> dict[str, int]:
 
 
 def join_hosts() -> None:
-    """Starts jax.distributed where the environment names several hosts, else does nothing.
+    """Starts jax.distributed where several hosts are named, else does nothing.
+
+    The environment names them, or on the machines of a TPU slice their metadata.
 
     Raises:
       ValueError: if the environment names them in part, if they do not meet, or if JAX finds no
         device of the kind that JAX_PLATFORMS names.
     """
     get = os.environ.get
-    workers = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES") or ""
+    workers = get("TPU_PROCESS_ADDRESSES") or get("TPU_WORKER_HOSTNAMES") or _of_slice()
     tasks = max(int(get("SLURM_STEP_NUM_TASKS", 1)), int(get("OMPI_COMM_WORLD_SIZE", 1)))
     address = get("JAX_COORDINATOR_ADDRESS") or get("MEGASCALE_COORDINATOR_ADDRESS")
     several = bool(address) or tasks > 1 or "," in workers
@@ -139,6 +143,25 @@ def loss(error: Exception) -> str:
         f"lost another one ({_first_line(error)}): what ended it stands in its own output. The "
         "same command, started for all of them, continues from the last checkpoint."
     )
+
+
+@functools.cache
+def _of_slice() -> str:
+    """Returns the hosts of the TPU slice that this machine is part of, "" if it is of none.
+
+    They stand where JAX looks them up as well, in the metadata of a machine of Compute Engine.
+    """
+    elsewhere = "tpu" not in (jax.config.jax_platforms or "tpu")
+    if elsewhere or "TPU_SKIP_MDS_QUERY" in os.environ or not importlib.util.find_spec("libtpu"):
+        return ""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    url = f"http://{server}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+    request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:  # another machine, or one without a slice
+        return ""
 
 
 @functools.cache

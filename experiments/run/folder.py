@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.run import checksums, lines, lock, options, paths, provenance
+from experiments.run import checksums, layout, lines, lock, options, paths, provenance
 
 
 def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -42,10 +42,12 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
     Raises:
       ValueError: if the folder holds a run of another config, or one whose config.json is
         missing; nothing in it is changed.
+      ImportError: if it is gs:// and the package that reaches a bucket is not installed.
       BlockingIOError: if another process writes in the folder; nothing in it is changed.
       OSError: if the folder cannot be written.
     """
     folder = paths.absolute(workdir)
+    paths.check_reachable(folder)
     if jax.process_index() == 0:
         is_new = lock.take(folder)
         try:
@@ -157,7 +159,7 @@ def remembered(
 ) -> dict[str, Any]:
     """Returns a measurement as JSON gives it back; made only if its file holds no such one.
 
-    For process 0, as all that writes.
+    For all processes to call: process 0 reads and writes, and all of them make it or none does.
 
     Args:
       file: where it is kept; its folder is made if it is not there.
@@ -170,13 +172,18 @@ def remembered(
         nothing is written.
     """
     file, options = epath.Path(file), json.loads(json.dumps(plain(options)))
-    kept = read_json(file) if file.exists() else {}
+    kept = _kept(file)
     if kept.get("options") != options:
         made = make()
         _check_finite(file, made)
         write_json(file, {"options": options, **made})
         kept = json.loads(json.dumps(plain(made)))
     return {name: value for name, value in kept.items() if name != "options"}
+
+
+def _kept(file: epath.Path) -> dict[str, Any]:
+    """Returns on every process what process 0 finds in a file, nothing if it is not there."""
+    return layout.said_by_first({} if jax.process_index() or not file.exists() else read_json(file))
 
 
 def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ All devices of all hosts form a mesh with two axes, as long as `split` says:
 
     batch                                    its examples over all devices of both axes
     parameters, average, optimizer's state   over "model", by `rule`, the same on all of "data"
-    what every batch shares                  whole on every device
+    what every batch shares                  its points over "model", by `rule_of_points`
 
 A step gathers every parameter whole for the loss (an all-gather), sums the gradient over the batch,
 and keeps its part of the gradient: the parts of the state never meet. So the numbers are those of
@@ -22,11 +22,13 @@ what a bank consists of.)
 import contextlib
 import contextvars
 import functools
+import json
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -100,6 +102,32 @@ def of_state(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.NamedSharding(mesh, rule(x.shape, count)), tree)
 
 
+def rule_of_points(shape: tuple[int, ...], count: int) -> jax.P:
+    """Says whether a data set that all batches share is split: its points over "model".
+
+    Args:
+      shape: `[n, *dims]`, of an array.
+      count: parts to split it into, positive.
+
+    Returns:
+      The first axis, over "model", if n divides by `count`. Else, and of an array of fewer than
+      16,384 numbers, every device holds the whole.
+    """
+    splits = count > 1 and math.prod(shape) >= _SMALL and shape[0] % count == 0
+    return jax.P("model") if splits else jax.P()
+
+
+def shared(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+    """Puts on the devices what all batches share, by `rule_of_points`.
+
+    Args:
+      mesh: from `make_mesh`.
+      tree: arrays `[n, *dims]` or numbers, the same on all hosts.
+    """
+    rule = lambda x: jax.NamedSharding(mesh, rule_of_points(np.shape(x), mesh.shape["model"]))  # noqa: E731
+    return jax.device_put(tree, jax.tree.map(rule, tree))
+
+
 def made(mesh: jax.sharding.Mesh, make: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
     """Makes a state of parameters in its parts: no device ever holds it whole.
 
@@ -157,6 +185,27 @@ def _in_parts(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, of_state(mesh, tree))
 
 
+def spread(tree: PyTree, mesh: jax.sharding.Mesh | None = None) -> PyTree:
+    """Splits examples over all devices, like a batch.
+
+    Args:
+      tree: arrays `[n, *dims]`, typed keys among them, the same on all hosts; n is a multiple of
+        the devices.
+      mesh: from `make_mesh`, the default.
+    """
+    sharding = jax.NamedSharding(mesh or make_mesh(), jax.P(("data", "model")))
+
+    def one(x: Array) -> Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(
+                one(jax.random.key_data(x)), impl=jax.random.key_impl(x)
+            )
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, whole.__getitem__)
+
+    return jax.tree.map(one, tree)
+
+
 def everywhere(tree: PyTree, mesh: jax.sharding.Mesh | None = None) -> PyTree:
     """Puts arrays whole on every device of every host.
 
@@ -176,6 +225,16 @@ def _on_host(x: Array) -> np.ndarray:
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         return multihost_utils.process_allgather(x, tiled=True)
     return jax.device_get(x)
+
+
+def said_by_first(value: Any) -> Any:
+    """Returns on every process the value of process 0, which JSON can hold; for all to call."""
+    if jax.process_count() == 1:
+        return value
+    own = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(own))))
+    own = own if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(own)))
 
 
 def rows(size: int, mesh: jax.sharding.Mesh | None = None) -> np.ndarray:

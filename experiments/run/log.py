@@ -1,6 +1,7 @@
 """The metrics of a run, line by line, and its one line of progress."""
 
 import math
+import os
 import sys
 import time
 from typing import Any
@@ -63,8 +64,7 @@ class Log:
         """Adds a line to the metrics and the loss to the progress."""
         if self._writes:
             line, self.checksum = lines.text(step, plain(values), self.checksum)
-            with self._path.open("a") as file:
-                file.write(line)
+            _add(self._path, line)
         self._show(step, values)
         self._step, self._clock = step, time.perf_counter()
 
@@ -84,6 +84,16 @@ class Log:
     def close(self) -> None:
         """Ends the line of progress."""
         self._bar.close()
+
+
+def _add(path: epath.Path, line: str) -> None:
+    """Adds a line to a file; in a bucket, where nothing can be added, the file is written anew."""
+    if "://" not in os.fspath(path):
+        with path.open("a") as file:
+            file.write(line)
+    else:
+        before = path.read_text() if path.exists() else ""
+        path.write_text(before + line)
 
 
 def _kept(path: epath.Path, step: int) -> int:

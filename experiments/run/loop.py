@@ -89,9 +89,9 @@ def fit(
       log_every: steps between two looks at the loss.
       eval_every: steps between two evaluations; there is always one at the end.
       save_every: steps between two checkpoints; there is always one at the end.
-      shared: what every batch holds whole beside its share of the examples, such as the data set
-        itself; it goes to all devices once, where a loss that closes over it would have it compiled
-        in as a constant. The batches must be dicts then.
+      shared: what every batch holds beside its share of the examples, such as the data set itself;
+        it goes to the devices once (`layout.shared`), where a loss that closes over it would have
+        it compiled in as a constant. The batches must be dicts then.
       steps_per_call: steps that one call of the compiled program takes, where the next look,
         evaluation or checkpoint is not nearer; None times the first steps and takes several where
         a step is shorter than its start (`experiments.run.calls`). The results are the same.
@@ -120,7 +120,7 @@ def fit(
     )
     mesh = layout.make_mesh()
     state = layout.made(mesh, functools.partial(train.init, optimizer=optimizer), params)
-    whole = layout.everywhere(shared, mesh)
+    shared = layout.shared(mesh, shared)
     key_train, key_evaluate = jax.random.split(jax.random.key(seed))
     every = (log_every, eval_every, save_every)
     compiled = calls.programs(loss, optimizer, ema_decay, mesh, skipping=max_skipped > 0)
@@ -134,7 +134,7 @@ def fit(
             message = f"{folder} is read-only, and its training has not ended: copy it or change it"
             raise OSError(message)
         left, gap = num_steps - start, min(every)
-        several = calls.Calls(compiled, key_train, whole, mesh, steps_per_call, left=left, gap=gap)
+        several = calls.Calls(compiled, key_train, shared, mesh, steps_per_call, left=left, gap=gap)
         stream, done = iter(batches(start)), start
         log_to = contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps))
         with log_to as log, signals.Held() as held:

@@ -1,5 +1,6 @@
 """The names of run folders: in full, and only those in which a run is found again."""
 
+import importlib.util
 import os
 import unicodedata
 
@@ -32,3 +33,13 @@ def absolute(path: str | os.PathLike) -> epath.Path:
     except KeyError as error:
         message = f"no folders are known that begin with {error}: give a local path, or gs://."
         raise ValueError(message) from error
+
+
+def check_reachable(path: epath.Path) -> None:
+    """Raises ImportError where the package that reads and writes a bucket is not installed."""
+    if os.fspath(path).startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
+        message = (
+            f"{path} is in a bucket, and the package gcsfs is needed to reach it: run "
+            'pip install -e ".[experiments,gcs]".'
+        )
+        raise ImportError(message)

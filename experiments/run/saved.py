@@ -73,6 +73,7 @@ def load(folder: str | os.PathLike, name: str | None = None) -> Run:
       `Run`.
 
     Raises:
+      ImportError: if it is gs:// and the package that reaches a bucket is not installed.
       ValueError: if the folder is no run, or a run of another version; if the training has not
         ended; if the name is missing or unknown; if the data are no longer those of the run.
 
@@ -81,6 +82,7 @@ def load(folder: str | os.PathLike, name: str | None = None) -> Run:
       uncertainty = fmjax.posterior.trace(run.velocity, run.path, x, t)
     """
     folder = paths.absolute(folder)
+    paths.check_reachable(folder)
     module = _experiment(folder)
     config = run_folder.read_config(folder, module.Config)
     network = _chosen(folder, module.restore(config, folder), name)

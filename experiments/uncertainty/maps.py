@@ -200,11 +200,11 @@ def main(config: Config) -> None:
     folder = loop.open_run(folder, config, data=data.fingerprint(images))
     key_loss, key_evaluate = training.keys(config.seed)
     apply, networks = train(config, images, folder, key_loss)
-    if jax.process_index() != 0:
-        return  # one process evaluates and writes
     # Near the noise the identity multiplies errors of the Jacobian: no TF32 or bfloat16 products.
     with jax.default_matmul_precision("highest"):
         results, arrays = evaluate(apply, networks, images, config, key_evaluate)
+    if jax.process_index() != 0:
+        return  # one process writes
     write_json(folder / "results.json", results)
     run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():

@@ -245,11 +245,11 @@ def main(config: Config) -> None:
         ),
         "flow": training.flow(config.training, images, folder / "flow", key_loss, seed=config.seed),
     }
-    if jax.process_index() != 0:
-        return  # one process evaluates and writes
     # Near the noise the identity multiplies errors of the Jacobian: no TF32 or bfloat16 products.
     with jax.default_matmul_precision("highest"):
         results, arrays = evaluate(models, images, config, key_evaluate)
+    if jax.process_index() != 0:
+        return  # one process writes
     write_json(folder / "results.json", results)
     run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():

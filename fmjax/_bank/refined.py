@@ -52,26 +52,31 @@ def refine(
     t: Array,
     k: int,
     chunk_size: int | None,
+    axis_name: str | None = None,
 ) -> tuple[Refined, Bank, paths.Coefficients]:
     """Returns the posterior at the state of a pair, the bank made ready, and the coefficients.
 
-    All results are float32 at least.
+    All results are float32 at least. With `axis_name` the bank is this device's part of one that
+    lies over that axis of a mesh: the weights and gaps are those of its points, `mean` and `spread`
+    those of the whole bank.
     """
     _checks.same_shape(x0=x0, x1=x1)
     x0 = _checks.wide(_checks.state(x0, "x0"))
     bank, x1, c = summary.checked(path, bank, _checks.state(x1, "x1"), t)
     k = check_count(min(k, bank.points.shape[0]), bank)
     likeliest, gaps, q = _logits(c, bank, x0, x1, k, chunk_size)
-    masses = points.exponentials(q - jax.lax.stop_gradient(jnp.max(q)))
-    w = masses / masses.sum()
+    all_of = lambda reduce, value: value if axis_name is None else reduce(value, axis_name)  # noqa: E731
+    peak = all_of(jax.lax.pmax, jax.lax.stop_gradient(jnp.max(q)))
+    masses = points.exponentials(q - peak)
+    w = masses / all_of(jax.lax.psum, masses.sum())
     near, far = w[likeliest], w.at[likeliest].set(0.0)
 
     beyond, total = points.weighted_sum(bank, far, chunk_size), jnp.sum(far)
-    mean = beyond - total * x1 + points.average(near, gaps)
+    mean = all_of(jax.lax.psum, beyond - total * x1 + points.average(near, gaps))
     # The mean square of the differences from x1, less the square of their mean.
     squares = jnp.sum(near * jnp.sum(gaps.reshape(k, -1) ** 2, axis=1))
     squares += 2.0 * jnp.sum(far * bank.half_squares) - jnp.sum(x1 * (2.0 * beyond - total * x1))
-    spread = jnp.maximum(squares - jnp.sum(mean**2), 0.0)
+    spread = jnp.maximum(all_of(jax.lax.psum, squares) - jnp.sum(mean**2), 0.0)
     return Refined(near, gaps, far, mean, spread), bank, c
 
 

@@ -71,6 +71,7 @@ def refined_velocity(
     *,
     k: int = 8,
     chunk_size: int | None = None,
+    axis_name: str | None = None,
 ) -> Array:
     """Computes the exact velocity of a large bank at the state of a known pair.
 
@@ -88,6 +89,8 @@ def refined_velocity(
       t: `[]`, in [0, 1], with `sigma(t) > 0`.
       k: number of points whose differences are taken; all if the bank is smaller.
       chunk_size: points of the bank in memory at a time; None takes the bank whole.
+      axis_name: axis of a mesh over which the bank lies, inside `shard_map`; None for one device.
+        Then k points of every device's part are taken.
 
     Returns:
       `[*dims]`, the velocity at `alpha x1 + sigma x0`.
@@ -108,6 +111,6 @@ def refined_velocity(
       library's. [bertrand2025closed]
     """
     x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
-    found, _, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size)
+    found, _, c = _bank.refine(path, bank, x0, x1, t, k, chunk_size, axis_name)
     dtype, x0, x1 = _bank.result_type(bank, x1 + x0), _checks.wide(x0), _checks.wide(x1)
     return _bank.pulled(c, x0, x1, found.mean).astype(dtype)

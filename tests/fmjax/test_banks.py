@@ -179,6 +179,36 @@ def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
     assert held == {padded.points.nbytes // 8}
 
 
+def test_the_target_of_a_spread_bank_is_that_of_the_whole():
+    auto = {"axis_types": (jax.sharding.AxisType.Auto,), "devices": jax.devices()[:2]}
+    mesh = jax.make_mesh((2,), ("bank",), **auto)
+    random = np.random.default_rng(2)
+    points = jnp.asarray(random.normal(size=(41, 6)) ** 3 + 0.3, jnp.float32)  # skewed
+    # The second point twice, on two devices: near the data both have half of the weight.
+    points = points.at[30].set(points[1])
+    bank = empirical.padded(empirical.prepare(points), 2)
+    x0 = jnp.asarray(random.normal(size=(7, 6)), jnp.float32)
+    index, t = jnp.array([1, 1, 5, 9, 17, 30, 40]), jnp.linspace(0.05, 0.999, 7)
+    many = lambda target, bank: jax.vmap(partial(target, PATH, bank))(x0, points[index], t)
+    refined = partial(empirical.refined_velocity, k=2, axis_name="bank")
+    spread = jax.shard_map(
+        partial(many, refined),
+        mesh=mesh,
+        in_specs=(empirical.partition(bank, "bank"),),
+        out_specs=jax.P(),
+    )
+    # Differences of all points, in NumPy and float64.
+    wanted, p = [], np.float64(points)
+    for noise, i, time in zip(np.float64(x0), index, np.float64(t), strict=True):
+        gaps = p - p[i]
+        rho = time / (1.0 - time)
+        logits = -0.5 * rho**2 * (gaps**2).sum(axis=1) + rho * gaps @ noise
+        w = np.exp(logits - logits.max())
+        pull = w @ gaps / w.sum()
+        wanted.append(p[i] - noise + pull / (1.0 - time))
+    np.testing.assert_allclose(jax.jit(spread)(bank), wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_gradients_of_a_spread_bank_are_those_of_the_whole(x64):
     mesh = jax.make_mesh((8,), ("bank",), axis_types=(jax.sharding.AxisType.Auto,))

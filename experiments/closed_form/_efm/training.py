@@ -30,7 +30,9 @@ import jax
 import optax
 
 import fmjax
+from experiments.run import layout
 from fmjax.empirical import Bank
+from fmjax.paths import Path
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
@@ -176,6 +178,28 @@ def make_loss(
     return loss
 
 
+def spread(target: Callable[..., Array], mesh: jax.sharding.Mesh) -> Callable[..., Array]:
+    """Returns a target for a bank that lies split over a mesh, where `layout.shared` has put it.
+
+    Every device takes its own points, and only sums over them move.
+
+    Args:
+      target: as for `make_loss`, with an option `axis_name`, as `fmjax.empirical.refined_velocity`.
+      mesh: from `layout.make_mesh`.
+    """
+
+    def of_parts(path: Path, bank: Array | Bank, x0: Array, x1: Array, t: Array) -> Array:
+        shape = bank.points.shape if isinstance(bank, Bank) else ()
+        if not shape or layout.rule_of_points(shape, mesh.shape["model"]) == jax.P():
+            return target(path, bank, x0, x1, t)
+        one = partial(target, path, axis_name="model")
+        specs = (fmjax.empirical.partition(bank, "model"), jax.P(), jax.P(), jax.P())
+        kinds = {"axis_names": {"model"}, "in_specs": specs, "out_specs": jax.P()}
+        return jax.shard_map(one, mesh=mesh, check_vma=False, **kinds)(bank, x0, x1, t)
+
+    return of_parts
+
+
 def losses(
     apply: Callable[..., Array], networks: Networks, *, target: Callable[..., Array]
 ) -> dict[str, Callable[..., Array]]:
@@ -186,5 +210,8 @@ def losses(
       networks: which are trained.
       target: as for `make_loss`.
     """
-    chosen = methods(networks.methods, networks.banks)
-    return {name: make_loss(apply, method, target=target) for name, method in chosen.items()}
+    chosen, in_parts = methods(networks.methods, networks.banks), spread(target, layout.make_mesh())
+    return {
+        name: make_loss(apply, method, target=in_parts if method.bank is whole else target)
+        for name, method in chosen.items()
+    }

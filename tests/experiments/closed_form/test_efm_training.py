@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 import fmjax
 from experiments.closed_form._efm import training
 from experiments.images import data
+from experiments.run import layout
 from fmjax.models.perceptron import apply as perceptron
 
 PIXELS = np.random.default_rng(3).integers(0, 17, (24, 3, 2, 1), dtype=np.uint8)
@@ -96,3 +97,31 @@ def test_all_methods_see_the_same_noise_and_times_but_for_the_coupling():
     costs = ((independent[0][:, None] - np.asarray(DATA[INDEX])[None]) ** 2).sum(axis=-1)
     least = costs[linear_sum_assignment(costs)].sum()
     assert ((optimal[0] - np.asarray(DATA[INDEX])) ** 2).sum() == pytest.approx(least, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_bank_that_lies_over_the_devices_gives_the_losses_and_moves_no_points():
+    pixels = np.random.default_rng(5).integers(0, 17, (512, 64), dtype=np.uint8) ** 2
+    bank = fmjax.empirical.prepare(jnp.asarray(pixels), scale=2 / 256, shift=-1.0)
+    params = fmjax.models.perceptron(jax.random.key(1), 64, width=8, depth=1)[1]
+    target = partial(fmjax.empirical.refined_velocity, chunk_size=64)
+    networks = training.Networks(methods=("CFM", "EFM-n"), banks=(32,))
+    found = {}
+    for model in (1, 4):
+        with layout.split(model):
+            mesh = layout.make_mesh()
+            made = training.losses(perceptron, networks, target=target)
+        data = layout.shared(mesh, bank)
+        held = {shard.data.shape for shard in data.points.addressable_shards}
+        assert held == {(512 // model, 64)}
+        index = layout.shard(mesh, np.arange(3, 19, dtype=np.int32))
+        arguments = (params, jax.random.key(4), {"x": index, "data": data})
+        for name, loss in made.items():
+            program = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
+            found[name, model] = program(*arguments)
+            moved = [line for line in program.as_text().splitlines() if " all-gather(" in line]
+            assert not [line for line in moved if "u8[512,64]" in line or "f32[512" in line]
+    for name in made:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *(
+            found[name, model] for model in (1, 4)
+        ))  # fmt: skip

@@ -1,10 +1,14 @@
 """What a run says about its devices at its start."""
 
+import functools
+import http.server
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import types
 
 import jax
@@ -136,3 +140,57 @@ def test_a_command_says_so_in_one_line(tmp_path, given):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# The hosts of a TPU slice.
+
+
+@pytest.fixture
+def metadata(monkeypatch, platforms):
+    """A machine of Compute Engine with libtpu, whose metadata a server on loopback tells."""
+    attributes = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = attributes.get(self.path.rpartition("/")[2])
+            asked = self.headers["Metadata-Flavor"] == "Google"
+            self.send_response(200 if found and asked else 404)
+            self.end_headers()
+            self.wfile.write((found or "").encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("localhost", 0), Handler)
+    threading.Thread(target=functools.partial(server.serve_forever, 0.01), daemon=True).start()
+    monkeypatch.setenv("GCE_METADATA_IP", f"localhost:{server.server_port}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu")
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where it sees no chips
+    platforms(None)
+    yield attributes
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("workers", "joined"), [("slice-a1b2,slice-c3d4", True), ("slice-a1b2", False), (None, False)]
+)
+def test_the_hosts_of_a_tpu_slice_are_joined_by_their_metadata(
+    metadata, monkeypatch, workers, joined
+):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: calls.append(options))
+    monkeypatch.setattr(devices, "_of_slice", devices._of_slice.__wrapped__)
+    metadata["worker-network-endpoints"] = workers
+    devices.join_hosts()
+    assert len(calls) == joined
+
+
+def test_metadata_are_asked_where_there_is_a_tpu(metadata, platforms, monkeypatch):
+    metadata["worker-network-endpoints"] = "a,b"
+    platforms("cpu")
+    assert devices._of_slice.__wrapped__() == ""
+    platforms("tpu,cpu")
+    assert devices._of_slice.__wrapped__() == "a,b"
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    assert devices._of_slice.__wrapped__() == ""

@@ -1,16 +1,20 @@
 """Several processes on one machine, joined over loopback: the run of one process in any layout."""
 
+import dataclasses
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.run import loop
+from experiments.uncertainty import maps
 from tests.experiments.run import test_layout
+from tests.oracles import tiny
 
 ROOT = str(pathlib.Path(loop.__file__).parents[2])
 STEPS = 4
@@ -75,3 +79,51 @@ np.savez(f"{folder}/{jax.process_index()}.npz", **layout.on_host(state.ema_param
         state = test_layout.fit(tmp_path, STEPS, model=again)
         for name, array in test_layout.layout.on_host(state.ema_params).items():
             np.testing.assert_array_equal(array, np.load(tmp_path / "0.npz")[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_measure_together_and_all_have_the_results(tmp_path, count):
+    code = """
+import time
+from experiments.run import batches
+from experiments.run.folder import remembered
+shapes = []
+def function(keys, x):
+    shapes.append(x.shape)  # of one device
+    return x**2 + jax.vmap(jax.random.uniform)(keys)
+keys, x = jax.random.split(jax.random.key(5), 21), np.arange(21, dtype=np.float32)
+made = []
+def make():
+    made.append(1)
+    return {"values": batches.in_batches(function, keys, x, size=16, label="squares")}
+number = jax.process_index()
+for options in ({"a": 1}, {"a": 1}, {"a": 2}):
+    if number:
+        time.sleep(0.5)  # when process 0 has written, nobody may take what it finds for its own
+    kept = remembered(f"{folder}/kept.json", options, make)
+assert (len(made), shapes) == (2, [(2,)])
+np.savez(f"{folder}/{number}.npz", kept=kept["values"])
+"""
+    errors = run(count, code, tmp_path)
+    keys, x = jax.random.split(jax.random.key(5), 21), np.arange(21)
+    expected = x**2 + np.array([jax.random.uniform(key) for key in keys])
+    for index in range(count):
+        np.testing.assert_allclose(np.load(tmp_path / f"{index}.npz")["kept"], expected, rtol=1e-6)
+    assert ["squares: 21 examples" in text for text in errors] == [True] + [False] * (count - 1)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_results_of_an_experiment(tmp_path):
+    code = """
+from tests.oracles import tiny
+import dataclasses
+from experiments.uncertainty import maps
+maps.main(dataclasses.replace(tiny.UNCERTAINTY, workdir=f"{folder}/run"))
+"""
+    run(2, code, tmp_path / "two")
+    maps.main(dataclasses.replace(tiny.UNCERTAINTY, workdir=str(tmp_path / "one")))
+    one, two = (tiny.results(tmp_path / place) for place in ("one", "two/run"))
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a == b if isinstance(a, str) else np.isclose(a, b, rtol=1e-3, atol=1e-5)
