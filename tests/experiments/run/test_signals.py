@@ -223,51 +223,63 @@ cli.run(main, Config, args=[])
 """
 
 
-def hosts(folder, num_steps, *failing):
+@pytest.fixture
+def hosts(tmp_path):
     """Starts two processes that train together; the second one fails before a step."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    root = str(pathlib.Path(loop.__file__).parents[2])
-    names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "PYTHONPATH": root}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", HOST, str(num_steps), *map(str, failing)],
-            cwd=folder,
-            env=os.environ | names | {"JAX_PROCESS_ID": str(index)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    started = []
+
+    def start(num_steps, *failing):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        root = str(pathlib.Path(loop.__file__).parents[2])
+        names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "PYTHONPATH": root}
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-c", HOST, str(num_steps), *map(str, failing)],
+                cwd=tmp_path,
+                env=os.environ | names | {"JAX_PROCESS_ID": str(index)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for index in range(2)
+        ]
+        started.extend(both)
+        return both
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_of_two_hosts_one_is_told_and_both_save_the_same_step(tmp_path, signum):
-    both = hosts(tmp_path, 10**6)
+def test_of_two_hosts_one_is_told_and_both_save_the_same_step(tmp_path, hosts, signum):
+    both = hosts(10**6)
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         time.sleep(0.1)
         assert [process.poll() for process in both] == [None, None]
     both[1].send_signal(signum)
-    errors = [process.communicate(timeout=60)[1] for process in both]
+    errors = [process.communicate(timeout=200)[1] for process in both]
     assert [process.returncode for process in both] == [143, 128 + signum], errors
     step = saved_steps(tmp_path / "run")[-1]
     for error in errors:
         assert f": step {step} of 1000000 is saved, the same command continues" in error
         assert "Traceback" not in error
-    both = hosts(tmp_path, step + 5)
-    errors = [process.communicate(timeout=60)[1] for process in both]
+    both = hosts(step + 5)
+    errors = [process.communicate(timeout=200)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert f"continuing: step {step} of {step + 5}" in errors[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [None, 0, 1], ids=["fails", "the first dies", "one dies"])
-def test_of_two_hosts_one_ends_and_the_other_does_not_wait_for_it(tmp_path, victim):
-    both = hosts(tmp_path, 10**6, *([50] if victim is None else []))
+def test_of_two_hosts_one_ends_and_the_other_does_not_wait_for_it(tmp_path, hosts, victim):
+    both = hosts(10**6, *([50] if victim is None else []))
     if victim is None:
-        assert "error: a mistake in the data.\n" in both[1].communicate(timeout=120)[1]
+        assert "error: a mistake in the data.\n" in both[1].communicate(timeout=200)[1]
         assert both[1].returncode == 1
         other = both[0]
     else:
@@ -283,7 +295,7 @@ def test_of_two_hosts_one_ends_and_the_other_does_not_wait_for_it(tmp_path, vict
     assert other.returncode != 0
     assert "another task died" in error or "has lost another one" in error
     step = saved_steps(tmp_path / "run")[-1] + 5
-    both = hosts(tmp_path, step)
-    errors = [process.communicate(timeout=120)[1] for process in both]
+    both = hosts(step)
+    errors = [process.communicate(timeout=200)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert f"continuing: step {step - 5} of {step}" in errors[0]
