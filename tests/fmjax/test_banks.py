@@ -179,6 +179,7 @@ def test_a_bank_over_eight_devices_is_the_same_bank(dtype):
     assert held == {padded.points.nbytes // 8}
 
 
+@pytest.mark.slow
 def test_the_target_of_a_spread_bank_is_that_of_the_whole():
     auto = {"axis_types": (jax.sharding.AxisType.Auto,), "devices": jax.devices()[:2]}
     mesh = jax.make_mesh((2,), ("bank",), **auto)
