@@ -23,6 +23,7 @@ announce = devices.announce.__wrapped__  # says it at every call
 @pytest.fixture
 def installed(monkeypatch):
     """Pretends that these plugins of accelerators are installed, by their versions."""
+    jax.devices()  # JAX looks for plugins when it starts, and must find the real ones
 
     def install(**versions):
         plugins = [types.SimpleNamespace(name=n, version=v) for n, v in versions.items()]
