@@ -69,6 +69,7 @@ GOOD = {
     "classes": jnp.arange(2), "components": COMPONENTS, "conditional": _average,
     "unconditional": _average, "context": jnp.arange(3), "covariance": jnp.eye(2),
     "cost": couplings.squared_euclidean, "divergence": divergence.exact,
+    "dtype": jnp.bfloat16,
     "estimator": partial(estimators.bekas, KEY, num_probes=2), "event": jnp.sum, "exact": _field,
     "f": jnp.tanh, "field": jnp.tanh, "given": predictions.velocity, "grid": BATCH,
     "guide": lambda v, x, t: v, "k": 1, "kernel": metrics.gaussian_kernel(1.0), "key": KEY,

@@ -442,16 +442,15 @@ CHECKPOINT_DAMAGES = {
     "half the arrays": lambda step: [cut(path) for path in step.rglob("d/*")],
     "no manifest": lambda step: (step / "default" / "manifest.ocdbt").unlink(),
     "emptied": lambda step: [path.unlink() for path in step.rglob("*") if path.is_file()],
-    "a flipped bit": lambda step: flip(
-        max(step.rglob("d/*"), key=lambda path: path.stat().st_size)
-    ),
+    "flipped bits": lambda step: [flip(path) for path in step.rglob("d/*")],
 }
 
 
 def flip(path):
-    """Flips a bit in the middle of a file."""
+    """Flips nine bits of a file; a single one may lie where nothing is read."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
+    for tenth in range(1, 10):
+        content[tenth * len(content) // 10] ^= 4
     path.write_bytes(content)
 
 
