@@ -79,9 +79,10 @@ def results(folder):
 
 
 def contents(folder):
-    """Returns the bytes of every file below the folder, but not the record of its sessions."""
+    """Returns the bytes of every file below the folder, but not the records of its sessions."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path: path.read_bytes() for path in files if path.name != "provenance.json"}
+    sessions = ("provenance.json", "writer.json")
+    return {path: path.read_bytes() for path in files if path.name not in sessions}
 
 
 def loaded(folder, name, place, config):
