@@ -137,8 +137,7 @@ def repeat(
       Polyak and Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
       [polyak1992acceleration]
     """
-    example = "pass fmjax.train.make_step(loss, optimizer)"
-    _checks.function(step, "step", "(state, key, batch) -> (state, info)", example)
+    _check_step(step)
     if num_steps is not None:
         _checks.count("steps of a call", num_steps=num_steps)
 
@@ -188,8 +187,7 @@ def skip_nonfinite(
       Micikevicius et al. (2018), Mixed Precision Training, arXiv:1710.03740, section 3.2, where
       updates are skipped after an overflow. [micikevicius2018mixed]
     """
-    example = "pass fmjax.train.make_step(loss, optimizer)"
-    _checks.function(step, "step", "(state, key, batch) -> (state, info)", example)
+    _check_step(step)
 
     def skipping(state: TrainState, key: Key, batch: PyTree) -> tuple[TrainState, Info]:
         after, info = step(state, key, batch)
@@ -198,6 +196,12 @@ def skip_nonfinite(
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, skipped), info
 
     return skipping
+
+
+def _check_step(step: Callable) -> None:
+    """Raises ValueError unless the step can be called as one."""
+    example = "pass fmjax.train.make_step(loss, optimizer)"
+    _checks.function(step, "step", "(state, key, batch) -> (state, info)", example)
 
 
 def _length(batches: PyTree, num_steps: int | None) -> int:

@@ -63,6 +63,8 @@ UNCERTAINTY = config(
     sde_seeds=2,
     sde_steps=2,
 )
+# Without the rivals and the likelihood, which are most of what is compiled.
+SMALL = replace(UNCERTAINTY, num_rivals=0, num_likelihood=0, times=(0.7,))
 MEANFLOW = config(meanflow.Config, **_COMMON, num_maps=3, renoisings=2)
 MEASURED = ("milliseconds", "time_ratio", "checksum")  # differ from run to run
 

@@ -118,12 +118,10 @@ def test_two_processes_give_the_results_of_an_experiment(tmp_path):
     code = """
 from tests.oracles import tiny
 from experiments.uncertainty import maps
-few = {"num_rivals": 0, "num_likelihood": 0, "times": (0.7,)}
-maps.main(tiny.replace(tiny.UNCERTAINTY, workdir=f"{folder}/run", **few))
+maps.main(tiny.replace(tiny.SMALL, workdir=f"{folder}/run"))
 """
     run(2, code, tmp_path / "two")
-    few = {"num_rivals": 0, "num_likelihood": 0, "times": (0.7,)}
-    maps.main(tiny.replace(tiny.UNCERTAINTY, workdir=str(tmp_path / "one"), **few))
+    maps.main(tiny.replace(tiny.SMALL, workdir=str(tmp_path / "one")))
     one, two = (tiny.results(tmp_path / place) for place in ("one", "two/run"))
     assert jax.tree.structure(one) == jax.tree.structure(two)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):

@@ -19,9 +19,7 @@ from tests import slow
 from tests.oracles import tiny
 
 NAMES = sorted(tiny.EXPERIMENTS)
-# Without the rivals and the likelihood, which are most of what is compiled.
-SMALL = tiny.replace(tiny.UNCERTAINTY, num_rivals=0, num_likelihood=0, times=(0.7,))
-TINY = {"small": SMALL, "maps": tiny.UNCERTAINTY, "meanflow": tiny.MEANFLOW}
+TINY = {"small": tiny.SMALL, "maps": tiny.UNCERTAINTY, "meanflow": tiny.MEANFLOW}
 FIGURES = {
     "meanflow": {"samples", "maps", "agreement", "calibration"},
     "small": {"samples", "uncertainty", "calibration", "generation", "exact"},
