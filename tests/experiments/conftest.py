@@ -6,6 +6,8 @@ import pytest
 from experiments.run import layout, programs
 from tests.oracles import tiny
 
+_ON_ALL = layout.make_mesh
+
 
 @pytest.fixture(autouse=True)
 def _keep_no_programs(monkeypatch):
@@ -29,6 +31,12 @@ def _compile_once(request, tmp_path_factory):
     with tiny.compiled_once(shared / "programs"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "make_mesh", _one_device)
         yield
+
+
+@pytest.fixture
+def all_devices(monkeypatch):
+    """Gives one test of a paper's experiment all devices."""
+    monkeypatch.setattr(layout, "make_mesh", _ON_ALL)
 
 
 def _one_device():

@@ -100,6 +100,7 @@ def test_all_methods_see_the_same_noise_and_times_but_for_the_coupling():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_devices")
 def test_a_bank_that_lies_over_the_devices_gives_the_losses_and_moves_no_points():
     pixels = np.random.default_rng(5).integers(0, 17, (512, 64), dtype=np.uint8) ** 2
     bank = fmjax.empirical.prepare(jnp.asarray(pixels), scale=2 / 256, shift=-1.0)

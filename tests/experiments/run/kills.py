@@ -63,6 +63,7 @@ def started(module, folder, programs):
     config = tiny.replace(EXPERIMENTS[module], workdir=str(folder))
     words = f"{folder}.txt"
     folder.parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(words).write_text("")  # a process may be killed before it says a word
     process = _SERVER.Process(target=_run, args=(module.__name__, config, words, str(programs)))
     process.start()
     return process

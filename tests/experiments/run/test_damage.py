@@ -21,6 +21,11 @@ def test_no_damage_of_a_checkpoint_changes_what_is_restored(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ends_like_the_undisturbed_one(tmp_path):
+    assert sum(count for _, count in kills.tried(2, 0, tmp_path, [kills.mixture])) == 2
+
+
+@pytest.mark.long
+def test_a_killed_run_of_every_paper_ends_like_the_undisturbed_one(tmp_path):
     ended = list(kills.tried(3, 0, tmp_path))
     assert sum(count for _, count in ended) == 3
     assert {name for name, _ in ended} == {module.__name__ for module in kills.EXPERIMENTS}

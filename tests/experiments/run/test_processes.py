@@ -18,25 +18,28 @@ from tests.oracles import tiny
 ROOT = str(pathlib.Path(loop.__file__).parents[2])
 STEPS = 4
 JOIN = """
-import dataclasses, sys
+import dataclasses, os, sys
 import jax
-jax.config.update("jax_num_cpu_devices", 8 // int(sys.argv[1]))
+devices = int(os.environ["DEVICES"])
+jax.config.update("jax_num_cpu_devices", devices // int(sys.argv[1]))
+# As in the process of the tests: what is compiled otherwise is rounded otherwise.
+jax.config.update("jax_disable_most_optimizations", True)
 from experiments.run import loop
 folder = loop.open_run(sys.argv[2], dataclasses.make_dataclass("Config", [])())
 # After the processes have met, because it asks for the devices:
 import numpy as np
 from tests.experiments.run import test_layout
-assert (jax.process_count(), jax.device_count()) == (int(sys.argv[1]), 8)
+assert (jax.process_count(), jax.device_count()) == (int(sys.argv[1]), devices)
 """
 
 
-def run(count, code, *arguments):
+def run(count, code, *arguments, devices=8):
     """Runs the code in several processes that are joined, and returns what they said on stderr."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     names = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-    names |= {"PYTHONPATH": ROOT}
+    names |= {"PYTHONPATH": ROOT, "DEVICES": str(devices)}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", JOIN + code, str(count), *map(str, arguments)],
@@ -112,7 +115,6 @@ np.savez(f"{folder}/{number}.npz", kept=kept["values"])
     assert ["squares: 21 examples" in text for text in errors] == [True] + [False] * (count - 1)
 
 
-@pytest.mark.xfail(reason="a result differs by more than 1e-3; which one and why is not found yet")
 @pytest.mark.slow
 def test_two_processes_give_the_results_of_an_experiment(tmp_path):
     code = """
@@ -120,7 +122,7 @@ from tests.oracles import tiny
 from experiments.uncertainty import maps
 maps.main(tiny.replace(tiny.SMALL, workdir=f"{folder}/run"))
 """
-    run(2, code, tmp_path / "two")
+    run(2, code, tmp_path / "two", devices=2)
     maps.main(tiny.replace(tiny.SMALL, workdir=str(tmp_path / "one")))
     one, two = (tiny.results(tmp_path / place) for place in ("one", "two/run"))
     assert jax.tree.structure(one) == jax.tree.structure(two)

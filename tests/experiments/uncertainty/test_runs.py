@@ -329,7 +329,7 @@ def test_a_users_mistake_is_one_line(experiment, arguments, words, tmp_path, cap
     assert "Traceback" not in error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_main_job_with_its_defaults(tmp_path):
     command = [sys.executable, "-m", "experiments.uncertainty.maps"]
     subprocess.run([*command, "--workdir", tmp_path / "run"], check=True, timeout=1800)
