@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.run import errors
+
 DOWNLOADED = ("mnist", "fashion_mnist", "cifar10")
 FOLDER_ONLY = ("cifar10_subset",)  # not among the data sets that tfds can download
 _OTHERWISE = "or use --dataset digits, which needs no files, or --dataset path/to/images.npz"
@@ -123,7 +125,7 @@ def _prepare(tfds: ModuleType, name: str, root: Any) -> None:
         builder.download_and_prepare()
     except Exception as error:  # the network, the disk, the mirror: anything can happen here
         message = (
-            f"{missing}, and downloading it failed ({_first_line(error)}): try again, give "
+            f"{missing}, and downloading it failed ({errors.first_line(error)}): try again, give "
             f"--data-dir, a folder where {name} is prepared, {_OTHERWISE}."
         )
         raise OSError(message) from error
@@ -170,7 +172,7 @@ def _open_splits(
         splits = [builder.info.splits[name] for name in ("train", "test")]
     except Exception as error:  # each damage has its own exception, most with long messages
         message = (
-            f"{folder}/dataset_info.json or features.json is damaged ({_first_line(error)}): "
+            f"{folder}/dataset_info.json or features.json is damaged ({errors.first_line(error)}): "
             "copy or prepare the data set again."
         )
         raise ValueError(message) from error
@@ -203,13 +205,9 @@ def _read(files: list[tuple[Any, int]], source: Any, column: str) -> np.ndarray:
                 values += [example[column] for example in source.__getitems__(block)]
         except Exception as error:  # array_record and the image decoders have their own each
             message = (
-                f"{path} is damaged ({_first_line(error)}), expected {length} readable images: "
-                "copy or prepare the data set again."
+                f"{path} is damaged ({errors.first_line(error)}), expected {length} readable "
+                "images: copy or prepare the data set again."
             )
             raise ValueError(message) from error
         begin += length
     return np.stack(values)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
 from experiments.run import layout
 from fmjax import train
@@ -231,7 +230,7 @@ class Calls:
         self._times.append((started - begin, time.perf_counter() - started))
         if len(self._times) > TIMED:
             count = 1 if has_convolution(one.trace(*arguments).jaxpr) else self._quickest()
-            self._count, self._open = _agreed(count), False
+            self._count, self._open = layout.said_by_first(count), False
 
     def _quickest(self) -> int:
         """Returns the number of steps that the measured times advise."""
@@ -239,10 +238,3 @@ class Calls:
         start, whole = min(start for start, _ in times), min(map(sum, times))  # less of other work
         left = self._left - len(self._times)
         return how_many(start, whole - start, compiling, left=left, gap=self._gap)
-
-
-def _agreed(count: int) -> int:
-    """Returns the number of the first process, for all: their programs meet at every step."""
-    if jax.process_count() == 1:
-        return count
-    return int(multihost_utils.broadcast_one_to_all(np.int32(count)))

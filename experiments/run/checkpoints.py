@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from experiments.run import checksums, paths, stored
+from experiments.run import checksums, errors, paths, stored
 from experiments.run.lines import Lines
 from fmjax import train
 from fmjax.types import Array, PyTree
@@ -251,14 +251,13 @@ def failure_named(folder: epath.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a full disk, permissions, a bucket out of reach
-        lines = str(error).splitlines() or [type(error).__name__]
-        known = [text for text in _REASONS if text in str(error)]
+        reason = next((text for text in _REASONS if text in str(error)), errors.first_line(error))
         try:
             steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
         except OSError:
             steps = []
         message = (
-            f"could not save a checkpoint in {folder} ({(known or lines)[0][:120]}): make room or "
+            f"could not save a checkpoint in {folder} ({reason}): make room or "
             f"change its permissions, then run again; the saved steps are {steps or 'none'}."
         )
         raise OSError(message) from error

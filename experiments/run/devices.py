@@ -12,6 +12,8 @@ import warnings
 
 import jax
 
+from experiments.run import errors
+
 _SHUTDOWN_SECONDS = 24 * 3600
 _HEARTBEAT_SECONDS = 20  # without a sign of life, then JAX ends all other processes
 _LOSSES = "closed by peer", "Connection re", "UNAVAILABLE", "heartbeat", "Timed out", "unhealthy"
@@ -41,9 +43,10 @@ def check_divides(what: str, size: int) -> None:
 
 
 def _patience() -> dict[str, int]:
-    """Returns the option by which the processes wait at the end for the one that evaluates.
+    """Returns the option by which the processes wait at the end for process 0, up to a day.
 
-    It writes for up to a day, and the default of five minutes would kill them all.
+    It draws the figures, and the cheapest experiments are measured by it alone: that may take
+    longer than the five minutes after which JAX ends them all.
     """
     parameters = inspect.signature(jax.distributed.initialize).parameters.values()
     if any(p.name == "shutdown_timeout_seconds" or p.kind == p.VAR_KEYWORD for p in parameters):
@@ -82,11 +85,11 @@ def join_hosts() -> None:
                 **_patience(),
             )
         except (ValueError, RuntimeError) as error:
-            raise _not_joined(_first_line(error)) from error
+            raise _not_joined(errors.first_line(error)) from error
     try:
         found = jax.process_count()
     except (RuntimeError, AssertionError) as error:  # the latter says nothing
-        reason = f" ({_first_line(error)})" if str(error) else ""
+        reason = f" ({errors.first_line(error)})" if str(error) else ""
         message = (
             f"JAX_PLATFORMS is {jax.config.jax_platforms!r}, but JAX has no such device{reason}: "
             'install its plugin, as in pip install -U "jax[cuda12]" or "jax[tpu]", or unset '
@@ -105,10 +108,6 @@ def _not_joined(reason: str) -> ValueError:
         "the first to host:port of process 0, or none of them to run alone."
     )
     return ValueError(message)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:160]
 
 
 def is_one_of_several() -> bool:
@@ -140,8 +139,8 @@ def loss(error: Exception) -> str:
     """Says which process does not answer, as far as JAX tells, and how to go on."""
     return (
         f"process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()} has "
-        f"lost another one ({_first_line(error)}): what ended it stands in its own output. The "
-        "same command, started for all of them, continues from the last checkpoint."
+        f"lost another one ({errors.first_line(error)}): what ended it stands in its own "
+        "output. The same command, started for all of them, continues from the last checkpoint."
     )
 
 

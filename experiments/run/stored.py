@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from experiments.run import checksums
+from experiments.run import checksums, errors
 from fmjax import train
 from fmjax.types import Array, PyTree
 
@@ -126,8 +126,7 @@ def reading() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # orbax, tensorstore, json and the disk have their own each
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-        raise Damage(reason) from error
+        raise Damage(errors.first_line(error)) from error
 
 
 def _kinds(tree: PyTree) -> dict[str, str]:

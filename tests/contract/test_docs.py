@@ -22,6 +22,14 @@ MODULES = [
 ]
 
 
+# Examples that take a second or more to compile.
+HEAVY = re.compile(
+    r"acceleration|conditioned|distributions|intervals|leave_one_out|lipschitz|log_normal|log_prob|"
+    r"manifold|matvec|memoryless|mixtures|models\.|neighbors|path_error\.(on_grid|gap|duhamel)|"
+    r"pointwise.duhamel|reweighted|samplers\.|spearman|spectrum.extremes|calibration"
+)
+
+
 def _public():
     for name in MODULES:
         module = importlib.import_module(name)
@@ -38,7 +46,8 @@ def _docstrings_with_examples():
             if test.examples:
                 # A reader pastes an example into a fresh interpreter: it imports what it uses.
                 test.globs = {}
-                yield pytest.param(test, id=test.name)
+                marks = [pytest.mark.slow] if HEAVY.search(test.name) else []
+                yield pytest.param(test, id=test.name, marks=marks)
 
 
 @pytest.mark.parametrize("test", list(_docstrings_with_examples()))
@@ -97,10 +106,12 @@ def test_every_reference_key_is_in_the_bibliography():
     assert cited <= known, f"cited but not listed: {sorted(cited - known)}"
 
 
-# Training and the likelihoods after it take two minutes.
+# The first block always; the training of the second takes two minutes.
 BLOCKS = [
-    pytest.param(block, marks=[pytest.mark.slow] if "optimizer" in block else [])
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    pytest.param(block, marks=[pytest.mark.slow] if number else [])
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    )
 ]
 
 

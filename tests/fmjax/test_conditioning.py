@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fmjax import divergence, losses, paths, posterior, predictions, toy
-from tests import slow
 
 PATHS = {
     "linear": paths.linear(),
@@ -32,7 +31,8 @@ def gaussian():
     return toy.gaussian_mixture(jnp.ones(1), MEAN[None], (STD * np.eye(3))[None] ** 2)
 
 
-@slow.but_the_first("name", PATHS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATHS)
 def test_gaussian_data_need_no_network(name, x64):
     path, law = PATHS[name], gaussian()
     field = predictions.conditioned(zeros, path, STD, MEAN)

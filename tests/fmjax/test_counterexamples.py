@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from fmjax import couplings, losses, onestep, paths, posterior
-from tests import slow
 from tests.oracles import mixture as oracles
 
 PATH = paths.linear()
@@ -51,7 +50,8 @@ def test_a_guided_field_has_a_negative_variance(x64):
     assert variances[2] == pytest.approx(-0.2759515570934256, rel=1e-12)
 
 
-@slow.but_the_first("scale", [0.5, 2.0, 4.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.5, 2.0, 4.0])
 def test_a_guided_field_mixes_the_covariances(scale, x64):
     # The mixture of tests/oracles.py, whose first component is the class.
     t, x = 0.5, jnp.array([-0.2, 0.3, 0.1])

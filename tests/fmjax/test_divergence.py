@@ -62,7 +62,7 @@ def test_unrolled_refuses_many_entries():
         divergence.unrolled(_field, jnp.ones(65))
 
 
-@pytest.mark.parametrize("shape", [(), (2,), (4, 4, 3)])
+@slow.but_the_first("shape", [(2,), (), (4, 4, 3)])
 def test_diagonal_equals_the_formula(shape, x64):
     x = jax.random.normal(jax.random.key(1), shape)
     _, entries = divergence.diagonal(_field, x, chunk_size=7)

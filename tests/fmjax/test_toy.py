@@ -12,7 +12,6 @@ import scipy.integrate
 import scipy.stats
 
 from fmjax import toy
-from tests import slow
 
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 MEANS = np.array([[0.0, 1.0], [3.0, -1.0], [-2.0, -2.0]])
@@ -172,7 +171,8 @@ def test_mixture_with_an_empty_component():
 
 
 @pytest.mark.usefixtures("x64")
-@slow.but_the_first("x", [0.3, -30.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("x", [0.3, -30.0])
 def test_derivatives_of_a_mixture_in_its_weights(x):
     # Of log(sum_i w_i p_i / sum_i w_i), also where a weight is zero, and its component the nearest.
     means = np.array([0.0, 1.0, 2.0])

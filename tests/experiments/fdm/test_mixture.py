@@ -99,6 +99,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_gives_back_its_networks(run):
     errors = tiny.results(run)["FDM"]["errors"]["flow"]["seeds"]
     x0, x1, t = fdm_mixture.pairs(CONFIG, 1)

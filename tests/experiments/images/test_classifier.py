@@ -112,6 +112,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_classifier_of_its_own_folder_is_restored_before_the_run_has_one(fitted, folder):
     _, images = training.load(Source(), 0)
     before = (folder / "config.json").read_bytes()

@@ -125,6 +125,7 @@ def test_with_equal_times_the_meanflow_loss_is_that_of_its_slice():
     assert float(ours) == pytest.approx(_meanflow_by_hand(key, 1.0)[0].mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_meanflow_loss_uses_dropout():
     seen = []
 

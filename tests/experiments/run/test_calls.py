@@ -92,6 +92,16 @@ def test_what_the_clock_chooses_changes_nothing(tmp_path, monkeypatch, counted):
     assert metrics(tmp_path / "quick") == metrics(tmp_path / "slow")
 
 
+def test_the_number_is_the_one_that_the_first_process_chose(tmp_path, monkeypatch, counted):
+    chosen = []
+    monkeypatch.setattr(calls, "time", clock(1e-4))
+    monkeypatch.setattr(layout, "said_by_first", lambda count: chosen.append(count) or 5)
+    every = {"log_every": 20, "eval_every": 80, "save_every": 80}
+    assert int(test_loop.fit(tmp_path, 80, **every).step) == 80
+    assert chosen == [20]  # by the clock of this process
+    assert counted == [5] * 14  # of steps 10 to 20 two, then four for each look
+
+
 def with_convolution(params, key, batch):
     """The loss of the other tests, and a convolution that adds zero to it."""
     value = test_loop.loss(params, key, batch)
@@ -223,11 +233,3 @@ def test_a_state_in_parts_takes_several_steps_in_a_call(tmp_path):
         assert state.params["layer"]["bias"].sharding.shard_shape((1, 2**14)) == (1, 2**12)
         runs.append(layout.on_host(state))
     assert_same_bits(*runs)
-
-
-def test_the_processes_agree_on_the_number_of_the_first(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(
-        calls.multihost_utils, "broadcast_one_to_all", lambda number: number * 0 + 7
-    )
-    assert calls._agreed(3) == 7

@@ -16,13 +16,14 @@ from tests.experiments.run import test_loop
 from tests.experiments.run.test_loop import Config, assert_same_bits, contents, fit
 
 
-def failing(at, fail):
-    """Batches before one of which something happens, after the checkpoint before it is written."""
+def failing(at, fail, place):
+    """Batches before one of which something happens, after the checkpoint of step 5 is written."""
 
     def start(first):
         for number, batch in enumerate(test_loop.BATCHES(first), start=first + 1):
             if number == at:
-                time.sleep(0.5)
+                while not (place / "checkpoints" / "5").exists():
+                    time.sleep(0.01)
                 fail()
             yield batch
 
@@ -50,7 +51,7 @@ def fill():
 def test_a_full_disk_is_one_error_and_the_run_goes_on(tmp_path, caplog, monkeypatch, log_every):
     monkeypatch.setattr(loop.Log, "write", lambda *_: None) if log_every == 5 else None
     with room(), pytest.raises(OSError, match=r"File too large|RESOURCE_EXHAUSTED|os_error") as e:
-        fit(tmp_path, 10, batches=failing(8, fill), log_every=log_every)
+        fit(tmp_path, 10, batches=failing(8, fill, tmp_path), log_every=log_every)
     assert "\n" not in str(e.value)
     assert caplog.records == []  # orbax would log a traceback of each of its threads
     assert (tmp_path / "checkpoints" / "5").exists()
@@ -82,7 +83,7 @@ def test_no_room_for_another_folder_ends_at_once(tmp_path, monkeypatch):
 def test_a_folder_that_is_gone_is_not_made_anew(tmp_path, monkeypatch, log_every):
     place = loop.open_run(tmp_path / "run", Config())
     options = {"log_every": log_every, "eval_every": 100}
-    batches = failing(8, lambda: shutil.rmtree(place))
+    batches = failing(8, lambda: shutil.rmtree(place), place)
     if log_every == 100:
         monkeypatch.setattr(loop.Log, "write", lambda *_: None)
     with pytest.raises(OSError, match=r"No such file .*metrics.jsonl|the folder is gone"):

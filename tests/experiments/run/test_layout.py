@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import json
 import math
 import re
 import types
@@ -216,3 +217,20 @@ def test_a_checkpoint_of_one_layout_restores_on_another(tmp_path, before, after)
     fit(tmp_path, 4, model=after)
     lines = loop.run_folder.read_metrics(tmp_path)
     np.testing.assert_allclose([line["loss"] for line in lines], losses, rtol=1e-5)
+
+
+def test_what_process_0_says_is_heard_by_all(monkeypatch):
+    said = {"step": 7, "names": ["a", "b"]}
+    own = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    # A broadcast gives every process what process 0 put in, and all put in arrays of one shape.
+    sent = iter([np.int32(len(own)), own])
+
+    def broadcast(given):
+        first = next(sent)
+        assert np.shape(given) == np.shape(first)
+        return first
+
+    monkeypatch.setattr(layout.multihost_utils, "broadcast_one_to_all", broadcast)
+    assert layout.said_by_first({"step": 3}) == said

@@ -21,10 +21,13 @@ from tests.experiments.run.test_loop import assert_same_bits, fit, metrics, save
 @pytest.fixture(autouse=True)
 def handlers():
     """The handlers of this process before a test; they must be there after it too."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    own = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    before = dict.fromkeys(own, signal.SIG_DFL)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)  # under nohup SIGHUP is ignored, here and in a training
     yield before
     now = {signum: signal.getsignal(signum) for signum in before}
-    for signum, handler in before.items():
+    for signum, handler in own.items():
         signal.signal(signum, handler)
     assert now == before
 
