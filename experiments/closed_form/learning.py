@@ -98,7 +98,7 @@ class Config:
         options.check_parts(self)
 
 
-GAPS = ("on_path", "along_flow")  # eq. (5) and (6) of fmjax.path_error
+GAPS = ("on_path", "along_flow")  # eq. (7) and (8) of fmjax.path_error
 
 
 def measure(

@@ -22,6 +22,16 @@ variables bound the total variation distance (Theorem 3.3),
 
     TV(p_t, q_t) <= TV(p_0, q_0) + 1/2 integral_0^t E_{x ~ p_s} |r_s(x)| ds        (4)
 
+The Kullback-Leibler divergence has an equation, too, with the scores of both laws. By partial
+integration of both continuity equations, and by Cauchy-Schwarz,
+
+    d KL(p_t || q_t) / dt  =  E_{x ~ p_t} (u - v) . (grad log p - grad log q)                 (5)
+    KL(p_t || q_t) <= KL(p_0 || q_0)
+        + integral_0^t sqrt(E |u - v|^2) sqrt(E |grad log p - grad log q|^2) ds               (6)
+
+So it grows with the error of flow matching times the distance of the scores, which the divergence
+of v moves: a small loss alone does not bound it.
+
 A true log-density is any function `log_density(x, t) -> nats`, differentiable in both. For the data
 set `bank` it is `partial(empirical.log_density, path, bank)`. With a bank of the one point x1 it is
 the conditional law `p_t(x | x1)`, and (2) becomes the conditional residual. Its mean absolute value
@@ -35,21 +45,23 @@ with t uniform on [0, 1] and x ~ p_t. In one or two, `bound` and `total_variatio
 If the true velocity u is known, as for a finite data set (`fmjax.empirical`), v can be compared
 with it directly, in any dimension d. The result depends on the states:
 
-    E |v - u|^2 / d  at  x_t = alpha x1 + sigma x0,    x1 from the training data              (5)
-    E |v - u|^2 / d  at  phi_t(x0), the trajectories of v itself                              (6)
+    E |v - u|^2 / d  at  x_t = alpha x1 + sigma x0,    x1 from the training data              (7)
+    E |v - u|^2 / d  at  phi_t(x0), the trajectories of v itself                              (8)
 
-Flow matching minimizes (5) alone. For a finite data set u leads from everywhere to one of its
-points. So a model that generates anything new has a large (6), however small its (5). This is
+Flow matching minimizes (7) alone. For a finite data set u leads from everywhere to one of its
+points. So a model that generates anything new has a large (8), however small its (7). This is
 called selective underfitting.
 
 * `residual`: at a point, in any dimension
 * `forcing`, `duhamel`: at a point, in few dimensions. They contain the density itself, which is
   1e-5 at a typical point in 12 dimensions and 0 in float32 in a hundred; lower tolerances with it
+* `kl_rate`: at a point, in any dimension in which a likelihood can be computed
 * `bound`, `total_variation`: of the whole law, on a grid
 * `gap_on_path`, `gap_along_flow`: of one example, the distance of v from u at all times
 
 References:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
+  Su et al. (2025), On Flow Matching KL Divergence, arXiv 2511.05480.
   Bertrand et al. (2025), On the Closed-Form of Flow Matching, arXiv 2506.03719, section 3.2.
   Song et al. (2025), Selective Underfitting in Diffusion Models, arXiv 2510.01378.
 """
@@ -57,14 +69,17 @@ References:
 from fmjax.path_error.gap import gap_along_flow, gap_on_path
 from fmjax.path_error.on_grid import bound, total_variation
 from fmjax.path_error.pointwise import LogDensity, duhamel, forcing, residual
+from fmjax.path_error.relative_entropy import KLRate, kl_rate
 
 __all__ = [
+    "KLRate",
     "LogDensity",
     "bound",
     "duhamel",
     "forcing",
     "gap_along_flow",
     "gap_on_path",
+    "kl_rate",
     "residual",
     "total_variation",
 ]

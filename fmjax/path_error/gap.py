@@ -28,7 +28,7 @@ __all__ = ["gap_along_flow", "gap_on_path"]
 def gap_on_path(
     velocity: Velocity, exact: Velocity, path: Path, x0: Array, x1: Array, times: Array
 ) -> Array:
-    """Computes the squared distance of two velocities at the states of a training pair, eq. (5).
+    """Computes the squared distance of two velocities at the states of a training pair, eq. (7).
 
     Flow matching minimizes its average over pairs: it is the loss `losses.cfm` of `velocity` minus
     the loss of the exact field.
@@ -74,7 +74,7 @@ def gap_on_path(
 def gap_along_flow(
     velocity: Velocity, exact: Velocity, x: Array, times: Array, *, solve: Solve = samplers.fixed
 ) -> Array:
-    """Computes the squared distance of two velocities along the learned flow itself, eq. (6).
+    """Computes the squared distance of two velocities along the learned flow itself, eq. (8).
 
     These are not the states of training. A network that is right on the path of its data may be far
     from the exact field here, and new samples come from this difference.

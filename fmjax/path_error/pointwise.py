@@ -64,7 +64,7 @@ def residual(
     x = _checks.state(x)
     t = _checks.time(t).astype(_checks.wide_dtype(x))
     value, div = _checks.divergence_of(divergence, _checks.at(velocity, t), x)
-    score, rate = jax.grad(partial(_scalar, log_density), argnums=(0, 1))(x, t)
+    score, rate = jax.grad(partial(scalar, log_density), argnums=(0, 1))(x, t)
     return -(rate + div + jnp.sum(_checks.wide(value) * _checks.wide(score)))
 
 
@@ -171,12 +171,12 @@ def duhamel(
 
     x0 = _checks.state(x0, "x0")
     start = jnp.zeros((), _checks.wide_dtype(x0))
-    error0 = jnp.exp(_scalar(log_density, x0, start)) - jnp.exp(log_prob0(x0))
+    error0 = jnp.exp(scalar(log_density, x0, start)) - jnp.exp(log_prob0(x0))
     x, log_det, total = solve(field, (x0, start, error0), 0.0, t)
     return x, total * jnp.exp(-log_det)
 
 
-def _scalar(log_density: LogDensity, x: Array, t: Array) -> Array:
+def scalar(log_density: LogDensity, x: Array, t: Array) -> Array:
     """Returns the log-density, or says that it is not one number."""
     value = log_density(x, t)
     if jnp.shape(value) != ():

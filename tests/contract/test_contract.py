@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -273,6 +274,13 @@ PER_EXAMPLE = {
         ),
         STATE,
     ),
+    "path_error.kl_rate": Case(
+        partial(
+            path_error.kl_rate, _log_density, _field, lambda x, t: 0.5 * x + t,
+            solve=partial(samplers.fixed, num_steps=3, adjoint=diffrax.DirectAdjoint()),
+        ),
+        STATE,
+    ),
     "path_error.gap_on_path": Case(
         lambda x, y: path_error.gap_on_path(
             _field, lambda x, t: 0.5 * x, PATH, x, y, jnp.array([0.2, 0.9])
@@ -461,7 +469,7 @@ def test_the_table_is_complete():
 
 # A solver, or the derivative of what differentiates already, takes a second or more to compile.
 HEAVY = re.compile(
-    r"samplers\.|likelihood\.|path_error\.(duhamel|gap)|sensitivity_|extremes|principal|total_|"
+    r"samplers\.|likelihood\.|path_error\.(duhamel|gap|kl)|sensitivity_|extremes|principal|total_|"
     r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank|"
     r"path_error.bound|prdc|wasserstein2"
 )

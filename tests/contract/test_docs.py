@@ -25,7 +25,7 @@ MODULES = [
 # Examples that take a second or more to compile.
 HEAVY = re.compile(
     r"acceleration|conditioned|distributions|intervals|leave_one_out|lipschitz|log_normal|log_prob|"
-    r"manifold|matvec|memoryless|mixtures|models\.|neighbors|path_error\.(on_grid|gap|duhamel)|"
+    r"manifold|matvec|memoryless|mixtures|models\.|neighbors|path_error\.(on_grid|gap|relative)|"
     r"pointwise.duhamel|reweighted|samplers\.|spearman|spectrum.extremes|calibration"
 )
 
