@@ -9,7 +9,8 @@ def but_the_first(names: str | tuple[str, ...], values: Iterable, **options):
     """Parametrizes a test as pytest does, and marks every case but the first as slow.
 
     The first case shows in every run that the function does what it says; the others, shapes or
-    laws or solvers that take the time of a compilation each, run with `python -m pytest -m slow`.
+    laws or solvers that take the time of a compilation each, run with
+    `python -m pytest -m "slow and not long"`.
     """
     first, *others = values
     marked = [

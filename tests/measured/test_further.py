@@ -4,7 +4,7 @@ import pytest
 
 from tests.measured import closed_form, fdm, meanflow, posterior, test_identities
 
-pytestmark = pytest.mark.slow  # the other tests hold the functions; these their digits
+pytestmark = pytest.mark.long  # the other tests hold the functions; these their digits
 
 GROUPS = (
     *posterior.GROUPS,

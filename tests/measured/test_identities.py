@@ -7,7 +7,7 @@ import pytest
 from tests.measured import identities, page
 
 OPTIMIZED = True
-pytestmark = pytest.mark.slow  # the other tests hold the functions; these their digits
+pytestmark = pytest.mark.long  # the other tests hold the functions; these their digits
 
 
 def assert_under_bars(group):

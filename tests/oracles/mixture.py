@@ -120,6 +120,8 @@ def covariance_of(a, b, coefficients, x, mixture=MIXTURE):
 def sample(key, n):
     """Returns n points of the mixture, `[n, 3]`."""
     key_class, key_noise = jax.random.split(key)
-    k = jax.random.choice(key_class, 3, (n,), p=jnp.asarray(WEIGHTS))
     noise = jax.random.normal(key_noise, (n, 3))
-    return jnp.asarray(MEANS)[k] + jnp.einsum("nij,nj->ni", jnp.asarray(FACTORS)[k], noise)
+    # Of the dtype by name: a process that has had float64 on and off confuses the two otherwise.
+    weights, means, factors = (jnp.asarray(a, noise.dtype) for a in (WEIGHTS, MEANS, FACTORS))
+    k = jax.random.choice(key_class, 3, (n,), p=weights)
+    return means[k] + jnp.einsum("nij,nj->ni", factors[k], noise)

@@ -61,7 +61,7 @@ def test_the_tables_of_the_closed_form(capsys):
     assert rows[-2][2] == "1.000"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tables_of_the_divergence_penalty(capsys):
     fdm.main(fdm.Config(networks=("perceptron",), points=4, turns=1))
     rows = {row[0]: row for row in _rows(capsys.readouterr().out)}
@@ -86,7 +86,7 @@ def test_what_cannot_be_timed_is_said_first(benchmark, options, words):
         benchmark.main(benchmark.Config(**options))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tables_of_the_uncertainty(capsys):
     config = uncertainty.Config(size=8, channels=(8,), repeats=1, chunks=(4,), sizes=(8,))
     uncertainty.main(config)

@@ -174,7 +174,7 @@ def test_a_run_leaves_numbers_and_figures(run):
     tiny.check_pictures(run / "figures", {"frechet", "copies", "samples"})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(file, run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -186,7 +186,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(file, run, tmp_pa
     assert "test Frechet during the training" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_more_seed_and_one_method_less_leave_the_other_networks_alone(file, run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)

@@ -132,7 +132,7 @@ def test_a_run_leaves_numbers_and_a_figure(run):
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)

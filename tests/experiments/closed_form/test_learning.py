@@ -111,7 +111,7 @@ def test_a_run_leaves_numbers_and_figures(run):
     tiny.check_pictures(run / "figures", {"learning", "samples"})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_run_ends_as_if_it_had_not_been(run, tmp_path, capsys):
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -148,7 +148,7 @@ def test_the_panels_show_what_they_say(run):
     assert drawn["held-out images"] == [row["distance_of_held_out"] for row in rows]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_distances_in_another_space_are_measured_anew_without_labels(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)

@@ -140,7 +140,7 @@ def test_both_methods_start_from_the_same_networks_and_differ_by_the_weight(run)
     assert first[0] != first[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_that_was_interrupted_ends_in_the_same_bits(run, tmp_path):
     again, network = tmp_path / "again", fdm_mixture.networks(CONFIG)
     shutil.copytree(run, again)

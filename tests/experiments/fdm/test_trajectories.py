@@ -272,7 +272,7 @@ def test_a_run_folder_holds_everything(run):
     tiny.check_pictures(run / "figures", {"trajectories", "statistic", "forecasts", "training"})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(run):
     again = run.parent / "again"
     shutil.copytree(run, again)

@@ -59,7 +59,15 @@ def run(count, code, *arguments, devices=8):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "model"), [(2, 1), (2, 8), (4, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("count", "model"),
+    [
+        (2, 1),
+        pytest.param(2, 8, marks=pytest.mark.long),
+        pytest.param(4, 1, marks=pytest.mark.long),
+        (4, 2),
+    ],
+)
 def test_processes_give_the_losses_of_one_device(tmp_path, count, model):
     code = """
 state = [test_layout.fit(folder, steps, model=int(sys.argv[3])) for steps in (2, 4)][1]
@@ -84,7 +92,7 @@ np.savez(f"{folder}/{jax.process_index()}.npz", **layout.on_host(state.ema_param
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_processes_measure_together_and_all_have_the_results(tmp_path, count):
     code = """
 import time

@@ -258,7 +258,9 @@ def hosts(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)]
+)
 def test_of_two_hosts_one_is_told_and_both_save_the_same_step(tmp_path, hosts, signum):
     both = hosts(10**6)
     while not (tmp_path / "run" / "metrics.jsonl").exists():

@@ -19,6 +19,10 @@ from tests import slow
 from tests.oracles import tiny
 
 NAMES = sorted(tiny.EXPERIMENTS)
+SLOW, LONG = (pytest.param(name, marks=mark) for name, mark in (
+    ("meanflow", pytest.mark.slow), ("maps", pytest.mark.long)
+))  # fmt: skip
+EVERY = ["small", SLOW, LONG]  # the runs; with all its rivals that of maps takes minutes
 TINY = {"small": tiny.SMALL, "maps": tiny.UNCERTAINTY, "meanflow": tiny.MEANFLOW}
 FIGURES = {
     "meanflow": {"samples", "maps", "agreement", "calibration"},
@@ -56,7 +60,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-@slow.but_the_first("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_run_folder_holds_everything(runs, name):
     folder = runs(name)
     assert json.loads((folder / "config.json").read_text())["training"]["channels"] == [8]
@@ -69,14 +73,14 @@ def test_a_run_folder_holds_everything(runs, name):
     tiny.check_pictures(folder / "figures", FIGURES[name])
 
 
-@slow.but_the_first(
+@pytest.mark.parametrize(
     ("name", "network", "place"),
     [
         ("small", "flow", "."),
-        ("maps", "flow", "."),
-        ("maps", "ensemble/1", "ensemble/1"),
-        ("meanflow", "MeanFlow", "."),
-        ("meanflow", "flow", "flow"),
+        pytest.param("maps", "flow", ".", marks=pytest.mark.long),
+        pytest.param("maps", "ensemble/1", "ensemble/1", marks=pytest.mark.long),
+        pytest.param("meanflow", "MeanFlow", ".", marks=pytest.mark.slow),
+        pytest.param("meanflow", "flow", "flow", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_gives_back_its_networks(runs, name, network, place):
@@ -91,8 +95,13 @@ def test_a_run_gives_back_its_networks(runs, name, network, place):
     np.testing.assert_allclose(loss, last["held_out_loss"], rtol=1e-5)
 
 
-@slow.but_the_first(
-    ("name", "part"), [("small", "held_out"), ("maps", "held_out"), ("meanflow", "flow")]
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("small", "held_out"),
+        pytest.param("maps", "held_out", marks=pytest.mark.long),
+        pytest.param("meanflow", "flow", marks=pytest.mark.slow),
+    ],
 )
 def test_the_arrays_of_a_run_are_those_of_its_numbers(runs, name, part):
     results, found = tiny.results(runs(name)), arrays.read(runs(name) / "arrays.npz")
@@ -112,7 +121,7 @@ def test_the_arrays_of_a_run_are_those_of_its_numbers(runs, name, part):
         assert {name: set(of) for name, of in drawn.items()} == {"MeanFlow": steps, "flow": steps}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_results_of_maps(runs):
     results = tiny.results(runs("maps"))
     for part in ("uncertainty", "uncertainty_train", "edges"):
@@ -136,8 +145,7 @@ def test_the_results_of_meanflow(runs):
     assert results["one_step"]["num_samples"] == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [SLOW, LONG])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(runs, name, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(runs(name), again)
@@ -148,7 +156,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(runs, name, tmp_p
     assert tiny.results(again) == tiny.results(runs(name))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_field_that_is_not_finite_ends_in_one_line_and_loses_nothing(
     runs, tmp_path, monkeypatch, capsys
 ):
@@ -168,7 +176,7 @@ def test_a_field_that_is_not_finite_ends_in_one_line_and_loses_nothing(
     assert tiny.contents(again) == before
 
 
-@slow.but_the_first("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_another_configuration_is_refused_and_nothing_is_touched(runs, name):
     before = tiny.contents(runs(name))
     with pytest.raises(ValueError, match=r"other options: learning_rate .*--workdir"):
@@ -176,8 +184,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(runs, name):
     assert tiny.contents(runs(name)) == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [SLOW, LONG])
 def test_the_same_networks_may_be_measured_anew(runs, name, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(runs(name), again)
@@ -190,7 +197,7 @@ def test_the_same_networks_may_be_measured_anew(runs, name, tmp_path):
     assert before[rows] != after[rows]
 
 
-@slow.but_the_first("name", TINY)
+@pytest.mark.parametrize("name", EVERY)
 def test_other_data_under_the_same_name_is_refused(runs, name, monkeypatch):
     other = data.load("digits")
     other.train[0, 0, 0] += 1
@@ -217,7 +224,7 @@ def test_a_mistyped_option_does_not_lock_the_folder(name, tmp_path):
     assert json.loads((folder / "config.json").read_text())["training"]["batch_size"] == 8
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypatch):
     config = TINY["maps"]
     images = data.load("digits")
