@@ -66,9 +66,10 @@ References:
   Song et al. (2025), Selective Underfitting in Diffusion Models, arXiv 2510.01378.
 """
 
+from fmjax.path_error._density import LogDensity
 from fmjax.path_error.gap import gap_along_flow, gap_on_path
 from fmjax.path_error.on_grid import bound, total_variation
-from fmjax.path_error.pointwise import LogDensity, duhamel, forcing, residual
+from fmjax.path_error.pointwise import duhamel, forcing, residual
 from fmjax.path_error.relative_entropy import KLRate, kl_rate
 
 __all__ = [

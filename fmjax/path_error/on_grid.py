@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax import _checks, divergence, likelihood, metrics, samplers
-from fmjax.path_error.pointwise import LogDensity, residual
+from fmjax.path_error._density import LogDensity
+from fmjax.path_error.pointwise import residual
 from fmjax.types import Array, Divergence, Solve, Velocity
 
 __all__ = ["bound", "total_variation"]

@@ -15,12 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks, divergence, likelihood, samplers
+from fmjax.path_error._density import LogDensity, scalar
 from fmjax.types import Array, Divergence, Solve, Velocity
 
-__all__ = ["LogDensity", "duhamel", "forcing", "residual"]
-
-LogDensity = Callable[[Array, Array], Array]
-"""`(x[*dims], t[]) -> []`, the log-density of the true law at time t, in nats."""
+__all__ = ["duhamel", "forcing", "residual"]
 
 
 def residual(
@@ -174,15 +172,3 @@ def duhamel(
     error0 = jnp.exp(scalar(log_density, x0, start)) - jnp.exp(log_prob0(x0))
     x, log_det, total = solve(field, (x0, start, error0), 0.0, t)
     return x, total * jnp.exp(-log_det)
-
-
-def scalar(log_density: LogDensity, x: Array, t: Array) -> Array:
-    """Returns the log-density, or says that it is not one number."""
-    value = log_density(x, t)
-    if jnp.shape(value) != ():
-        message = (
-            f"log_density must return a scalar, got shape {jnp.shape(value)}: it is the "
-            "log-density of one example, summed over its dimensions."
-        )
-        raise ValueError(message)
-    return value

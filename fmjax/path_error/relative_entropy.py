@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks, divergence, likelihood, samplers
-from fmjax.path_error.pointwise import LogDensity, scalar
+from fmjax.path_error._density import LogDensity, scalar
 from fmjax.types import Array, Divergence, Solve, Velocity
 
 __all__ = ["KLRate", "kl_rate"]

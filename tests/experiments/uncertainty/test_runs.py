@@ -19,10 +19,9 @@ from tests import slow
 from tests.oracles import tiny
 
 NAMES = sorted(tiny.EXPERIMENTS)
-SLOW, LONG = (pytest.param(name, marks=mark) for name, mark in (
-    ("meanflow", pytest.mark.slow), ("maps", pytest.mark.long)
-))  # fmt: skip
-EVERY = ["small", SLOW, LONG]  # the runs; with all its rivals that of maps takes minutes
+SLOW = pytest.param("meanflow", marks=pytest.mark.slow)
+LONG = pytest.param("maps", marks=pytest.mark.long)  # with all its rivals it takes minutes
+EVERY = ["small", SLOW, LONG]
 TINY = {"small": tiny.SMALL, "maps": tiny.UNCERTAINTY, "meanflow": tiny.MEANFLOW}
 FIGURES = {
     "meanflow": {"samples", "maps", "agreement", "calibration"},
