@@ -33,6 +33,9 @@ class Training:
     """Features of each level of the network, multiples of 8; the paper's are 32 64 128."""
     num_blocks: tuple[int, ...] = (1, 1, 1)
     """Residual blocks of each level, down and up again; the paper has 4 8 8."""
+    conditioned: bool = False
+    """Let the network predict what the best linear velocity leaves (`predictions.conditioned`, with
+    the mean and deviation of each coordinate), and draw the times, weighted alike, by EDM's law."""
     batch_size: int = 128
     """Trajectories per step, a multiple of the number of devices; the paper's is 500."""
     num_steps: int = 3000

@@ -10,6 +10,8 @@ likelihood. It is sampled by the reverse SDE, `dx = 2 v dt + sqrt(-2 sigma sigma
 `samplers.memoryless_sde` for alpha = 1. On the linear path the network is the velocity, and Heun's
 method samples it.
 
+`conditioned` takes either path with another network, `predictions.conditioned`.
+
 References:
   Finzi et al. (2023), arXiv 2306.07526, appendix (the path and (1), for a score).
   Huang et al. (2025), arXiv 2602.00869, section 5.
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 import fmjax
 from fmjax.paths import Path
@@ -97,6 +100,32 @@ def straight(std: float) -> Setting:
         prior=1.0,
         end=1.0,
     )
+
+
+def conditioned(setting: Setting, mean: np.ndarray, std: np.ndarray) -> Setting:
+    """Returns a setting whose network predicts what the best linear velocity leaves.
+
+    Input and target of the network have unit variance at every time. Times are weighted alike, and
+    drawn by the log-normal law of Karras et al. (2022), arXiv 2206.00364, in units of the data.
+
+    Args:
+      setting: whose path and sampler are kept.
+      mean: `[d]`, of the states of the data.
+      std: `[d]`, of the states of the data.
+    """
+    path, size = setting.path, float(np.sqrt(np.mean(std**2)))
+
+    def times(key: Key, shape: tuple[int, ...]) -> Array:
+        drawn = fmjax.times.log_normal(key, shape, path, mean=-0.5 + np.log(size))
+        return jnp.minimum(drawn, setting.end)
+
+    def scale(t: Array) -> Array:
+        return jnp.sqrt(jnp.mean(fmjax.predictions.residual_std(path, std, t) ** 2))
+
+    def velocity(network: Velocity, x: Array, t: Array) -> Array:
+        return fmjax.predictions.conditioned(network, path, std, mean)(x, t)
+
+    return setting._replace(times=times, scale=scale, velocity=velocity)
 
 
 PATHS = {"ve": exploding, "linear": straight}

@@ -121,6 +121,9 @@ def task(
     """
     shape = trajectories.train.shape[1:]
     setting = settings.PATHS[path](float(trajectories.train.std()))
+    if options.conditioned:
+        states = trajectories.train.reshape(-1, shape[-1])
+        setting = settings.conditioned(setting, states.mean(axis=0), states.std(axis=0))
     context = known(jnp.zeros(shape)).get("context", jnp.zeros((1, 0)))
     network = fmjax.models.Conv1D(
         shape,

@@ -118,6 +118,45 @@ def test_the_setting_leaves_the_velocity_as_it_is(path, x64):
         assert expected.all()
 
 
+MOMENTS = np.array([1.0, -2.0]), np.array([0.5, 3.0])
+
+
+@BOTH
+def test_conditioned_the_network_has_nothing_to_add_to_gaussian_states(path, x64):
+    mean, std = MOMENTS
+    setting = settings.conditioned(settings.PATHS[path](2.0), mean, std)
+    x = np.random.default_rng(0).gamma(2.0, size=SHAPE) - 1.0
+    for t in TIMES:
+        c = fmjax.paths.Coefficients(*map(float, fmjax.paths.coefficients(setting.path, t)))
+        slope = (c.alpha_dot * c.alpha * std**2 + c.sigma_dot * c.sigma) / (
+            c.alpha**2 * std**2 + c.sigma**2
+        )
+        expected = c.alpha_dot * mean + slope * (x - c.alpha * mean)
+        field = setting.velocity(lambda y, t: 0.0 * y, x, t)
+        np.testing.assert_allclose(field, expected, rtol=1e-9)
+
+
+@pytest.mark.slow
+@BOTH
+def test_conditioned_every_time_counts_alike(path):
+    mean, std = MOMENTS
+    setting = settings.conditioned(settings.PATHS[path](2.0), mean, std)
+    field = lambda _, x, t: setting.velocity(lambda y, t: 0.0 * y, x, t)
+    task, num = training.Task(setting, training.nothing, field, {}), 4000
+    x1 = np.float32(np.random.default_rng(0).normal(mean, std, (num, *SHAPE)))
+    for t in (0.05, 0.5, 0.95):
+        at_once = task._replace(setting=setting._replace(times=lambda _, n, t=t: jnp.full(n, t)))
+        loss = training.make_loss(at_once, 0.0, "trace")
+        value = float(jax.jit(loss)({}, jax.random.key(1), {"x": x1}))
+        # A mean of squares of unit variance, of which the wider coordinate has nearly all.
+        assert abs(value - 1.0) < 5 * 2**0.5 / (3 * num) ** 0.5
+    t = setting.times(jax.random.key(2), (num,))
+    ratio = np.log(setting.path.sigma(t) / setting.path.alpha(t))
+    size = np.sqrt(np.mean(std**2))
+    assert abs(np.median(ratio) - np.log(size) + 0.5) < 5 * 1.2 * 1.2533 / num**0.5
+    assert float(t.max()) <= setting.end
+
+
 @pytest.mark.slow
 @BOTH
 def test_samples_and_their_likelihood_are_those_of_the_gaussian(path, x64):
