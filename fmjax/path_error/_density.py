@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from fmjax.types import Array
 
+__all__ = ["LogDensity", "scalar"]
+
 LogDensity = Callable[[Array, Array], Array]
 """`(x[*dims], t[]) -> []`, the log-density of the true law at time t, in nats."""
 
