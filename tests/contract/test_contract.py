@@ -1,8 +1,8 @@
 """One table of every public function, and what all of them must do.
 
 Per-example functions: run under `jit` and `vmap`; the vmapped result equals a Python loop, so
-no example depends on another; float32 in, float32 out; shapes (), (2, 3) and (4, 4, 3); traced
-once for equal shapes; finite gradients; a batched t raises the documented error. Batch
+no example depends on another; float32 in, float32 out; shapes (), (2,), (2, 3) and (4, 4, 3);
+traced once for equal shapes; finite gradients; a batched t raises the documented error. Batch
 functions run under `jit` and keep float32. A public function without a line here fails.
 """
 
@@ -44,9 +44,12 @@ from fmjax import (
 from tests import slow
 
 PATH = paths.cosine()
-# One shape in every run of the tests; scalars and images in the slow ones.
-SLOW = [(), (4, 4, 3)]
-SHAPES = [(2, 3), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
+# One shape in every run of the tests; scalars and images in the slow ones, vectors in the long.
+SHAPES = [
+    (2, 3),
+    *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(), (4, 4, 3)]),
+    pytest.param((2,), marks=pytest.mark.long),
+]
 
 
 def _computed(value):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 import fmjax
+from tests import slow
 from tests.measured import page as measured
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -107,15 +108,10 @@ def test_every_reference_key_is_in_the_bibliography():
 
 
 # The first block always; the training of the second takes two minutes.
-BLOCKS = [
-    pytest.param(block, marks=[pytest.mark.slow] if number else [])
-    for number, block in enumerate(
-        re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    )
-]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@slow.but_the_first("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_code_in_the_readme_runs(block):
     names = {}
     exec(compile(block, "README.md", "exec"), names)

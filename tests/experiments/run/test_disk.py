@@ -22,7 +22,9 @@ def failing(at, fail, place):
     def start(first):
         for number, batch in enumerate(test_loop.BATCHES(first), start=first + 1):
             if number == at:
+                latest = time.monotonic() + 60
                 while not (place / "checkpoints" / "5").exists():
+                    assert time.monotonic() < latest, "the checkpoint was not written"
                     time.sleep(0.01)
                 fail()
             yield batch
