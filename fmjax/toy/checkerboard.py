@@ -81,7 +81,7 @@ def _log_marginal(path: Path, x: Array, t: Array) -> Array:
     x = _checks.wide(x)
     _checks.same_shape(x=x, corner=jnp.zeros(2))
     c = coefficients(path, t)
-    corners, side = c.alpha * _CORNERS / _UNIT, c.alpha / _UNIT
+    corners, side = c.alpha * jnp.asarray(_CORNERS, x.dtype) / _UNIT, c.alpha / _UNIT
     low, high = (x[None] - corners - side) / c.sigma, (x[None] - corners) / c.sigma
     squares = jnp.sum(_log_between(low, high), axis=1)
     log_density = jax.nn.logsumexp(squares) - jnp.log(8.0) - 2.0 * jnp.log(side)
