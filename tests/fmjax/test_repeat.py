@@ -73,7 +73,9 @@ OPTIMIZERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, pytest.param(jnp.float64, marks=pytest.mark.long)]
+)
 def test_every_state_of_an_optimizer_is_carried_whole(key, x64, name, dtype):
     optimizer = OPTIMIZERS[name]
     step, stacked = train.make_step(loss, optimizer), batches(5, dtype)
@@ -99,7 +101,7 @@ def flow_step(apply, optimizer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [7, 256])
+@pytest.mark.parametrize("batch_size", [7, pytest.param(256, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_take_the_same_steps_alone_and_in_one_call(key, name, batch_size):
     apply, params = NETWORKS[name]()

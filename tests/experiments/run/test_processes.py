@@ -123,7 +123,7 @@ np.savez(f"{folder}/{number}.npz", kept=kept["values"])
     assert ["squares: 21 examples" in text for text in errors] == [True] + [False] * (count - 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_give_the_results_of_an_experiment(tmp_path):
     code = """
 from tests.oracles import tiny

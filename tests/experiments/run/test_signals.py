@@ -280,7 +280,14 @@ def test_of_two_hosts_one_is_told_and_both_save_the_same_step(tmp_path, hosts, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [None, 0, 1], ids=["fails", "the first dies", "one dies"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        pytest.param(None, id="fails"),
+        pytest.param(0, id="the first dies", marks=pytest.mark.long),
+        pytest.param(1, id="one dies"),
+    ],
+)
 def test_of_two_hosts_one_ends_and_the_other_does_not_wait_for_it(tmp_path, hosts, victim):
     both = hosts(10**6, *([50] if victim is None else []))
     if victim is None:
