@@ -39,6 +39,11 @@ SPACE = Mixture(
     1.2 * np.random.default_rng(0).standard_normal((4, 16)),
     np.array([0.3, 0.6, 0.9, 0.4]),
 )
+FAR = Mixture(
+    np.array([0.35, 0.3, 0.2, 0.1, 0.05]),
+    np.random.default_rng(1).standard_normal((5, 64)),
+    np.array([0.3, 0.5, 0.8, 0.4, 0.6]),
+)
 
 
 def law(mixture: Mixture) -> fmjax.toy.Density:

@@ -31,6 +31,7 @@ import fmjax
 from experiments.fdm import _laws
 from experiments.fdm._ablations import measures, pictures, variants
 from experiments.fdm._ablations.variants import PROBLEMS, VARIANTS, Problem, Variant
+from experiments.fdm._errors import errors, sample_pair
 from experiments.fdm._laws import path
 from experiments.run import arrays, cli, loop, options
 from experiments.run import pictures as run_pictures
@@ -115,7 +116,7 @@ def make_step(options: Training, problem: Problem, variant: Variant) -> Callable
 
     def example(params: PyTree, weight: float, key: Key) -> Array:
         key_pair, key_probe = jax.random.split(key)
-        x0, x1, t = measures.sample_pair(problem.mixture, key_pair)
+        x0, x1, t = sample_pair(problem.mixture, key_pair)
         return losses.fdm(
             partial(perceptron, params),
             path,
@@ -159,7 +160,7 @@ def start(config: Config, problem: Problem) -> tuple[PyTree, Array]:
 @partial(jax.jit, static_argnums=(0, 1))
 def _errors(asked: Measures, name: str, params: PyTree) -> dict[str, Array]:
     keys = jax.random.split(jax.random.key(1), asked.num_points)
-    one = lambda p: measures.errors(PROBLEMS[name].mixture, partial(perceptron, p), keys)  # noqa: E731
+    one = lambda p: errors(PROBLEMS[name].mixture, partial(perceptron, p), keys)  # noqa: E731
     return jax.vmap(one)(params)
 
 

@@ -11,13 +11,15 @@ its derivatives. Flow and divergence matching adds the divergence,
 
     fdm = cfm + weight * penalty,                                                     (2)
 
-where the penalty is the square of sigma times the conditional residual, per dimension (`cdm`, or
-another matching). No gradient passes through the v that multiplies the score, so the gradient of a
-penalty is not the derivative of its value. The conditional form is an upper bound; it is used
-because the marginal field is unknown. For a finite data set the marginal field is known in closed
-form, so `dm` regresses on it directly. With a minibatch in place of the data set the expected
-gradient of `dm` is still the gradient of the marginal loss. A minibatch of x1 alone gives `fdm`
-again.
+where the penalty is the square of sigma times the conditional residual, over d (`cdm`, or another
+matching). Both terms are of order one for an untrained network, in every dimension d, so a weight
+means the same everywhere. The square of the residual per dimension, `(sigma r / d)^2`, is the
+penalty with `weight / d`. No gradient passes through the v that multiplies the score, so the
+gradient of a penalty is not the derivative of its value. The conditional form is an upper bound; it
+is used because the marginal field is unknown. For a finite data set the marginal field is known in
+closed form, so `dm` regresses on it directly. With a minibatch in place of the data set the
+expected gradient of `dm` is still the gradient of the marginal loss. A minibatch of x1 alone gives
+`fdm` again.
 
 References:
   Huang et al. (2025), Improving Flow Matching by Aligning Flow Divergence, arXiv 2602.00869.
@@ -57,7 +59,7 @@ def cdm(
 ) -> Array:
     """Computes the conditional divergence matching loss of one example, to train on.
 
-    It is the square of `sigma r / d`, with the residual r of the pair. It is finite wherever
+    It is `(sigma r)^2 / d`, with the residual r of the pair. It is finite wherever
     sigma_dot is, so also at t = 1 of linear and cosine; on vp and ve_to_zero stop at 1 - eps. Alone
     it does not determine a velocity, since rotations do not change it: use `fdm`.
 
@@ -70,7 +72,7 @@ def cdm(
       divergence: any estimator of `fmjax.divergence`; see `match_trace`.
 
     Returns:
-      `[]`, squared, per dimension squared.
+      `[]`, squared, per dimension.
 
     Raises:
       ValueError: if shapes differ, or `t` is batched or a static number outside [0, 1].
@@ -81,7 +83,7 @@ def cdm(
       >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
       >>> float(fmjax.losses.cdm(still, path, x0, x1, 0.5))
-      1.0
+      2.0
 
     Reference:
       Huang et al. (2025), arXiv 2602.00869, section 4.1. [huang2025improving]
@@ -175,8 +177,8 @@ def fdm(
       >>> import jax.numpy as jnp
       >>> path, still = fmjax.paths.linear(), lambda x, t: 0.0 * x
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
-      >>> float(fmjax.losses.fdm(still, path, x0, x1, 0.5, weight=0.5))  # 1 + 0.5 * 1
-      1.5
+      >>> float(fmjax.losses.fdm(still, path, x0, x1, 0.5, weight=0.5))  # 1 + 0.5 * 2
+      2.0
 
     Reference:
       Huang et al. (2025), arXiv 2602.00869, eq. (17). [huang2025improving]
@@ -232,7 +234,7 @@ def dm(
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
       >>> bank = jnp.stack([x1, -x1])
       >>> print(f"{fmjax.losses.dm(still, path, bank, x0, x1, 0.5, weight=0.5):.4f}")
-      1.4998
+      1.9997
 
     Reference:
       The marginal loss of Huang et al. (2025), arXiv 2602.00869, theorem 3.3, on the closed form

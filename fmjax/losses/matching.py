@@ -18,11 +18,13 @@ needs, of one pair or of a whole data set:
     sigma r = rate + v . n - sigma div v,    n = -sigma s,  rate = sigma (div u + u . s)   (3)
 
 A matching is a function `(field, target) -> (value, penalty)` of the field at the time of the
-target. Value and derivative come from one linearization. Three facts make (3) trainable:
+target. Value and derivative come from one linearization. Four facts make (3) trainable:
 
 * The factor sigma: at v = u the conditional r grows as sigma_dot / sigma. So its mean over all
   times is infinite if sigma vanishes, and the bound says nothing. Where sigma_dot is infinite too,
   stop at 1 - eps and divide the whole loss by sigma_dot^2.
+* Division by d: where v = 0 on standard data, `sigma r` of a pair is a sum of d terms of mean zero.
+  So the mean of `(sigma r)^2 / d` is of order one in every dimension, and a weight means the same.
 * The square: under a pair's noise the minimizer of a mean square is a mean, here the marginal
   residual. The minimizer of a mean absolute value is a median.
 * No gradient through the v that multiplies n: given x_t the noise of n is correlated with the noise
@@ -58,10 +60,10 @@ def match_trace(
     *,
     divergence: Divergence = divergence.exact,
 ) -> tuple[Array, Array]:
-    """Computes the value of the field and the square of its residual per dimension, eq. (3).
+    """Computes the value of the field and its squared residual per dimension, eq. (3).
 
-    With an exact divergence the penalty is `(sigma r / d)^2`. An estimate with K probes adds
-    `sigma^2 / d^2` times its variance. Training then also shrinks the source of this variance, the
+    With an exact divergence the penalty is `(sigma r)^2 / d`. An estimate with K probes adds
+    `sigma^2 / d` times its variance. Training then also shrinks the source of this variance, the
     symmetric part of the Jacobian (for Rademacher probes off its diagonal). `match_product` has no
     such bias.
 
@@ -83,15 +85,15 @@ def match_trace(
       >>> x0, x1 = jnp.array([1.0, -1.0]), jnp.array([2.0, 0.0])
       >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
       >>> value, penalty = fmjax.losses.match_trace(lambda x: 0.0 * x, target)
-      >>> float(penalty)  # sigma r = -(2 - 2) - 2 over d = 2, squared
-      1.0
+      >>> float(penalty)  # sigma r = -(2 - 2) - 2, squared, over d = 2
+      2.0
 
     Reference:
       Huang et al. (2025), arXiv 2602.00869, section 4.1 and appendix D. [huang2025improving]
     """
     _checks.functions(field=field, divergence=divergence)
     value, div = _checks.divergence_of(divergence, field, target.x)
-    return value, jnp.square(scaled_residual(value, div, target) / target.x.size)
+    return value, jnp.square(scaled_residual(value, div, target)) / target.x.size
 
 
 def match_product(
@@ -126,7 +128,7 @@ def match_product(
       >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
       >>> key, still = jax.random.key(0), lambda x: 0.0 * x
       >>> float(fmjax.losses.match_product(key, still, target)[1])
-      1.0
+      2.0
 
     Reference:
       The paper's efficient loss, Huang et al. (2025), arXiv 2602.00869, appendix D.1, without
@@ -135,10 +137,10 @@ def match_product(
     _checks.functions(field=field, probe=probe)
     value, tangents, probes = _tangents(key, field, target.x, 2, probe)
     first, second = (
-        scaled_residual(value, jnp.sum(z * tangent), target) / target.x.size
+        scaled_residual(value, jnp.sum(z * tangent), target)
         for z, tangent in zip(probes, tangents, strict=True)
     )
-    return value, first * second
+    return value, first * second / target.x.size
 
 
 def match_jacobian(
@@ -152,9 +154,9 @@ def match_jacobian(
     """Computes the value of the field and the mean square of its residual as a matrix.
 
     The residual (1) is the trace of `M = grad(u - v) + (u - v) s^T`. Like the trace, M vanishes at
-    v = u, also in the conditional mean. The penalty estimates `sigma^2 |M|_F^2 / d`, which is at
-    least the square of `match_trace`. It is a stronger condition, on all derivatives of the
-    velocity.
+    v = u, also in the conditional mean. The penalty estimates the mean square of the entries of
+    sigma M, `sigma^2 |M|_F^2 / d^2`. It is a stronger condition, on all derivatives of the
+    velocity: the penalty of `match_trace` is at most d^2 times this one.
 
     Args:
       key: a typed PRNG key, one per example.
@@ -177,7 +179,7 @@ def match_jacobian(
       >>> target = fmjax.losses.of_pair(fmjax.paths.linear(), x0, x1, 0.5)
       >>> key, still = jax.random.key(0), lambda x: 0.0 * x
       >>> float(fmjax.losses.match_jacobian(key, still, target)[1])
-      5.0
+      2.5
 
     Reference:
       The variant called "derivative" in the code of Huang et al. (2025), arXiv 2602.00869, where no
@@ -191,7 +193,7 @@ def match_jacobian(
         # sigma (grad u - grad v) z + (u - v) (sigma s . z)
         row = target.slope(z) - target.sigma * tangent - gap * jnp.sum(target.noise * z)
         penalties.append(jnp.mean(jnp.square(row)))
-    return value, sum(penalties) / num_probes
+    return value, sum(penalties) / (num_probes * target.x.size)
 
 
 def _tangents(

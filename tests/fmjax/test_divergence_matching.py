@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fmjax import _checks, divergence, empirical, losses, paths
+from tests import slow
 
 PATH = paths.linear()
 BANK = np.array([[0.4, -1.1], [1.6, 0.2], [-0.9, 0.8], [2.1, 1.3], [-0.2, -0.3]])
@@ -185,8 +186,8 @@ def test_the_absolute_loss_bounds_the_marginal_one(x64):
         return jnp.abs(marginal), conditional, losses.cdm(field, PATH, x0, x1, TIME)
 
     marginal, conditional, squared = three(noise, bank)
-    # |r| from the square of sigma r / d.
-    np.testing.assert_allclose(conditional, 2 * squared**0.5 / (1 - TIME), rtol=1e-9)
+    # |r| from (sigma r)^2 / d.
+    np.testing.assert_allclose(conditional, (2 * squared) ** 0.5 / (1 - TIME), rtol=1e-9)
     mean = lambda values: float(jnp.mean(values @ mass))
     assert 0.1 < mean(marginal) < 0.9 * mean(conditional)
 
@@ -232,6 +233,25 @@ def test_a_division_by_no_noise_is_named(name, t):
         with pytest.raises(ValueError, match=r"sigma must be positive, got 0.0 at t = 1.0"):
             call(t)
     assert _traced(_calls()[name], 0.999).shape == ()
+
+
+@slow.but_the_first("dim", [64, 1, 1000])
+def test_the_penalty_of_an_untrained_field_is_of_order_one_in_every_dimension(key, dim):
+    def penalties(key):
+        key_noise, key_data, key_probe = jax.random.split(key, 3)
+        x1 = jax.random.exponential(key_data, (dim,)) - 1.0  # skewed, of unit variance
+        target = losses.of_pair(PATH, jax.random.normal(key_noise, (dim,)), x1, 0.3)
+        matchings = (
+            losses.match_trace,
+            partial(losses.match_product, key_probe),
+            partial(losses.match_jacobian, key_probe),
+        )
+        return [match(jnp.zeros_like, target)[1] for match in matchings]
+
+    values = jax.jit(jax.vmap(penalties))(jax.random.split(key, 20_000))
+    # sigma r = |x0|^2 - d - x1 . x0 has variance 3 d; the matrix by the moments of the same pair.
+    for found, mean in zip(values, (3.0, 3.0, 2.0 + 1.0 / dim), strict=True):
+        assert abs(found.mean() - mean) < 5 * found.std() / len(found) ** 0.5
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_losses_of_half_precision_are_summed_in_float32(dtype):
     rate = noise.size * -1.0 - -1.0 * (noise @ noise) - exact[3] @ noise
     found = [
         (losses.cfm(still, PATH, x0, x1, t), pair),
-        (losses.cdm(still, PATH, x0, x1, t), (rate / 768) ** 2),
+        (losses.cdm(still, PATH, x0, x1, t), rate**2 / 768),
         (losses.efm(still, PATH, bank, x0, x1, t), marginal),
         (losses.dm(still, PATH, bank, x0, x1, t, weight=0), marginal),
         (losses.meanflow(lambda x, r, t: 0 * x, PATH, x0, x1, t, t), pair),

@@ -76,7 +76,7 @@ def _against_the_density(path, t, maker):
         "rate": (target.rate, -sigma * rate),
         "noise": (target.noise, -sigma * score),
         "residual": (found, sigma * r),
-        "penalty": (jnp.sqrt(losses.match_trace(_field, target)[1]), sigma * jnp.abs(r) / DIM),
+        "penalty": (jnp.sqrt(losses.match_trace(_field, target)[1]), sigma * jnp.abs(r) / DIM**0.5),
     }
 
 
@@ -157,8 +157,8 @@ def test_the_conditional_velocity_has_no_residual_and_a_divergence(x64):
         assert float(zero) < 1e-24 * (1 + float(expected))
         # The mistake to guard against: x1 - x0 is constant for a pair, but not in x. A field with
         # the right value and no divergence misses sigma div u = d sigma_dot.
-        np.testing.assert_allclose(without, expected, rtol=1e-10)
-    assert float(penalties()[0][1]) == pytest.approx(1.0)  # on the linear path
+        np.testing.assert_allclose(without, DIM * expected, rtol=1e-10)
+    assert float(penalties()[0][1]) == pytest.approx(DIM)  # on the linear path
 
 
 @partial(jax.jit, static_argnums=0)
@@ -209,19 +209,19 @@ def test_the_moments_of_random_probes(maker, name, x64):
     found = _enumerated(maker, jnp.asarray(probes))
     jacobian, matrices = jax.tree.map(np.asarray, _matrices())
     matrix, exact = matrices[maker], float(found["exact"])
-    assert exact == pytest.approx((np.trace(matrix) / DIM) ** 2, rel=1e-11)
+    assert exact == pytest.approx(np.trace(matrix) ** 2 / DIM, rel=1e-11)
     # The square of one probe is too large by the variance of the probe.
     symmetric = 0.5 * (jacobian + jacobian.T)
     off = np.sum(symmetric**2) - (np.sum(np.diag(symmetric) ** 2) if name == "Rademacher" else 0)
-    assert masses @ found["squared"] == pytest.approx(exact + 2 * off / DIM**2, rel=1e-12)
+    assert masses @ found["squared"] == pytest.approx(exact + 2 * off / DIM, rel=1e-12)
     assert off > 0.1
     # The product of two has no bias, and is no square.
     assert masses @ found["product"] @ masses == pytest.approx(exact, rel=1e-12)
     assert float(found["product"].min()) < 0
     # The matrix penalty is the Frobenius norm, and bounds the trace.
-    norm = np.sum(matrix**2) / DIM
+    norm = np.mean(matrix**2)
     assert masses @ found["matrix"] == pytest.approx(norm, rel=1e-11)
-    assert norm > exact
+    assert DIM**2 * norm > exact
     means = 0.5 * (found["matrix"][:, None] + found["matrix"][None])
     np.testing.assert_allclose(found["matrices"], means, rtol=1e-12)
 

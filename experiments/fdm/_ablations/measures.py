@@ -1,10 +1,8 @@
 """How far a network is from the exact field of a mixture, and how smooth it is.
 
-Flow error and divergence error are what the two terms of the loss estimate, without the noise of
-the pairs: `E |v - u|^2 / d` and `E (sigma r / d)^2` over the path, r the marginal residual. The
-distance of the laws is their Kullback-Leibler divergence at t = 1 and, in the plane, their total
-variation on the way. Smoothness is what an ODE solver meets: the size of the derivative of v along
-the network's own trajectories.
+The distance of the laws is their Kullback-Leibler divergence at t = 1 and, in the plane, their
+total variation on the way. Smoothness is what an ODE solver meets: the size of the derivative of v
+along the network's own trajectories.
 """
 
 from functools import partial
@@ -16,35 +14,12 @@ import numpy as np
 
 import fmjax
 from experiments.fdm import _laws
-from experiments.fdm._laws import Mixture, path
-from fmjax.types import Array, Key, Velocity
+from experiments.fdm._laws import Mixture
+from fmjax.types import Array, Velocity
 
 TIMES = np.linspace(0.0, 0.98, 25, dtype=np.float32)  # of the trajectories
 TV_TIMES = (0.5, 0.9, 1.0)
-ERROR_UP_TO = 0.99  # the last time at which errors are measured
 SOLVE = partial(fmjax.samplers.fixed, num_steps=64)
-
-
-def sample_pair(mixture: Mixture, key: Key) -> tuple[Array, Array, Array]:
-    """Returns noise, data and time of one example."""
-    key_noise, key_data, key_time = jax.random.split(key, 3)
-    x1 = _laws.sample(key_data, mixture)
-    return jax.random.normal(key_noise, x1.shape), x1, jax.random.uniform(key_time)
-
-
-def errors(mixture: Mixture, velocity: Velocity, keys: Array) -> dict[str, Array]:
-    """Returns the flow error and the divergence error, means over pairs on the path."""
-
-    def at(key: Key) -> tuple[Array, Array]:
-        x0, x1, t = sample_pair(mixture, key)
-        t = t * ERROR_UP_TO
-        x = fmjax.paths.interpolate(path, x0, x1, t)
-        r = fmjax.path_error.residual(partial(_laws.log_density, mixture), velocity, x, t)
-        gap = velocity(x, t) - _laws.velocity(mixture, x, t)
-        return jnp.mean(gap**2), (path.sigma(t) * r / x.size) ** 2
-
-    flow, divergence = jax.vmap(at)(keys)
-    return {"flow": flow.mean(), "divergence": divergence.mean()}
 
 
 def laws(mixture: Mixture, velocity: Velocity, keys: Array, points: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def _numbers(row: dict[str, Any]) -> dict[str, list[float]]:
     """Returns the numbers of every seed that the bars show."""
     numbers = {
         "flow error\n$E|v - u|^2/d$": row["curve"]["flow"][-1],
-        "divergence error\n" + r"$E(\sigma r/d)^2$": row["curve"]["divergence"][-1],
+        "divergence error\n" + r"$E(\sigma r)^2/d$": row["curve"]["divergence"][-1],
         "KL(data, model), nats": row["relative_entropy"],
     }
     if "total_variation" in row:
@@ -83,7 +83,7 @@ def curves(rows: dict[str, dict[str, Any]], title: str) -> Figure:
                 at, values.min(axis=1), values.max(axis=1), color=line.get_color(), alpha=0.2
             )
     axes[0].set(ylabel="$E|v - u|^2/d$", title="flow error")
-    axes[1].set(ylabel=r"$E(\sigma r/d)^2$", title="divergence error")
+    axes[1].set(ylabel=r"$E(\sigma r)^2/d$", title="divergence error")
     for ax in axes:
         ax.set(yscale="log", xlabel="training time (flow matching = 1)")
     axes[0].legend(fontsize=11)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.fdm import _laws
-from experiments.fdm._ablations import measures
+from experiments.fdm._errors import sample_pair
 from experiments.fdm._laws import Mixture, path
 from fmjax import divergence, losses
 from fmjax.losses import Matching, Target
@@ -25,13 +25,13 @@ def match_without_stop(field: Callable, target: Target, *, divergence: Divergenc
     """Returns value and squared residual with a gradient through the value beside the score."""
     value, div = divergence(field, target.x)
     r = target.rate + jnp.sum(value * target.noise) - target.sigma * div
-    return value, (r / target.x.size) ** 2
+    return value, r**2 / target.x.size
 
 
 def match_absolute(field: Callable, target: Target, *, divergence: Divergence) -> tuple:
-    """Returns value and absolute residual per dimension."""
+    """Returns value and absolute residual, the root of the penalty of `losses.match_trace`."""
     value, div = divergence(field, target.x)
-    return value, jnp.abs(losses.scaled_residual(value, div, target)) / target.x.size
+    return value, jnp.abs(losses.scaled_residual(value, div, target)) / target.x.size**0.5
 
 
 class Problem(NamedTuple):
@@ -98,7 +98,7 @@ def bias(key: Key, *, count: int = 400_000) -> dict[str, dict[str, float]]:
     t, field = jnp.asarray(0.5), partial(_laws.velocity, _laws.LINE)
 
     def slope(match: Callable, key: Key) -> Array:
-        x0, x1, _ = measures.sample_pair(_laws.LINE, key)
+        x0, x1, _ = sample_pair(_laws.LINE, key)
         target = losses.of_pair(path, x0, x1, t)
         moved = lambda theta, x: field(x, t) + theta * jnp.sin(x)  # noqa: E731
         penalty = lambda theta: match(partial(moved, theta), target, divergence=divergence.unrolled)  # noqa: E731

@@ -4,7 +4,7 @@ The loss of each example is divided by the square of the factor with which its n
 the velocity (`trajectory_paths`). `fdm` is divided as a whole, so that a weight means the same at
 every time: on the variance-exploding path it is
 
-    |n - x0|^2 / d + weight ((d - |x0|^2 + n . x0 - sigma div n) / d)^2,    v = sigma_dot n.   (1)
+    |n - x0|^2 / d + weight (d - |x0|^2 + n . x0 - sigma div n)^2 / d,    v = sigma_dot n.   (1)
 
 A forecast is the same problem given the first states: they and a mask are the context of the
 network, and the velocity is that of the law of trajectories that begin so.

@@ -13,6 +13,7 @@ import scipy.stats
 import experiments.run
 from experiments.fdm import _laws, ablations
 from experiments.fdm._ablations import measures, variants
+from experiments.fdm._errors import errors, sample_pair
 from fmjax import divergence, losses, path_error
 from tests.oracles import tiny
 
@@ -42,7 +43,7 @@ def test_density_and_velocity_of_a_mixture(mixture, x64):
     @jax.jit
     @jax.vmap
     def at(key):
-        x0, x1, t = measures.sample_pair(mixture, key)
+        x0, x1, t = sample_pair(mixture, key)
         x = t * x1 + (1 - t) * x0
         r = path_error.residual(density, field, x, t)
         return x, t, density(x, t), r / (1.0 + jnp.sum(field(x, t) ** 2))
@@ -80,16 +81,16 @@ def test_the_exact_field_has_no_error():
     def all_of(scale):
         moved = lambda x, t: scale * field(x, t)
         return (
-            measures.errors(mixture, moved, keys),
+            errors(mixture, moved, keys),
             measures.laws(mixture, moved, keys, 30),
         )
 
-    errors, laws = all_of(1.0)
-    assert max(float(e) for e in errors.values()) < 1e-5
+    error, laws = all_of(1.0)
+    assert max(float(e) for e in error.values()) < 1e-5
     assert abs(float(laws["relative_entropy"])) < 2e-3  # the solver's
     assert max(float(v) for v in laws["total_variation"].values()) < 2e-3
-    errors, laws = all_of(0.7)
-    assert min(float(e) for e in errors.values()) > 1e-3
+    error, laws = all_of(0.7)
+    assert min(float(e) for e in error.values()) > 1e-3
     assert float(laws["relative_entropy"]) > 0.05
     assert float(laws["total_variation"]["1"]) > 0.05
 
@@ -167,8 +168,8 @@ def test_a_run_of_a_few_steps_and_the_same_again(tmp_path, monkeypatch, capsys):
     (name, row), keys = list(found["plane"].items())[1], jax.random.split(jax.random.key(1), 6)
     for index, seed in enumerate(TINY.seeds):
         run = experiments.run.load(tmp_path, f"plane/{name}/seed_{seed}")
-        errors = measures.errors(run.data, run.velocity, keys)
-        np.testing.assert_allclose(errors["flow"], row["curve"]["flow"][-1][index], rtol=1e-5)
+        error = errors(run.data, run.velocity, keys)
+        np.testing.assert_allclose(error["flow"], row["curve"]["flow"][-1][index], rtol=1e-5)
     # Every variant is read back, and the numbers are the same.
     monkeypatch.setattr(ablations, "run", _refuse)
     ablations.main(config)
