@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # Rank promotion "raise" catches the (B,) against (B, 1) bug, the classic of this field.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -40,6 +41,21 @@ def pytest_pyfunc_call(pyfuncitem):
         names = pyfuncitem._fixtureinfo.argnames
         pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
         return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory, request):
+    """Keeps compiled programs, in the folder that JAX has been told or in one for the session.
+
+    Tests, and the two processes of a session, compile the same small programs.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        base = tmp_path_factory.getbasetemp()
+        # The processes of pytest-xdist have folders of their own in one folder.
+        shared = base.parent if hasattr(request.config, "workerinput") else base
+        jax.config.update("jax_compilation_cache_dir", str(shared / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+    compilation_cache.reset_cache()  # JAX has decided at the imports that there is no folder
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,10 +1,9 @@
-"""Settings for the tests of the experiments: programs are kept, but not in a user's folder."""
+"""Settings for the tests of the experiments: one device, and no programs in a user's folder."""
 
 import jax
 import pytest
 
 from experiments.run import layout, programs
-from tests.oracles import tiny
 
 _ON_ALL = layout.make_mesh
 
@@ -16,20 +15,14 @@ def _keep_no_programs(monkeypatch):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_once(request, tmp_path_factory):
-    """Keeps compiled programs for the whole session: the tiny runs repeat one another's.
+def _on_one_device(request):
+    """Trains the papers' experiments on one device: programs compile in two thirds of the time.
 
-    The papers' experiments train on one device, for which programs compile in two thirds of the
-    time. The tests of `experiments.run` are about several devices, and count programs.
+    The tests of `experiments.run` are about several devices, and count programs.
     """
-    if ".experiments.run." in request.module.__name__:
-        yield
-        return
-    base = tmp_path_factory.getbasetemp()
-    # The processes of pytest-xdist have folders of their own in one folder.
-    shared = base.parent if hasattr(request.config, "workerinput") else base
-    with tiny.compiled_once(shared / "programs"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layout, "make_mesh", _one_device)
+    with pytest.MonkeyPatch.context() as patch:
+        if ".experiments.run." not in request.module.__name__:
+            patch.setattr(layout, "make_mesh", _one_device)
         yield
 
 

@@ -1,6 +1,5 @@
 """The experiments for a few steps: their smallest configurations, and what a run leaves."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -8,7 +7,6 @@ import jax
 import matplotlib.image
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental.compilation_cache import compilation_cache
 
 import experiments.run
 from experiments.uncertainty import maps, meanflow
@@ -106,21 +104,3 @@ def check_pictures(folder, names):
         assert min(picture.shape[:2]) > 100, path
         assert np.ptp(picture[..., :3]) == 1.0, path  # black letters on white
         assert picture[..., :3].std() > 0.05, path
-
-
-@contextlib.contextmanager
-def compiled_once(folder):
-    """Keeps compiled programs, in the folder that JAX has been told or else in this one."""
-    options = {
-        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir or str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.05,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    compilation_cache.reset_cache()
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
