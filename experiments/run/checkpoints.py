@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from experiments.run import checksums, errors, paths, stored
+from experiments.run import checksums, devices, errors, paths, stored
 from experiments.run.lines import Lines
 from fmjax import train
 from fmjax.types import Array, PyTree
@@ -247,10 +247,15 @@ def _read(checkpoints: ocp.CheckpointManager, step: int, like: PyTree) -> PyTree
 
 @contextlib.contextmanager
 def failure_named(folder: epath.Path) -> Iterator[None]:
-    """Turns whatever saving a checkpoint raises into one error that says what is left."""
+    """Turns whatever saving a checkpoint raises into one error that says what is left.
+
+    What JAX says of another process that was lost meanwhile is left as it is.
+    """
     try:
         yield
     except Exception as error:  # a full disk, permissions, a bucket out of reach
+        if isinstance(error, jax.errors.JaxRuntimeError) and devices.has_lost_another(error):
+            raise
         reason = next((text for text in _REASONS if text in str(error)), errors.first_line(error))
         try:
             steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())

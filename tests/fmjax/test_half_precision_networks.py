@@ -106,10 +106,10 @@ def test_improved_meanflow_and_matching(key):
     assert ours.dtype == FLOAT32
     assert float(ours) == pytest.approx(float(truth), rel=0.02)
     target = losses.of_pair(PATH, jnp.ones(MANY), jnp.zeros(MANY), 0.5)
-    # sigma r = -(d - d) + (0 . x0) - sigma d = -d / 2, divided by d.
+    # sigma r = -(d - d) + (0 . x0) - sigma d = -d / 2, squared, over d.
     for match in (losses.match_trace, partial(losses.match_product, key)):
         _, penalty = match(_low(lambda x: x - jax.lax.stop_gradient(x)), target)
-        assert float(penalty) == pytest.approx(0.25, rel=1e-6)
+        assert float(penalty) == pytest.approx(MANY / 4, rel=1e-6)
 
 
 @pytest.mark.slow

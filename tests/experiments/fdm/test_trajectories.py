@@ -202,7 +202,7 @@ def test_the_loss_against_its_formula(path, x64):
         divergence = v.ravel()[0] / (c.alpha * z + c.sigma * e).ravel()[0] * 6
         flows.append((((v - c.alpha_dot * z - c.sigma_dot * e) / scale) ** 2).mean())
         rho = c.sigma_dot * (6 - (e**2).sum()) - ((c.alpha_dot * z - v) * e).sum()
-        penalties.append(((rho - c.sigma * divergence) / scale / 6) ** 2)
+        penalties.append(((rho - c.sigma * divergence) / scale) ** 2 / 6)
     options = ((0.0, "trace"), (0.3, "trace"), (0.3, "trace", 3))
     losses = [training.make_loss(task, *each) for each in options]
     ours = jax.jit(lambda x1: [loss(params, key, {"x": x1}) for loss in losses])(x1)

@@ -7,11 +7,12 @@ import resource
 import shutil
 import time
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from experiments.run import arrays, checkpoints, cli, folder, lock, loop, pictures
+from experiments.run import arrays, checkpoints, cli, devices, folder, lock, loop, pictures
 from tests.experiments.run import test_loop
 from tests.experiments.run.test_loop import Config, assert_same_bits, contents, fit
 
@@ -162,3 +163,14 @@ def test_a_finished_run_is_shown_from_a_folder_that_is_read_only(tmp_path, read_
     with pytest.raises(OSError, match="cannot write the run folder"):
         loop.open_run(tmp_path / "other", Config())
     assert contents(tmp_path) == before
+
+
+def test_a_process_that_is_lost_while_a_checkpoint_is_saved_is_no_full_disk(monkeypatch, tmp_path):
+    lost = jax.errors.JaxRuntimeError("INTERNAL: Gloo: Connection reset by peer")
+    monkeypatch.setattr(devices, "is_one_of_several", lambda: True)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="reset by peer"):
+        with checkpoints.failure_named(tmp_path):
+            raise lost
+    with pytest.raises(OSError, match=r"could not save .*\(RESOURCE_EXHAUSTED.* steps are none"):
+        with checkpoints.failure_named(tmp_path):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory")
