@@ -50,8 +50,8 @@ class Training:
     """Steps between two decays of the learning rate."""
     ema_decay: float = 0.995
     """Decay of the moving average of the parameters, per step; the paper's is 0.9995."""
-    weight: float = 1.0
-    """Weight of the divergence penalty of FDM, at least 0."""
+    weight: float = 0.0056
+    """Weight of the divergence penalty of FDM, at least 0; that of the tables, 1 / 180."""
     matching: str = "trace"
     """What the penalty squares: trace, by one Hutchinson probe; product, of two probes, unbiased;
     or jacobian, all derivatives."""
