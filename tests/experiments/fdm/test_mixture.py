@@ -113,6 +113,7 @@ def test_the_run_gives_back_its_networks(run):
     assert found.data is _laws.LINE
 
 
+@pytest.mark.slow
 def test_a_run_folder_holds_everything(run):
     tiny.check_pictures(run / "figures", {"densities", "path", "training", "bounds"})
     results = tiny.results(run)
@@ -133,6 +134,7 @@ def test_a_run_folder_holds_everything(run):
     assert len(results["true velocity"]["conditional_bound"]) == 4
 
 
+@pytest.mark.slow
 def test_both_methods_start_from_the_same_networks_and_differ_by_the_weight(run):
     first = [read_metrics(place, "flow")[0]["flow"] for place in (run, run / "FDM")]
     # After two steps of Adam from the same start on the same data: near, and not equal.
@@ -176,6 +178,7 @@ def test_every_network_is_trained_as_if_alone():
     assert ends[1] > ends[0] + 0.1
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused(run):
     before = tiny.contents(run)
     with pytest.raises(ValueError, match=r"other options: weight .*--workdir"):

@@ -1,0 +1,1 @@
+"""Workshop of `convergence`: methods, training, measures, tables, pictures."""
