@@ -24,7 +24,14 @@ import numpy as np
 from experiments.fdm import _laws
 from experiments.fdm._convergence import pictures, tables
 from experiments.fdm._convergence.methods import METHODS, jacobian
-from experiments.fdm._convergence.training import LAWS, STRETCHES, Cell, measured, network
+from experiments.fdm._convergence.training import (
+    LAWS,
+    STRETCHES,
+    Cell,
+    exact,
+    measured,
+    network,
+)
 from experiments.run import arrays, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_json, remembered, write_json
@@ -125,7 +132,8 @@ def result(folder: Any, asked: Cell) -> dict[str, Any]:
     file = place(folder, asked)
 
     def make() -> dict[str, Any]:
-        print(f"training {file.relative_to(folder)}", flush=True)
+        if jax.process_index() == 0:
+            print(f"training {file.relative_to(folder)}", flush=True)
         found, params = measured(asked)
         arrays.write(f"{file}.npz", params)
         return found
@@ -144,7 +152,7 @@ def tuned(config: Config, folder: Any, law: str, method: str) -> dict[str, Any]:
 
 
 def compared(config: Config, folder: Any, law: str) -> dict[str, Any]:
-    """Returns everything of one law: the weights, and results by number of steps and by width."""
+    """Returns everything of one law: the weights, results by steps and by width, and the limit."""
     size = LAWS[law].means.shape[1]
     # In one dimension the Jacobian is the divergence.
     names = [name for name, how in METHODS.items() if size > 1 or how.matching is not jacobian]
@@ -154,7 +162,9 @@ def compared(config: Config, folder: Any, law: str) -> dict[str, Any]:
         make = partial(cell, config, law, name, weight=weights[name]["weight"])
         budgets[name] = {f"{n}": result(folder, make(num_steps=n)) for n in config.budgets}
         widths[name] = {f"{w}": result(folder, make(width=w)) for w in config.widths}
-    return {"weights": weights, "budgets": budgets, "widths": widths}
+    make = lambda: jax.tree.map(float, jax.device_get(exact(law, config.num_points)))  # noqa: E731
+    itself = remembered(folder / law / "exact.json", {"num_points": config.num_points}, make)
+    return {"weights": weights, "budgets": budgets, "widths": widths, "exact": itself}
 
 
 def restore(config: Config, folder: Any) -> dict[str, Network]:

@@ -63,6 +63,7 @@ def _time(ax: Axes, numbers: dict[str, Any]) -> None:
     for method, rows in numbers["budgets"].items():
         at = [int(steps) * row["cost"] for steps, row in rows.items()]
         _line(ax, at, [row["kl"] for row in rows.values()], method)
+    ax.axhline(abs(numbers["exact"]["kl"]), color="k", lw=1, ls=":", label="limit of the measure")
     ax.set(
         xscale="log",
         yscale="log",
@@ -91,6 +92,8 @@ def _samplers(ax: Axes, numbers: dict[str, Any]) -> None:
     for method, rows in numbers["budgets"].items():
         row = list(rows.values())[-1]
         _line(ax, EULER, [row[f"kl_euler_{n}"] for n in EULER], method)
+    limits = [abs(numbers["exact"][f"kl_euler_{n}"]) for n in EULER]
+    ax.plot(EULER, limits, "k:", lw=1, label="the velocity itself")
     ax.set(xscale="log", yscale="log", xlabel="steps of the sampler")
     ax.set_ylabel("KL(model, data), nats")
     ax.set_xticks(EULER, labels=[f"{n}" for n in EULER])

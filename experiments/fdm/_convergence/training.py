@@ -132,6 +132,13 @@ def fit(cell: Cell) -> tuple[PyTree, float]:
     return states.params, statistics.median(ratios[1:]) if ratios else 1.0
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def exact(law: str, num_points: int) -> dict[str, Array]:
+    """Returns what the measures give of the exact field itself, by the error of their solver."""
+    keys = jax.random.split(jax.random.key(1), num_points)
+    return measures.distances(LAWS[law], functools.partial(_laws.velocity, LAWS[law]), keys)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _distances(law: str, width: int, num_points: int, params: PyTree) -> dict[str, Array]:
     keys = jax.random.split(jax.random.key(1), num_points)

@@ -108,6 +108,13 @@ def test_distances_of_a_law_that_is_too_wide_are_those_of_two_gaussians():
     assert abs(found["tv"] - exact) < 5 * 0.5 / 20_000**0.5
 
 
+def test_a_field_that_runs_away_counts_a_million_nats():
+    keys = jax.random.split(jax.random.key(2), 4)
+    away = jax.jit(partial(measures.distances, _laws.LINE, lambda x, t: 1e30 * x))(keys)
+    assert float(away.pop("tv")) == 1.0
+    assert {float(value) for value in away.values()} == {1e6}
+
+
 def test_moments_are_those_of_the_mixture(key):
     for mixture in (_laws.PLANE, _laws.FAR):
         x = jax.vmap(partial(_laws.sample, mixture=mixture))(jax.random.split(key, 4000))
@@ -130,6 +137,8 @@ def test_a_run_of_a_few_steps_and_the_same_again(tmp_path, monkeypatch, capsys):
     assert rows["FM"]["10"] == found["widths"]["FM"]["8"]
     tried = found["weights"]["exact field, divergence"]
     assert tried["weight"] == min((0.1, 3.0), key=lambda w: np.mean(tried["kl"][f"{w:g}"]))
+    assert abs(found["exact"]["kl"]) < 1e-2 < np.min(rows["FM"]["10"]["kl"])
+    assert found["exact"]["flow"] < 1e-9
     for name, row in rows.items():
         assert np.shape(row["10"]["kl"]) == (2,)
         assert row["10"]["weight"] == found["weights"][name]["weight"]
