@@ -16,8 +16,6 @@ Expect: without stop-gradient the penalty's mean gradient at the exact field of 
 """
 
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -33,6 +31,7 @@ from experiments.fdm._ablations import measures, pictures, variants
 from experiments.fdm._ablations.variants import PROBLEMS, VARIANTS, Problem, Variant
 from experiments.fdm._errors import errors, sample_pair
 from experiments.fdm._laws import path
+from experiments.fdm._stretches import stretches
 from experiments.run import arrays, cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
@@ -105,9 +104,7 @@ class Config:
         if not self.problems or set(self.problems) - set(PROBLEMS):
             message = f"problems must be of {', '.join(PROBLEMS)}, got {self.problems}."
             raise ValueError(message)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            message = f"seeds must be different numbers that are not negative, got {self.seeds}."
-            raise ValueError(message)
+        options.check_different(self, "seeds")
         options.check_parts(self)
 
 
@@ -134,14 +131,6 @@ def make_step(options: Training, problem: Problem, variant: Variant) -> Callable
 
     optimizer = optax.adam(options.learning_rate)
     return train.make_step(loss, optimizer, ema_decay=options.ema_decay)
-
-
-# The seeds are an axis of one program, which `loop.fit` does not have; nothing is saved halfway.
-@partial(jax.jit, static_argnums=(0, 1))
-def advance(step: Callable, count: int, states: PyTree, keys: Array) -> PyTree:
-    """Returns the states of all seeds after more steps."""
-    steps = train.repeat(step, num_steps=count)
-    return jax.vmap(lambda state, key: steps(state, key, None)[0])(states, keys)
 
 
 def start(config: Config, problem: Problem) -> tuple[PyTree, Array]:
@@ -184,25 +173,15 @@ def _law(asked: Measures, name: str, params: PyTree) -> dict[str, Any]:
 def run(config: Config, name: str, variant: Variant, plain: Callable, file: Any) -> dict[str, Any]:
     """Trains one variant with all seeds, keeps the parameters, and returns what is measured."""
     problem, count = PROBLEMS[name], config.training.num_steps // 10
-    states, keys = start(config, problem)
-    first, ratios, curve = states, [], []
-    step = make_step(config.training, problem, variant) if variant.weight else plain
-
-    def timed(step: Callable, states: PyTree) -> tuple[PyTree, float]:
-        begin = time.perf_counter()
-        states = jax.block_until_ready(advance(step, count, states, keys))
-        return states, time.perf_counter() - begin
-
-    for index in range(10 * variant.steps):
-        states, taken = timed(step, states)
-        if variant.weight and index < 4:  # a stretch of flow matching in turn, to compare with
-            ratios.append(taken / timed(plain, first)[1])
-        curve.append(jax.device_get(_errors(config.measures, name, states.ema_params)))
-    cost = statistics.median(ratios[1:]) if ratios else 1.0  # the first was compiled
-    arrays.write(file, states.ema_params)
-    result = jax.device_get(_law(config.measures, name, states.ema_params))
+    first, keys = start(config, problem)
+    curve, step = [], make_step(config.training, problem, variant) if variant.weight else plain
+    for states, cost in stretches(10 * variant.steps, count, step, plain, first, keys):
+        params, time = states.ema_params, cost * variant.steps
+        curve.append(jax.device_get(_errors(config.measures, name, params)))
+    arrays.write(file, params)
+    result = jax.device_get(_law(config.measures, name, params))
     curve = {key: [point[key].tolist() for point in curve] for key in curve[0]}
-    return {"time": cost * variant.steps, "steps": variant.steps, "curve": curve} | result
+    return {"time": time, "steps": variant.steps, "curve": curve} | result
 
 
 def place(folder: Any, name: str, variant: str) -> Any:

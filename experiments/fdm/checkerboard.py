@@ -116,10 +116,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for options that would only fail after the training."""
-        for name, values in {"weights": self.weights, "seeds": self.seeds}.items():
-            if not values or len(set(values)) < len(values) or min(values) < 0:
-                message = f"{name} must be different numbers that are not negative, got {values}."
-                raise ValueError(message)
+        options.check_different(self, "weights", "seeds")
         options.check_parts(self)
 
 

@@ -81,11 +81,7 @@ class Config:
         if not self.laws or set(self.laws) - set(LAWS):
             message = f"laws must be of {', '.join(LAWS)}, got {self.laws}."
             raise ValueError(message)
-        for name in ("seeds", "tuning_seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values) or min(values) < 0:
-                message = f"{name} must be different numbers that are not negative, got {values}."
-                raise ValueError(message)
+        options.check_different(self, "seeds", "tuning_seeds")
         if set(self.seeds) & set(self.tuning_seeds):
             message = f"seeds and tuning_seeds must differ, got {self.seeds}, {self.tuning_seeds}."
             raise ValueError(message)
@@ -163,8 +159,8 @@ def compared(config: Config, folder: Any, law: str) -> dict[str, Any]:
         make = partial(cell, config, law, name, weight=weights[name]["weight"])
         budgets[name] = {f"{n}": result(folder, make(num_steps=n)) for n in config.budgets}
         widths[name] = {f"{w}": result(folder, make(width=w)) for w in config.widths}
-    make = lambda: jax.tree.map(float, jax.device_get(exact(law, config.num_points)))  # noqa: E731
-    itself = remembered(folder / law / "exact.json", {"num_points": config.num_points}, make)
+    asked = {"num_points": config.num_points}
+    itself = remembered(folder / law / "exact.json", asked, lambda: exact(law, **asked))
     return {"weights": weights, "budgets": budgets, "widths": widths, "exact": itself}
 
 

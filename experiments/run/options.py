@@ -142,6 +142,15 @@ def check_bounds(options: Any, bounds: Mapping[str, tuple[float, float]]) -> Non
             raise ValueError(message)
 
 
+def check_different(options: Any, *names: str) -> None:
+    """Raises ValueError unless each of these options is different numbers that are not negative."""
+    for name in names:
+        values = getattr(options, name)
+        if not values or len(set(values)) < len(values) or min(values) < 0:
+            message = f"{name} must be different numbers that are not negative, got {values}."
+            raise ValueError(message)
+
+
 def check_not_one(options: Any, name: str, reason: str) -> None:
     """Raises ValueError for the number 1, where 0 is none and a spread needs two.
 

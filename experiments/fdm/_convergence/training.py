@@ -1,12 +1,9 @@
-"""Training a cell of the comparison: all seeds of one method side by side, and what a step costs.
+"""Training a cell of the comparison: all seeds of one method side by side.
 
-The seeds are an axis of one program, which `loop.fit` does not have, and a cell takes a minute, so
-that nothing is saved halfway. Steps of flow matching in turn tell the cost of a step.
+A cell takes a minute, so that nothing is saved halfway.
 """
 
 import functools
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ from experiments.fdm import _laws
 from experiments.fdm._convergence import measures
 from experiments.fdm._convergence.methods import METHODS, loss_of
 from experiments.fdm._laws import Mixture
+from experiments.fdm._stretches import stretches
 from fmjax import train
 from fmjax.types import Array, Key, PyTree, Velocity
 
@@ -96,12 +94,6 @@ def _step(cell: Cell) -> tuple[Callable, Callable]:
     return train.make_step(loss, optimizer), functools.partial(train.init, optimizer=optimizer)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _advance(step: Callable, states: PyTree, keys: Array, weights: Array) -> PyTree:
-    steps = train.repeat(step)
-    return jax.vmap(lambda state, key: steps(state, key, weights)[0])(states, keys)
-
-
 def start(cell: Cell) -> tuple[PyTree, Array]:
     """Returns the parameters before the first step and the key of every seed."""
     size = LAWS[cell.law].means.shape[1]
@@ -113,43 +105,36 @@ def start(cell: Cell) -> tuple[PyTree, Array]:
 def fit(cell: Cell) -> tuple[PyTree, float]:
     """Returns the parameters of all seeds, and the time of a step over flow matching's."""
     bare = cell._replace(weight=0.0, seeds=())
-    (step, init), (plain, init_plain) = (_step(c) for c in (bare, bare._replace(method="FM")))
+    (step, init), (plain, _) = (_step(c) for c in (bare, bare._replace(method="FM")))
     params, keys = start(cell)
-    states, others = jax.vmap(init)(params), jax.vmap(init_plain)(params)
     weights = jnp.full(cell.num_steps // STRETCHES, cell.weight)
+    first = jax.vmap(init)(params)
+    *_, (states, cost) = stretches(STRETCHES, len(weights), step, plain, first, keys, weights)
+    return states.params, cost
 
-    def timed(step: Callable, states: PyTree) -> tuple[PyTree, float]:
-        begin = time.perf_counter()
-        states = jax.block_until_ready(_advance(step, states, keys, weights))
-        return states, time.perf_counter() - begin
 
-    ratios = []
-    for index in range(STRETCHES):
-        states, taken = timed(step, states)
-        if step is not plain and index < 4:
-            ratios.append(taken / timed(plain, others)[1])
-    # The first two were compiled.
-    return states.params, statistics.median(ratios[1:]) if ratios else 1.0
+def _keys(num_points: int) -> Array:
+    """Returns a key for each point of a measured mean, the same for every field."""
+    return jax.random.split(jax.random.key(1), num_points)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def exact(law: str, num_points: int) -> dict[str, Array]:
-    """Returns what the measures give of the exact field itself, by the error of their solver."""
-    keys = jax.random.split(jax.random.key(1), num_points)
-    return measures.distances(LAWS[law], functools.partial(_laws.velocity, LAWS[law]), keys)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _distances(law: str, width: int, num_points: int, params: PyTree) -> dict[str, Array]:
-    keys = jax.random.split(jax.random.key(1), num_points)
+def _distances(law: str, width: int, params: PyTree, keys: Array) -> dict[str, Array]:
     apply = network(law, width)
     one = lambda p: measures.distances(LAWS[law], functools.partial(apply, p), keys)  # noqa: E731
     return jax.vmap(one)(params)
 
 
+def exact(law: str, num_points: int) -> dict[str, float]:
+    """Returns what the measures give of the exact field itself, by the error of their solver."""
+    field = functools.partial(_laws.velocity, LAWS[law])
+    found = jax.jit(functools.partial(measures.distances, LAWS[law], field))(_keys(num_points))
+    return {name: float(value) for name, value in found.items()}
+
+
 def measured(cell: Cell) -> tuple[dict[str, Any], PyTree]:
     """Returns what a cell gives, a list over seeds for each measure, and its parameters."""
     params, cost = fit(cell)
-    found = jax.device_get(_distances(cell.law, cell.width, cell.num_points, params))
+    found = jax.device_get(_distances(cell.law, cell.width, params, _keys(cell.num_points)))
     lists = {name: value.tolist() for name, value in found.items()}
     return {"cost": cost, "weight": cell.weight, **lists}, params
