@@ -295,7 +295,8 @@ def test_next_to_a_point_of_a_data_set_the_event_is_decided():
 def test_where_no_noise_is_left_the_event_does_not_move_the_state():
     path, x = paths.cosine(), jnp.asarray([0.5, -1.0, 2.0])
     guided = events.conditioned(affine, velocity(path), path)
-    np.testing.assert_array_equal(jax.jit(guided)(x, 1.0), jax.jit(velocity(path))(x, 1.0))
+    # Operation by operation: two compiled programs may round the velocity differently.
+    np.testing.assert_array_equal(guided(x, 1.0), velocity(path)(x, 1.0))
 
 
 def test_wrong_arguments_are_refused():
