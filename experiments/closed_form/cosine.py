@@ -15,7 +15,8 @@ Time:   6 seconds on two CPU cores; with MNIST, 20,000 images of CIFAR-10 and th
         minutes.
 Expect: the paper, in words: on two moons all cosines are near 1 only at intermediate to large t, on
         CIFAR-10 before t = 0.2; the more dimensions, the earlier and sharper. Ours: 0.74 on moons
-        at t = 0.6, 0.99 on 20,000 images of CIFAR-10 at t = 0.21; more in experiments/README.md.
+        at t = 0.6, 0.99 on 20,000 images of CIFAR-10 at t = 0.21; more in
+        experiments/closed_form/README.md.
 """
 
 import dataclasses

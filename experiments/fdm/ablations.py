@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import fmjax
@@ -32,7 +31,7 @@ from experiments.fdm._ablations.variants import PROBLEMS, VARIANTS, Problem, Var
 from experiments.fdm._errors import errors, sample_pair
 from experiments.fdm._laws import path
 from experiments.fdm._stretches import stretches
-from experiments.run import arrays, cli, loop, options
+from experiments.run import arrays, cli, loop, numbers, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
@@ -213,7 +212,7 @@ def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
         values = [curve["flow"][-1], curve["divergence"][-1], row["relative_entropy"]]
         if "total_variation" in row:
             values.append(row["total_variation"]["1"])
-        spread = [f"{np.mean(value):.4f} ± {np.std(value):.4f}" for value in values]
+        spread = [numbers.with_spread(value, ".4f") for value in values]
         lines.append(f"{variant:25s}{row['time']:20.2f}" + "".join(f"{s:>20s}" for s in spread))
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ import optax
 
 import fmjax
 from experiments.fdm._checkerboard import law, measures, pictures
-from experiments.run import arrays, checkpoints, cli, layout, loop, options
+from experiments.run import arrays, checkpoints, cli, layout, loop, numbers, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
@@ -244,25 +244,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"  weight  seeds  mean log-likelihood  exp(mean) x 100  by Euler  at edges  {heads}"]
     for weight in dict.fromkeys(row["weight"] for row in rows):
         mine = [row for row in rows if row["weight"] == weight]
-        log_p = _with_spread([row["log_likelihood"] for row in mine])
-        density = _with_spread([100 * row["density"] for row in mine])
+        log_p = numbers.with_spread([row["log_likelihood"] for row in mine], ".4f")
+        density = numbers.with_spread([100 * row["density"] for row in mine], ".4f")
         euler = 100 * np.mean([row["density_by_euler"] for row in mine])
         edges = np.mean([row["lost"]["share_at_edges"] for row in mine])
         tv = [np.mean([row["total_variation"][t] for row in mine]) for t in times]
-        numbers = "  ".join(f"{value:8.4f}" for value in [euler, edges, *tv])
-        lines.append(f"{weight:8g}  {len(mine):5d}  {log_p:>19}  {density:>15}  {numbers}")
+        others = "  ".join(f"{value:8.4f}" for value in [euler, edges, *tv])
+        lines.append(f"{weight:8g}  {len(mine):5d}  {log_p:>19}  {density:>15}  {others}")
     lines.append(f"the greatest possible exp(mean) x 100 is {law.CEILING * 100:.5f}")
     lines.append(
         "at edges: share of what is missing to it that is lost within "
         f"{measures.EDGE:g} of a side of the squares, {measures.edge_area():.0%} of their area"
     )
     return "\n".join(lines)
-
-
-def _with_spread(values: list[float]) -> str:
-    """Returns the mean and, of more than one value, the standard deviation."""
-    mean = f"{np.mean(values):.4f}"
-    return f"{mean} ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else mean
 
 
 def main(config: Config) -> None:

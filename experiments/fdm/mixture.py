@@ -16,7 +16,7 @@ at once. Then
 
 Run:    python -m experiments.fdm.mixture
 Time:   2 minutes on two CPU cores.
-Expect: the table of experiments/README.md.
+Expect: the table of experiments/fdm/README.md.
 """
 
 import dataclasses

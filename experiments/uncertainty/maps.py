@@ -19,7 +19,7 @@ Run:    python -m experiments.uncertainty.maps                       (digits, no
         python -m experiments.uncertainty.maps --dataset mnist --data-dir DIR
 Time:   2 minutes for the digits on two CPU cores; 16 with the rivals.
 Expect: E[error] / E[U] within 10 % of 1 on held-out digits for 0.3 <= t <= 0.9, and about 1.95
-        bits per dimension; the table of experiments/README.md.
+        bits per dimension; the table of experiments/uncertainty/README.md.
 """
 
 import dataclasses

@@ -12,12 +12,12 @@ the same images for the same number of steps; then
 
 The adaptive weight of the paper steadies the training but counts large errors less, so that
 u(x, t, t) is no longer quite the conditional mean that the identity needs; --power 0 is the plain
-square, and experiments/README.md has both.
+square, and experiments/uncertainty/README.md has both.
 
 Run:    python -m experiments.uncertainty.meanflow                          (digits, no network)
         python -m experiments.uncertainty.meanflow --dataset mnist --data-dir DIR
 Time:   6 minutes for the digits on two CPU cores.
-Expect: the tables of experiments/README.md.
+Expect: the tables of experiments/uncertainty/README.md.
 """
 
 import dataclasses

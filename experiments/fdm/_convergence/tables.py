@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.fdm._convergence.measures import EULER
+from experiments.run import numbers
 
 COLUMNS = {
     "weight": "weight",
@@ -17,17 +18,11 @@ COLUMNS = {
 }
 
 
-def spread(values: Any) -> str:
-    """Returns mean and standard deviation over seeds, three digits; a lone number as it is."""
-    if np.ndim(values) == 0:
-        return f"{values:.3g}"
-    return f"{np.mean(values):.3g} ± {np.std(values, ddof=min(1, len(values) - 1)):.1g}"
-
-
 def _block(title: str, rows: dict[str, dict[str, Any]]) -> str:
-    lines = [f"{title:28s}" + "".join(f"{name:>18s}" for name in COLUMNS.values())]
+    lines = [f"{title:28s}" + "".join(f"{name:>22s}" for name in COLUMNS.values())]
     for method, row in rows.items():
-        lines.append(f"{method:28s}" + "".join(f"{spread(row[name]):>18s}" for name in COLUMNS))
+        cells = [numbers.with_spread(np.atleast_1d(row[name]), ".3g") for name in COLUMNS]
+        lines.append(f"{method:28s}" + "".join(f"{cell:>22s}" for cell in cells))
     return "\n".join(lines)
 
 

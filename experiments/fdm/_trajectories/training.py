@@ -1,7 +1,7 @@
 """Training velocities on trajectories: the systems, the two paths, the losses and the fit.
 
 The loss of each example is divided by the square of the factor with which its network enters
-the velocity (`trajectory_paths`). `fdm` is divided as a whole, so that a weight means the same at
+the velocity (`settings.py`). `fdm` is divided as a whole, so that a weight means the same at
 every time: on the variance-exploding path it is
 
     |n - x0|^2 / d + weight (d - |x0|^2 + n . x0 - sigma div n)^2 / d,    v = sigma_dot n.   (1)
@@ -116,7 +116,7 @@ def task(
       options: of the network.
       seed: of its first parameters.
       trajectories: the data.
-      path: one of `trajectory_paths.PATHS`.
+      path: one of `settings.PATHS`.
       known: what is known of a trajectory, `nothing` or `first_states`.
     """
     shape = trajectories.train.shape[1:]
