@@ -53,7 +53,7 @@ def test_a_guided_field_has_a_negative_variance(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.5, 2.0, 4.0])
 def test_a_guided_field_mixes_the_covariances(scale, x64):
-    # The mixture of tests/oracles.py, whose first component is the class.
+    # The mixture of tests/oracles/mixture.py, whose first component is the class.
     t, x = 0.5, jnp.array([-0.2, 0.3, 0.1])
     mu, sigma = oracles.MEANS[0], oracles.COVARIANCES[0]
 

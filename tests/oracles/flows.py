@@ -62,7 +62,7 @@ def averaged(velocity, num_steps=300):
 
 
 def mixture_velocity(x, t):
-    """Returns the marginal velocity to the mixture of tests/oracles.py on the linear path."""
+    """Returns the marginal velocity to the mixture of mixture.py on the linear path."""
     return oracles.law(paths.coefficients(paths.linear(), t), x).velocity
 
 

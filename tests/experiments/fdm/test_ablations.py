@@ -132,7 +132,7 @@ def test_the_wrong_matchings_differ_where_they_should(x64):
 
 @pytest.mark.slow
 def test_the_bias_without_stop_gradient():
-    # 3.446 by quadrature over pairs (tests/test_matching.py).
+    # 3.446 by quadrature over pairs (tests/fmjax/test_matching.py).
     found = variants.bias(jax.random.key(0), count=20_000)
     for name, expected in (("with", 0.0), ("without", 3.446)):
         row = found[name]

@@ -58,7 +58,7 @@ def test_the_law_and_its_velocity_in_closed_form():
 
 @pytest.mark.slow
 def test_what_is_measured_on_velocities_whose_answers_are_known():
-    # u, and u + 0.2 sin 2x, whose numbers are those of tests/test_path_error.py.
+    # u, and u + 0.2 sin 2x, whose numbers are those of tests/fmjax/test_path_error.py.
     times = jnp.array([0.25, 0.5, 0.75, 1.0])
     true = measures.true_densities(times)
     x0, x1, t = fdm_mixture.pairs(tiny.replace(CONFIG, num_pairs=4000), 1)
