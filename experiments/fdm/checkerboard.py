@@ -25,13 +25,12 @@ import numpy as np
 import optax
 
 import fmjax
-from experiments.fdm._checkerboard import law, measures, pictures
-from experiments.run import arrays, checkpoints, cli, layout, loop, numbers, options
+from experiments.fdm._checkerboard import fields, law, measures, pictures, tables
+from experiments.run import arrays, checkpoints, cli, layout, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
-from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
 
 
@@ -45,6 +44,9 @@ class Training:
     """Width of the hidden layers."""
     depth: int = 4
     """Number of hidden layers."""
+    conditioned: bool = False
+    """Let the network predict what the best linear velocity leaves (`predictions.conditioned`), and
+    weight all times alike."""
     batch_size: int = 512
     """Examples per step, a multiple of the number of devices."""
     num_steps: int = 30_000
@@ -86,6 +88,9 @@ class Measures:
     """Steps of the paper's own likelihood, by Euler's method, beside the adaptive one."""
     tv_times: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
     """Times in (0, 1) at which the total variation from the exact density is measured."""
+    blurs: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
+    """Standard deviations, positive, of noise on the exact law: what its log-likelihood then loses,
+    to compare with what a network lacks; a sampler of n equal steps leaves 1 / n."""
     grid_points: int = 48
     """Points along each side of the grid on which densities are compared."""
 
@@ -93,6 +98,9 @@ class Measures:
         """Raises ValueError for times or numbers that cannot be measured."""
         if not all(0.0 < t < 1.0 for t in self.tv_times):
             message = f"tv_times must lie strictly between 0 and 1, got {self.tv_times}."
+            raise ValueError(message)
+        if not all(0.0 < std < math.inf for std in self.blurs):
+            message = f"blurs must be positive and finite, got {self.blurs}."
             raise ValueError(message)
         bounds = {"num_points": (2, math.inf), "euler_steps": (1, math.inf)}
         bounds |= {"grid_points": (2, math.inf), "tolerance": (1e-12, 1.0)}
@@ -127,14 +135,22 @@ def sample_pair(key: Key) -> tuple[Array, Array, Array]:
     return noise, law.density.sample(key_data), t
 
 
-def make_loss(weight: float, every: int) -> Callable[[PyTree, Key, PyTree], Array]:
+def field_of(options: Training) -> fields.Field:
+    """Returns the velocity that is trained."""
+    return fields.conditioned if options.conditioned else fields.plain
+
+
+def make_loss(
+    field: fields.Field, weight: float, every: int
+) -> Callable[[PyTree, Key, PyTree], Array]:
     """Returns the loss of a batch: flow and divergence matching (2602.00869, eq. (17))."""
     matching = functools.partial(fmjax.losses.match_trace, divergence=fmjax.divergence.unrolled)
 
     def example(params: PyTree, weight: Array | float, key: Key) -> Array:
-        velocity = functools.partial(perceptron, params)
+        velocity = functools.partial(field.velocity, params)
         x0, x1, t = sample_pair(key)
-        return fmjax.losses.fdm(velocity, law.path, x0, x1, t, weight=weight, matching=matching)
+        options = {"weight": weight, "matching": matching}
+        return fmjax.losses.fdm(velocity, law.path, x0, x1, t, **options) / field.scale(t) ** 2
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(batch["index"])
@@ -163,19 +179,18 @@ def train(options: Training, weight: float, seed: int, folder: Any, *, num_point
     key = jax.random.fold_in(jax.random.key(seed), 1000)
     key_init, key_points, key_pairs = jax.random.split(key, 3)
     params = fmjax.models.perceptron(key_init, 2, width=options.width, depth=options.depth)[1]
-    few = max(num_points // 10, 2)
+    few, field = max(num_points // 10, 2), field_of(options)
     points = jax.vmap(law.density.sample)(jax.random.split(key_points, few))
     pairs = jax.vmap(sample_pair)(jax.random.split(key_pairs, few))
 
     def evaluate(params: PyTree, _: Key) -> dict[str, float]:
-        return {
-            name: float(value) for name, value in measures.curves(params, points, pairs).items()
-        }
+        curves = measures.curves(field.velocity, params, points, pairs)
+        return {name: float(value) for name, value in curves.items()}
 
     index = {"index": layout.rows(options.batch_size)}
     every = max(options.num_steps // options.num_evaluations, 1)
     state = loop.fit(
-        make_loss(weight, options.every),
+        make_loss(field, weight, options.every),
         params,
         lambda _: iter(lambda: index, None),  # the data are drawn from the key of the step
         adam(options.learning_rate, options.num_steps),
@@ -195,11 +210,12 @@ def restore(config: Config, folder: Any) -> dict[str, Network]:
     """Tells how the networks of a run are read, each by its seed and its weight."""
     shape = {"width": config.training.width, "depth": config.training.depth}
     like = fmjax.models.perceptron(jax.random.key(0), 2, **shape)[1]
+    velocity = field_of(config.training).velocity
 
     def one(name: str) -> Network:
         steps = config.training.num_steps
         read = functools.partial(checkpoints.averaged, folder / name, like, steps)
-        return Network(perceptron, read, law.path, lambda: law.density)
+        return Network(velocity, read, law.path, lambda: law.density)
 
     names = [place(seed, weight) for seed in config.seeds for weight in config.weights]
     return {name: one(name) for name in names}
@@ -210,20 +226,22 @@ def place(seed: int, weight: float) -> str:
     return f"seed_{seed}/weight_{float(weight)}"
 
 
-def evaluate(params: PyTree, asked: Measures, key: Key) -> dict[str, Any]:
+def evaluate(velocity: measures.Field, params: PyTree, asked: Measures, key: Key) -> dict[str, Any]:
     """Returns the final numbers of one network, and its density on the grid at t = 1."""
-    log_p = functools.partial(measures.log_likelihoods, params, tolerance=asked.tolerance)
+    model, tolerance = (velocity, params), {"tolerance": asked.tolerance}
+    log_p = functools.partial(measures.log_likelihoods, *model, **tolerance)
     points = jax.vmap(law.density.sample)(jax.random.split(key, asked.num_points))
     values = np.asarray(log_p(points))
-    by_euler = measures.log_likelihoods_by_euler(params, points, num_steps=asked.euler_steps)
+    by_euler = measures.log_likelihoods_by_euler(*model, points, num_steps=asked.euler_steps)
     grid, area = law.grid(asked.grid_points)
-    variation = functools.partial(measures.variation, params, grid, area, tolerance=asked.tolerance)
+    variation = functools.partial(measures.variation, *model, grid, area, **tolerance)
     return {
         "log_likelihood": float(values.mean()),
         "standard_error": float(values.std(ddof=1) / len(values) ** 0.5),
         "density": math.exp(values.mean()),
         "density_by_euler": math.exp(by_euler.mean()),
         "lost": measures.lost(points, values),
+        "blurred": {str(std): measures.blurred(points, std) for std in asked.blurs},
         "total_variation": {str(t): float(variation(jnp.asarray(t))) for t in asked.tv_times},
         "grid": np.exp(np.asarray(log_p(grid))),
     }
@@ -233,30 +251,9 @@ def evaluated(folder: Any, params: PyTree, config: Config, seed: int) -> dict[st
     """Returns `evaluate`, read back where the same evaluation was made before."""
     facts = options.flat(config.measures) | {"num_steps": config.training.num_steps}
     key = jax.random.fold_in(jax.random.key(seed), 1001)  # the same points for every weight
-    make = functools.partial(evaluate, params, config.measures, key)
+    velocity = field_of(config.training).velocity
+    make = functools.partial(evaluate, velocity, params, config.measures, key)
     return remembered(folder / "evaluation.json", facts, make)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Returns the final numbers of every weight, mean and standard deviation over seeds."""
-    times = list(rows[0]["total_variation"])
-    heads = "  ".join(f"TV({t})".rjust(8) for t in times)
-    lines = [f"  weight  seeds  mean log-likelihood  exp(mean) x 100  by Euler  at edges  {heads}"]
-    for weight in dict.fromkeys(row["weight"] for row in rows):
-        mine = [row for row in rows if row["weight"] == weight]
-        log_p = numbers.with_spread([row["log_likelihood"] for row in mine], ".4f")
-        density = numbers.with_spread([100 * row["density"] for row in mine], ".4f")
-        euler = 100 * np.mean([row["density_by_euler"] for row in mine])
-        edges = np.mean([row["lost"]["share_at_edges"] for row in mine])
-        tv = [np.mean([row["total_variation"][t] for row in mine]) for t in times]
-        others = "  ".join(f"{value:8.4f}" for value in [euler, edges, *tv])
-        lines.append(f"{weight:8g}  {len(mine):5d}  {log_p:>19}  {density:>15}  {others}")
-    lines.append(f"the greatest possible exp(mean) x 100 is {law.CEILING * 100:.5f}")
-    lines.append(
-        "at edges: share of what is missing to it that is lost within "
-        f"{measures.EDGE:g} of a side of the squares, {measures.edge_area():.0%} of their area"
-    )
-    return "\n".join(lines)
 
 
 def main(config: Config) -> None:
@@ -277,7 +274,7 @@ def main(config: Config) -> None:
     grids = {row["folder"]: {"grid": np.asarray(row.pop("grid"))} for row in rows}
     arrays.write(folder / "arrays.npz", grids)
     write_json(folder / "results.json", {"models": rows})
-    print(table(rows))
+    print(tables.table(rows))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from fmjax.types import Array
 density = fmjax.toy.checkerboard()
 path = fmjax.paths.linear()
 SIDE = 1.0 / 0.45  # of a square
+STD = 4.0 * SIDE / 12**0.5  # of a coordinate, which is uniform over four squares, with mean 0
 CEILING = 0.45**2 / 8.0  # exp of the greatest mean log-likelihood
 EXTENT = 5.0  # half the side of the window in which densities are drawn and compared
 
@@ -34,6 +35,17 @@ def velocity(x: Array, t: Array) -> Array:
       t: `[]`, in (0, 1).
     """
     return density.velocity(path, x, t)
+
+
+def log_blurred(x: Array, std: float) -> Array:
+    """Returns the log-density of data plus Gaussian noise, in nats.
+
+    Args:
+      x: `[2]`.
+      std: of the noise in each coordinate, positive.
+    """
+    t = 1.0 / (1.0 + std)  # where the state is t times the data with that noise
+    return log_density(t * x, t) + 2.0 * jnp.log(t)
 
 
 def grid(points: int) -> tuple[Array, float]:

@@ -13,7 +13,7 @@ from scipy import integrate, stats
 
 import fmjax
 from experiments.fdm import checkerboard as fdm_checkerboard
-from experiments.fdm._checkerboard import law, measures
+from experiments.fdm._checkerboard import fields, law, measures
 from experiments.run import arrays, cli
 from fmjax.models.perceptron import apply as perceptron
 from tests.oracles import tiny
@@ -96,12 +96,55 @@ def test_the_loss_with_weight_0_is_flow_matching_and_the_penalty_is_added():
     keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(8))
     cfm, cdm = map(np.asarray, jax.jit(jax.vmap(plain))(keys))
     losses = {
-        case: float(jax.jit(fdm_checkerboard.make_loss(*case))(params, key, batch))
+        case: float(jax.jit(fdm_checkerboard.make_loss(fields.plain, *case))(params, key, batch))
         for case in ((0.0, 1), (0.5, 1), (0.5, 2))
     }
     assert losses[0.0, 1] == pytest.approx(cfm.mean(), rel=1e-6)
     assert losses[0.5, 1] == pytest.approx(cfm.mean() + 0.5 * cdm.mean(), rel=1e-5)
     assert losses[0.5, 2] == pytest.approx(cfm.mean() + 0.5 * cdm[::2].mean(), rel=1e-5)
+
+
+def test_a_conditioned_field_by_hand(x64):
+    # The best linear velocity by the moments of the board, whose coordinates are uniform.
+    params = fmjax.models.perceptron(jax.random.key(3), 2, width=5, depth=2)[1]
+    std = np.sqrt(integrate.quad(lambda x: x**2 / (4 * law.SIDE), -2 * law.SIDE, 2 * law.SIDE)[0])
+    assert std == pytest.approx(law.STD, rel=1e-12)
+    x, t = jnp.array([0.7, -2.1]), 0.3
+    root = np.hypot(t * std, 1 - t)
+    rest = perceptron(params, x / root, t)
+    linear = (t * std**2 - (1 - t)) / root**2 * x
+    found = fields.conditioned.velocity(params, x, t)
+    np.testing.assert_allclose(found, linear + std / root * rest, rtol=1e-6)
+    # What the best linear prediction leaves, by the variance of x1 - x0 given the state.
+    left = 1 + std**2 - (t * std**2 - (1 - t)) ** 2 / root**2
+    assert float(fields.conditioned.scale(t)) ** 2 == pytest.approx(left, rel=1e-9)
+
+    batch, key = {"index": np.arange(4)}, jax.random.key(7)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(4))
+
+    def one(key):
+        x0, x1, t = fdm_checkerboard.sample_pair(key)
+        velocity = partial(fields.conditioned.velocity, params)
+        both = [f(velocity, law.path, x0, x1, t) for f in (fmjax.losses.cfm, fmjax.losses.cdm)]
+        return (both[0] + 0.5 * both[1]) / fields.conditioned.scale(t) ** 2
+
+    loss = fdm_checkerboard.make_loss(fields.conditioned, 0.5, 1)(params, key, batch)
+    assert float(loss) == pytest.approx(float(np.mean([one(k) for k in keys])), rel=1e-6)
+
+
+def test_the_blurred_law_square_by_square(x64):
+    points, std = np.array([[0.3, -1.2], [1.9, 3.8], [-4.0, 0.7], [0.01, 0.05]]), 0.1
+
+    def side(coordinate, corner):  # by the distribution function, as the noise is symmetric
+        low, high = corner * law.SIDE, (corner + 1) * law.SIDE
+        return np.diff(stats.norm.cdf([low, high], coordinate, std))[0] / law.SIDE
+
+    corners = [(i, j) for i in range(-2, 2) for j in range(-2, 2) if (i + j) % 2 == 0]
+    exact = [np.mean([side(x, i) * side(y, j) for i, j in corners]) for x, y in points]
+    found = jax.vmap(partial(law.log_blurred, std=std))(jnp.asarray(points))
+    np.testing.assert_allclose(np.exp(found), exact, rtol=1e-9)
+    gap = np.log(law.CEILING) - np.log(exact).mean()
+    assert measures.blurred(jnp.asarray(points), std) == pytest.approx(gap, rel=1e-9)
 
 
 def test_the_schedule_is_that_of_the_paper():
@@ -131,7 +174,7 @@ def test_what_is_measured_of_a_network_that_stays_where_it_is():
         jnp.zeros_like, fmjax.models.perceptron(jax.random.key(0), 2, width=4, depth=1)[1]
     )
     asked = tiny.replace(TINY.measures, num_points=400, grid_points=40)
-    result = fdm_checkerboard.evaluate(params, asked, jax.random.key(1))
+    result = fdm_checkerboard.evaluate(perceptron, params, asked, jax.random.key(1))
     noise = lambda x: np.exp(-0.5 * np.sum(np.asarray(x) ** 2, axis=-1)) / (2 * np.pi)
     grid, area = law.grid(40)
     np.testing.assert_allclose(result["grid"], noise(grid), rtol=1e-4)
