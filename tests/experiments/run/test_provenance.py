@@ -59,7 +59,9 @@ def test_a_folder_that_holds_no_run_yet_begins_anew(tmp_path):
 def test_the_module_of_a_program_is_the_name_it_was_started_with(monkeypatch):
     spec = importlib.machinery.ModuleSpec("experiments.paper.name", None)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
-    config = dataclasses.make_dataclass("Config", [], namespace={"__module__": "__main__"})()
+    made = dataclasses.make_dataclass("Config", [])
+    made.__module__ = "__main__"  # Python 3.12 and newer overwrite what the namespace says
+    config = made()
     assert provenance.module_of(config) == "experiments.paper.name"
 
 
