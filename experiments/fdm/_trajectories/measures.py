@@ -40,17 +40,28 @@ Event = Callable[[Array], Array]
 def given(event: Event, jitter: float, velocity: Velocity, path: Path) -> Velocity:
     """Returns the velocity given the event.
 
-    The logistic function stands for that of the normal law, as in the paper: its slope stays
-    bounded where a badly known mean is far outside the event.
-
     Args:
       event: C; the law is conditioned on C > 0.
       jitter: error to expect of the gain, as in `fmjax.events`.
       velocity: the trained one.
       path: the path that it was trained on.
     """
-    log_cdf = lambda z: jax.nn.log_sigmoid(1.6 * z)  # noqa: E731
-    return fmjax.events.conditioned(event, velocity, path, jitter=jitter, log_cdf=log_cdf)
+    return fmjax.events.conditioned(event, velocity, path, jitter=jitter, log_cdf=bounded_log_cdf)
+
+
+FARTHEST = 5.0  # standard deviations by which a mean may lie outside an event
+
+
+def bounded_log_cdf(z: Array) -> Array:
+    """Returns log Phi(z), continued by its tangent below -FARTHEST.
+
+    Its slope stays bounded where a badly known mean is far outside the event, so that no draw is
+    pulled away. The paper's code takes log_sigmoid(1.6 z), whose slope is bounded too, but at most
+    1.6: half of what the normal law asks for at z = -3.
+    """
+    slope = float(scipy.stats.norm.pdf(-FARTHEST) / scipy.stats.norm.cdf(-FARTHEST))
+    inside = jax.scipy.special.log_ndtr(jax.numpy.maximum(z, -FARTHEST))
+    return inside + slope * jax.numpy.minimum(z + FARTHEST, 0.0)
 
 
 def sample(

@@ -64,6 +64,25 @@ def test_shares_and_means_with_their_standard_errors():
     assert abs(ours["standard_error"] - scipy.stats.sem(values)) < 1e-12
 
 
+def test_the_event_is_that_of_the_normal_law_and_its_pull_is_bounded(x64):
+    z = jnp.array([-40.0, -7.0, -5.0, -4.9, -1.0, 0.0, 3.0])
+    found = jax.vmap(measures.bounded_log_cdf)(z)
+    np.testing.assert_allclose(found[2:], scipy.stats.norm.logcdf(z[2:]), rtol=1e-12)
+    slope = np.exp(scipy.stats.norm.logpdf(5.0) - scipy.stats.norm.logcdf(-5.0))
+    below = scipy.stats.norm.logcdf(-5.0) + slope * (z[:2] + 5.0)
+    np.testing.assert_allclose(found[:2], below, rtol=1e-12)
+    slopes = jax.vmap(jax.grad(measures.bounded_log_cdf))(z[jnp.array([0, 1, 3])])
+    wanted = [slope, slope, np.exp(scipy.stats.norm.logpdf(-4.9) - scipy.stats.norm.logcdf(-4.9))]
+    np.testing.assert_allclose(slopes, wanted, rtol=1e-10)
+
+    path, x = fmjax.paths.linear(), jnp.array([0.4, -1.3])
+    gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
+    event = lambda x1: x1[0] - 1.0
+    found = measures.given(event, 0.0, gaussian, path)(x, 0.5)
+    exact = fmjax.events.conditioned(event, gaussian, path, jitter=0.0)(x, 0.5)
+    np.testing.assert_allclose(found, exact, rtol=1e-12)
+
+
 def test_relative_error_against_a_loop():
     x, y = np.random.default_rng(0).gamma(2.0, size=(2, 3, 5, 4)) - 1.0
     ours = measures.relative_error(x, y)
