@@ -48,12 +48,12 @@ def samples(
     for line, (model, steps, x) in zip(axes, lines, strict=True):
         for ax, image in zip(line, x, strict=False):
             ax.imshow(images_pictures.gray(image), **images_pictures.GRAY)
-        label = f"{model}, {steps} step{'s' * (steps > 1)}\nFrechet {distance[model, steps]:.2f}"
+        label = f"{model}, {steps} step{'s' * (steps > 1)}\nFréchet {distance[model, steps]:.2f}"
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)
     images_pictures.bare(axes)
     figure.suptitle(
         f"Samples by number of steps ({dataset}); each column one noise; "
-        f"Frechet distance of {rows[-1]['num_samples']} held-out images {rows[-1]['frechet']:.2f}"
+        f"Fréchet distance of {rows[-1]['num_samples']} held-out images {rows[-1]['frechet']:.2f}"
     )
     return figure
 
