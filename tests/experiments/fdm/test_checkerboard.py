@@ -113,7 +113,7 @@ def test_a_conditioned_field_by_hand(x64):
     root = np.hypot(t * std, 1 - t)
     rest = perceptron(params, x / root, t)
     linear = (t * std**2 - (1 - t)) / root**2 * x
-    found = fields.conditioned.velocity(params, x, t)
+    found = jax.jit(fields.conditioned.velocity)(params, x, t)
     np.testing.assert_allclose(found, linear + std / root * rest, rtol=1e-6)
     # What the best linear prediction leaves, by the variance of x1 - x0 given the state.
     left = 1 + std**2 - (t * std**2 - (1 - t)) ** 2 / root**2
@@ -128,8 +128,8 @@ def test_a_conditioned_field_by_hand(x64):
         both = [f(velocity, law.path, x0, x1, t) for f in (fmjax.losses.cfm, fmjax.losses.cdm)]
         return (both[0] + 0.5 * both[1]) / fields.conditioned.scale(t) ** 2
 
-    loss = fdm_checkerboard.make_loss(fields.conditioned, 0.5, 1)(params, key, batch)
-    assert float(loss) == pytest.approx(float(np.mean([one(k) for k in keys])), rel=1e-6)
+    loss = jax.jit(fdm_checkerboard.make_loss(fields.conditioned, 0.5, 1))(params, key, batch)
+    assert float(loss) == pytest.approx(float(jax.jit(jax.vmap(one))(keys).mean()), rel=1e-6)
 
 
 def test_the_blurred_law_square_by_square(x64):

@@ -78,8 +78,8 @@ def test_the_event_is_that_of_the_normal_law_and_its_pull_is_bounded(x64):
     path, x = fmjax.paths.linear(), jnp.array([0.4, -1.3])
     gaussian = lambda x, t: (2 * t - 1) / (t**2 + (1 - t) ** 2) * x  # N(0, I) to N(0, I)
     event = lambda x1: x1[0] - 1.0
-    found = measures.given(event, 0.0, gaussian, path)(x, 0.5)
-    exact = fmjax.events.conditioned(event, gaussian, path, jitter=0.0)(x, 0.5)
+    found = jax.jit(measures.given(event, 0.0, gaussian, path))(x, 0.5)
+    exact = jax.jit(fmjax.events.conditioned(event, gaussian, path, jitter=0.0))(x, 0.5)
     np.testing.assert_allclose(found, exact, rtol=1e-12)
 
 
