@@ -84,8 +84,8 @@ VARIANTS: dict[str, Variant] = {
     "1 probe, half the batch": Variant(probes(1), every=2),
     "1 probe, a quarter": Variant(probes(1), every=4),
     "1 probe, weight / 10": Variant(probes(1), weight=0.1),
+    "1 probe, weight x 3": Variant(probes(1), weight=3.0),
     "1 probe, weight x 10": Variant(probes(1), weight=10.0),
-    "1 probe, weight x 100": Variant(probes(1), weight=100.0),
 }
 
 
