@@ -226,7 +226,7 @@ def place(seed: int, weight: float) -> str:
     return f"seed_{seed}/weight_{float(weight)}"
 
 
-def evaluate(velocity: measures.Field, params: PyTree, asked: Measures, key: Key) -> dict[str, Any]:
+def evaluate(velocity: fields.Apply, params: PyTree, asked: Measures, key: Key) -> dict[str, Any]:
     """Returns the final numbers of one network, and its density on the grid at t = 1."""
     model, tolerance = (velocity, params), {"tolerance": asked.tolerance}
     log_p = functools.partial(measures.log_likelihoods, *model, **tolerance)

@@ -89,7 +89,6 @@ class Case(NamedTuple):
     call: Callable
     arguments: str  # one letter each: x state, y another state, t time, b bank, k key
     shared: str = ""  # letters that the batch has in common
-    atol: float = 2e-6  # by which a batch may differ from its examples
 
 
 STATE, PAIR = ("xt", "xyt")
@@ -149,9 +148,8 @@ PER_EXAMPLE = {
     "empirical.jacobian": Case(partial(empirical.jacobian, PATH), "bxt", "b"),
     "empirical.divergence": Case(partial(empirical.divergence, PATH), "bxt", "b"),
     "empirical.log_density": Case(partial(empirical.log_density, PATH), "bxt", "b"),
-    # Either is within 1.8e-5 of its value in float64, by the inner products of 48 numbers.
     "empirical.matvec": Case(
-        lambda b, x, t, y: empirical.matvec(PATH, b, x, t, y, chunk_size=4), "bxty", "b", 4e-5
+        lambda b, x, t, y: empirical.matvec(PATH, b, x, t, y, chunk_size=4), "bxty", "b"
     ),
     "empirical.lipschitz": Case(
         lambda k, b, x, t: empirical.lipschitz(k, PATH, b, x, t, num_matvecs=48), "kbxt", "b"
@@ -480,9 +478,19 @@ HEAVY = re.compile(
 )
 
 
+@pytest.fixture
+def optimized():
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))
-def test_jit_vmap_loop_dtype_and_trace_count(name, shape):
+def test_jit_vmap_loop_dtype_and_trace_count(name, shape, request):
+    if name == "empirical.matvec":
+        # Else the order in which its inner products of 48 numbers are summed depends on the batch.
+        request.getfixturevalue("optimized")
     case = PER_EXAMPLE[name]
     arguments = _arguments(case, shape)
     traces = []
@@ -500,7 +508,7 @@ def test_jit_vmap_loop_dtype_and_trace_count(name, shape):
         alone = one(*_one(case, arguments, i))
         for a, b in zip(_numbers(alone), _numbers(together), strict=True):
             assert a.dtype == jnp.float32
-            np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=case.atol)
+            np.testing.assert_allclose(a, b[i], rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", slow.those(PER_EXAMPLE, HEAVY.search))

@@ -11,16 +11,19 @@ from experiments.fdm._checkerboard import law
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, PyTree
 
+Apply = Callable[[PyTree, Array, Array], Array]
+"""`(params, x[2], t[]) -> [2]`, a velocity with parameters."""
+
 
 class Field(NamedTuple):
     """A velocity with parameters, and the scale of its errors.
 
     Attributes:
-      velocity: `(params, x[2], t[]) -> [2]`.
+      velocity: of a network's parameters.
       scale: `t[] -> []`, by whose square the loss is divided.
     """
 
-    velocity: Callable[[PyTree, Array, Array], Array]
+    velocity: Apply
     scale: Callable[[Array], Array]
 
 

@@ -6,7 +6,6 @@ of the greatest possible log-likelihood is looked at by the distance of the data
 
 import functools
 import math
-from collections.abc import Callable
 
 import diffrax
 import jax
@@ -15,75 +14,74 @@ import numpy as np
 
 import fmjax
 from experiments.fdm._checkerboard import law
+from experiments.fdm._checkerboard.fields import Apply
 from fmjax.types import Array, PyTree
-
-Field = Callable[[PyTree, Array, Array], Array]
 
 EDGE = 0.1  # of the side of a square
 
 
-@functools.partial(jax.jit, static_argnames=("field", "tolerance"))
-def log_likelihoods(field: Field, params: PyTree, points: Array, *, tolerance: float) -> Array:
+@functools.partial(jax.jit, static_argnames=("apply", "tolerance"))
+def log_likelihoods(apply: Apply, params: PyTree, points: Array, *, tolerance: float) -> Array:
     """Returns the log-density of many points at t = 1; compiled once for all networks.
 
     Args:
-      field: `(params, x, t) -> dx`.
+      apply: `(params, x, t) -> dx`.
       params: the parameters of the network.
       points: `[n, 2]`.
       tolerance: relative and absolute, of the adaptive solver.
     """
     solve = functools.partial(fmjax.samplers.adaptive, rtol=tolerance, atol=tolerance)
-    return _log_likelihoods(field, params, points, solve)
+    return _log_likelihoods(apply, params, points, solve)
 
 
-@functools.partial(jax.jit, static_argnames=("field", "num_steps"))
+@functools.partial(jax.jit, static_argnames=("apply", "num_steps"))
 def log_likelihoods_by_euler(
-    field: Field, params: PyTree, points: Array, *, num_steps: int
+    apply: Apply, params: PyTree, points: Array, *, num_steps: int
 ) -> Array:
     """Returns the same by the paper's solver, Euler's method; not the density of any model.
 
     Its mean over probes is the loss with the exact divergence, which is taken here.
 
     Args:
-      field: `(params, x, t) -> dx`.
+      apply: `(params, x, t) -> dx`.
       params: the parameters of the network.
       points: `[n, 2]`.
       num_steps: equal steps.
     """
     euler = functools.partial(fmjax.samplers.fixed, num_steps=num_steps, solver=diffrax.Euler())
-    return _log_likelihoods(field, params, points, euler)
+    return _log_likelihoods(apply, params, points, euler)
 
 
 def _log_likelihoods(
-    field: Field, params: PyTree, points: Array, solve: fmjax.types.Solve
+    apply: Apply, params: PyTree, points: Array, solve: fmjax.types.Solve
 ) -> Array:
-    velocity = functools.partial(field, params)
+    velocity = functools.partial(apply, params)
     one = functools.partial(fmjax.likelihood.log_prob, velocity, solve=solve)
     return jax.lax.map(one, points, batch_size=1024)
 
 
-@functools.partial(jax.jit, static_argnames=("field", "tolerance"))
+@functools.partial(jax.jit, static_argnames=("apply", "tolerance"))
 def variation(
-    field: Field, params: PyTree, grid: Array, area: float, t: Array, *, tolerance: float
+    apply: Apply, params: PyTree, grid: Array, area: float, t: Array, *, tolerance: float
 ) -> Array:
     """Returns the total variation between a network's density and the exact one at one time."""
-    velocity = functools.partial(field, params)
+    velocity = functools.partial(apply, params)
     solve = functools.partial(fmjax.samplers.adaptive, rtol=tolerance, atol=tolerance)
     return fmjax.path_error.total_variation(
         law.log_density, velocity, grid, area, t, solve=solve, batch_size=1024
     )
 
 
-@functools.partial(jax.jit, static_argnames="field")
+@functools.partial(jax.jit, static_argnames="apply")
 def curves(
-    field: Field, params: PyTree, points: Array, pairs: tuple[Array, ...]
+    apply: Apply, params: PyTree, points: Array, pairs: tuple[Array, ...]
 ) -> dict[str, Array]:
     """Returns what the curves show: the log-likelihood of a few points, and the errors left.
 
     The errors are those of the velocity and of what it does to the density, without the noise of a
     pair that the losses contain.
     """
-    velocity = functools.partial(field, params)
+    velocity = functools.partial(apply, params)
 
     def errors(x0: Array, x1: Array, t: Array) -> dict[str, Array]:
         t = 0.02 + 0.96 * t  # where the exact score is finite in float32
@@ -92,7 +90,7 @@ def curves(
         gap = velocity(x, t) - law.velocity(x, t)
         return {"flow_error": jnp.mean(gap**2), "residual": jnp.abs(law.path.sigma(t) * r)}
 
-    log_p = log_likelihoods(field, params, points, tolerance=1e-3).mean()
+    log_p = log_likelihoods(apply, params, points, tolerance=1e-3).mean()
     return {"log_likelihood": log_p} | jax.tree.map(jnp.mean, jax.vmap(errors)(*pairs))
 
 
@@ -116,8 +114,11 @@ def blurred(points: Array, std: float) -> float:
       points: `[n, 2]`, data.
       std: of the noise that blurs it.
     """
-    log_p = jax.jit(jax.vmap(functools.partial(law.log_blurred, std=std)))(points)
+    log_p = _log_blurred(points, std)
     return float(math.log(law.CEILING) - np.asarray(log_p, np.float64).mean())
+
+
+_log_blurred = jax.jit(jax.vmap(law.log_blurred, (0, None)))  # compiled once for all blurs
 
 
 def edge_distance(points: np.ndarray) -> np.ndarray:

@@ -475,11 +475,10 @@ def test_random_damage_changes_nothing_that_is_restored(straight, run):
     shutil.copytree(run / "checkpoints" / "5", run / "half" / "checkpoints" / "5")
     with checkpoints.opened(run / "half" / "checkpoints") as saved:
         states[5] = checkpoints.newest(saved, straight[1], 5)
-    found = [result for _, _, *pair in damage.outcomes(run, states, 4, seed=2) for result in pair]
+    # A seed whose damages do all three, whether orbax is the oldest or the newest.
+    found = [result for _, _, *pair in damage.outcomes(run, states, 4, seed=3) for result in pair]
     kinds = {result.partition(":")[0] for result in found}
-    # Which of the places that are hit hold what is restored depends on the version of orbax.
-    assert kinds <= {"same", "before", "refused"}, found
-    assert kinds > {"before"}, found
+    assert kinds == {"same", "before", "refused"}, found
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused_and_nothing_changes(run):
