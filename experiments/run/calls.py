@@ -69,8 +69,7 @@ def programs(
 
     def one(state: train.TrainState, key: Key, batch: PyTree, shared: PyTree) -> tuple:
         state, info = step(state, key, batch | shared if shared else batch)
-        finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
-        return state, Counted(*info, jnp.int32(~finite)) if skipping else info
+        return state, Counted(*info, jnp.int32(~info.finite)) if skipping else info
 
     def many(
         state: train.TrainState, key: Key, batches: PyTree, shared: PyTree, count: int

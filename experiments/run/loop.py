@@ -17,7 +17,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import optax
@@ -128,16 +128,14 @@ def fit(
     record = lines.read(folder / "metrics.jsonl")
     with checkpoints.opened(folder / "checkpoints") as saved:
         state = checkpoints.newest(saved, state, num_steps, record)
-        start = int(state.step)
-        _announce(start, num_steps, folder)
-        if start < num_steps and not lock.may_write(folder):
-            message = f"{folder} is read-only, and its training has not ended: copy it or change it"
-            raise OSError(message)
+        start = done = int(state.step)
+        _begin(start, num_steps, folder)
         left, gap = num_steps - start, min(every)
         several = calls.Calls(compiled, key_train, shared, mesh, steps_per_call, left=left, gap=gap)
-        stream, done = iter(batches(start)), start
+        stream = iter(batches(start))
         log_to = contextlib.closing(Log(folder / "metrics.jsonl", start, num_steps))
         with log_to as log, signals.Held() as held:
+            watch = _Watch(evaluate, key_evaluate, saved, log, held, num_steps, max_skipped)
             while done < num_steps:
                 room = min(num_steps - done, *(k - done % k for k in every))
                 state, info, taken = several.take(state, stream, room)
@@ -145,33 +143,71 @@ def fit(
                     break
                 done += taken
                 log.tick(taken, several.waited)
-                _, evaluating, saving = due = [done % k == 0 or done == num_steps for k in every]
                 steps = range(done - taken + 1, done + 1)
                 ending = held.asked(saved.reached_preemption, steps, info.loss)
-                if not (ending or any(due)):
-                    continue  # without waiting for the device
-                values = _finite(state, info, done, saved, (several.skipped(), max_skipped))
-                values["steps_per_second"] = log.speed(done)
-                if evaluating:
-                    averaged = layout.on_host(state.ema_params)
-                    with held.let_through():
-                        values |= evaluate(averaged, jax.random.fold_in(key_evaluate, done))
-                if any(due):
-                    log.write(done, values)
-                if ending or saving:
-                    checkpoints.save(saved, done, state, log.checksum)
-                if ending:
-                    _leave(saved, held, done, num_steps)
+                due = [done % k == 0 or done == num_steps for k in every]
+                if ending or any(due):  # else without waiting for the device
+                    watch.look(state, info, done, several.skipped(), due, ending=ending)
         with checkpoints.failure_named(saved.directory):
             saved.wait_until_finished()
     return _ended(state, num_steps)
 
 
-def _announce(start: int, num_steps: int, folder: epath.Path) -> None:
-    """Says on stderr where a run that was interrupted, or has ended, goes on."""
+class _Watch(NamedTuple):
+    """What looks at a training between two calls: it measures, writes and saves.
+
+    Attributes:
+      evaluate: as in `fit`.
+      key: of the evaluations.
+      saved: the checkpoints.
+      log: the metrics.
+      held: the signals.
+      num_steps: at which the training ends.
+      max_skipped: as in `fit`.
+    """
+
+    evaluate: Callable[[PyTree, Key], dict[str, float]]
+    key: Key
+    saved: checkpoints.Manager
+    log: Log
+    held: signals.Held
+    num_steps: int
+    max_skipped: int
+
+    def look(
+        self,
+        state: train.TrainState,
+        info: Any,
+        done: int,
+        skipped: int,
+        due: list[bool],
+        *,
+        ending: bool,
+    ) -> None:
+        """Does what is due after a step: log, evaluate, save; saves and leaves where it ends."""
+        _, evaluating, saving = due
+        values = _finite(state, info, done, self.saved, skipped, self.max_skipped)
+        values["steps_per_second"] = self.log.speed(done)
+        if evaluating:
+            averaged = layout.on_host(state.ema_params)
+            with self.held.let_through():
+                values |= self.evaluate(averaged, jax.random.fold_in(self.key, done))
+        if any(due):
+            self.log.write(done, values)
+        if ending or saving:
+            checkpoints.save(self.saved, done, state, self.log.checksum)
+        if ending:
+            _leave(self.saved, self.held, done, self.num_steps)
+
+
+def _begin(start: int, num_steps: int, folder: epath.Path) -> None:
+    """Says where a run that was interrupted goes on; raises OSError where it may not write."""
     if start and jax.process_index() == 0:
         what = "already trained" if start == num_steps else "continuing"
         print(f"{what}: step {start} of {num_steps}, from {folder}", file=sys.stderr, flush=True)
+    if start < num_steps and not lock.may_write(folder):
+        message = f"{folder} is read-only, and its training has not ended: copy it or change it"
+        raise OSError(message)
 
 
 def _check_intervals(max_skipped: int, **numbers: int) -> None:
@@ -189,13 +225,13 @@ def _finite(
     info: Any,
     step: int,
     saved: checkpoints.Manager,
-    skips: tuple[int, int],
+    skipped: int,
+    most: int,
 ) -> dict[str, float]:
     """Returns the step's numbers as floats, or stops the run if one may not be what it is.
 
-    Of `skips`, the first is the number of steps that were skipped, the second how many may be.
+    Of the steps before it, `skipped` were skipped, and at most `most` may be.
     """
-    skipped, most = skips
     names = (*info._fields, "param_norm")
     values = map(float, jax.device_get((*info, checkpoints.norm(state.params))))
     numbers = dict(zip(names, values, strict=True))

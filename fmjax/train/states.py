@@ -47,6 +47,11 @@ class Info(NamedTuple):
     loss: Array
     grad_norm: Array
 
+    @property
+    def finite(self) -> Array:
+        """Whether both are finite: `[]`, boolean."""
+        return jnp.isfinite(self.loss) & jnp.isfinite(self.grad_norm)
+
 
 def init(params: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
     """Makes the state before the first step.

@@ -191,9 +191,9 @@ def skip_nonfinite(
 
     def skipping(state: TrainState, key: Key, batch: PyTree) -> tuple[TrainState, Info]:
         after, info = step(state, key, batch)
-        finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
         skipped = state._replace(step=state.step + 1)
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, skipped), info
+        keep = lambda new, old: jnp.where(info.finite, new, old)  # noqa: E731
+        return jax.tree.map(keep, after, skipped), info
 
     return skipping
 
