@@ -16,12 +16,20 @@ from fmjax.types import Array, Key, Velocity
 
 ERROR_UP_TO = 0.99  # the last time at which errors are measured
 
+RUN_AWAY = 1e6
+"""What counts for an error, or for nats, of a network that has run away."""
+
 
 def sample_pair(mixture: Mixture, key: Key) -> tuple[Array, Array, Array]:
     """Returns noise, data and time of one example."""
     key_noise, key_data, key_time = jax.random.split(key, 3)
     x1 = _laws.sample(key_data, mixture)
     return jax.random.normal(key_noise, x1.shape), x1, jax.random.uniform(key_time)
+
+
+def bounded(value: Array, most: float = RUN_AWAY) -> Array:
+    """Returns a measure of a network; `most` where it is more, infinite, or not a number."""
+    return jnp.where(value < most, value, most)
 
 
 def errors(mixture: Mixture, velocity: Velocity, keys: Array) -> dict[str, Array]:

@@ -28,7 +28,7 @@ import fmjax
 from experiments.fdm import _laws
 from experiments.fdm._ablations import measures, pictures, variants
 from experiments.fdm._ablations.variants import PROBLEMS, VARIANTS, Problem, Variant
-from experiments.fdm._errors import errors, sample_pair
+from experiments.fdm._errors import RUN_AWAY, bounded, errors, sample_pair
 from experiments.fdm._laws import path
 from experiments.fdm._stretches import stretches
 from experiments.run import arrays, cli, loop, numbers, options
@@ -149,7 +149,7 @@ def start(config: Config, problem: Problem) -> tuple[PyTree, Array]:
 def _errors(asked: Measures, name: str, params: PyTree) -> dict[str, Array]:
     keys = jax.random.split(jax.random.key(1), asked.num_points)
     one = lambda p: errors(PROBLEMS[name].mixture, partial(perceptron, p), keys)  # noqa: E731
-    return jax.vmap(one)(params)
+    return jax.tree.map(bounded, jax.vmap(one)(params))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -163,7 +163,7 @@ def _law(asked: Measures, name: str, params: PyTree) -> dict[str, Any]:
     def one(params: PyTree) -> dict[str, Any]:
         velocity = partial(perceptron, params)
         found = measures.laws(mixture, velocity, keys, asked.grid_points)
-        return found | {"smoothness": measures.smoothness(velocity, x0)}
+        return jax.tree.map(bounded, found | {"smoothness": measures.smoothness(velocity, x0)})
 
     exact = measures.smoothness(partial(_laws.velocity, mixture), x0)
     return {"exact_smoothness": exact} | jax.vmap(one)(params)
@@ -212,7 +212,10 @@ def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
         values = [curve["flow"][-1], curve["divergence"][-1], row["relative_entropy"]]
         if "total_variation" in row:
             values.append(row["total_variation"]["1"])
-        spread = [numbers.with_spread(value, ".4f") for value in values]
+        spread = [
+            "ran away" if max(value) >= RUN_AWAY else numbers.with_spread(value, ".4f")
+            for value in values
+        ]
         lines.append(f"{variant:25s}{row['time']:20.2f}" + "".join(f"{s:>20s}" for s in spread))
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 import fmjax
 from experiments.fdm import _laws
+from experiments.fdm._errors import bounded
 from experiments.fdm._laws import Mixture
 from fmjax.types import Array, Velocity
 
@@ -44,7 +45,7 @@ def laws(mixture: Mixture, velocity: Velocity, keys: Array, points: int) -> dict
     result = {"relative_entropy": jnp.mean(true[:n] - learned[:n])}
     if x1.shape[1] == 2:
         both = (cell * jnp.exp(a[n:]).reshape(len(TV_TIMES), -1) for a in (true, learned))
-        values = jax.vmap(fmjax.metrics.total_variation)(*both)
+        values = bounded(jax.vmap(fmjax.metrics.total_variation)(*both), 1.0)
         names = (f"{t:g}" for t in TV_TIMES)
         result["total_variation"] = dict(zip(names, values, strict=True))
     return result

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.fdm._ablations import measures
+from experiments.fdm._errors import RUN_AWAY
 
 SPACES = {"plane": "2 dimensions", "space": "16 dimensions"}
 # What is drawn over time, so that a figure stays legible.
@@ -56,7 +57,8 @@ def bars(rows: dict[str, dict[str, Any]], title: str) -> Figure:
         ax.set_xlim(0.0, min(top, 1.05 * max(v.max() for v in values)))
         for row, value in enumerate(values):
             if value.mean() > top:
-                ax.annotate(f"{value.mean():.3g} →", (top, row), ha="right", va="center", color="w")
+                text = "ran away" if value.max() >= RUN_AWAY else f"{value.mean():.3g}"
+                ax.annotate(f"{text} →", (top, row), ha="right", va="center", color="w")
         ax.set_xlabel(column)
         ax.locator_params(axis="x", nbins=4)
     axes[0].set_yticks(range(len(names)), labels=labels)

@@ -86,6 +86,7 @@ VARIANTS: dict[str, Variant] = {
     "1 probe, weight / 10": Variant(probes(1), weight=0.1),
     "1 probe, weight x 3": Variant(probes(1), weight=3.0),
     "1 probe, weight x 10": Variant(probes(1), weight=10.0),
+    "1 probe, weight x 100": Variant(probes(1), weight=100.0),
 }
 
 

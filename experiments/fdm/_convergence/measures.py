@@ -19,15 +19,12 @@ import jax.numpy as jnp
 
 import fmjax
 from experiments.fdm import _laws
-from experiments.fdm._errors import errors
+from experiments.fdm._errors import RUN_AWAY, bounded, errors
 from experiments.fdm._laws import Mixture
 from fmjax.types import Array, Velocity
 
 EULER = (4, 16, 64)
 """Steps of Euler's method of which KL(model, data) is measured."""
-
-RUN_AWAY = 1e6
-"""Nats that count for a law, or a field, that has run away: more, infinite, or not a number."""
 
 _SOLVE = partial(fmjax.samplers.fixed, num_steps=64)
 
@@ -61,7 +58,7 @@ def distances(mixture: Mixture, velocity: Velocity, keys: Array) -> dict[str, An
       keys: one for each data point and each sample; the same for every method.
 
     Returns:
-      `[]` each, no more than `RUN_AWAY`.
+      `[]` each, no more than `experiments.fdm._errors.RUN_AWAY`.
     """
     x1 = jax.vmap(lambda key: _laws.sample(key, mixture))(keys)
     true = jax.vmap(partial(_laws.log_density, mixture), (0, None))(x1, jnp.ones(()))
@@ -78,9 +75,5 @@ def distances(mixture: Mixture, velocity: Velocity, keys: Array) -> dict[str, An
         log_p = jax.vmap(partial(_laws.log_density, mixture), (0, None))(sample, jnp.ones(()))
         found[f"kl_euler_{num_steps}"] = jnp.mean(log_q - log_p)
     return {
-        name: _bounded(value, 1.0 if name == "tv" else RUN_AWAY) for name, value in found.items()
+        name: bounded(value, 1.0 if name == "tv" else RUN_AWAY) for name, value in found.items()
     }
-
-
-def _bounded(value: Array, most: float) -> Array:
-    return jnp.where(value < most, value, most)  # also what is not a number

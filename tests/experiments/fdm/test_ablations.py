@@ -13,7 +13,7 @@ import scipy.stats
 import experiments.run
 from experiments.fdm import _laws, ablations
 from experiments.fdm._ablations import measures, variants
-from experiments.fdm._errors import errors, sample_pair
+from experiments.fdm._errors import RUN_AWAY, errors, sample_pair
 from fmjax import divergence, losses, path_error
 from tests.oracles import tiny
 
@@ -175,6 +175,25 @@ def test_a_run_of_a_few_steps_and_the_same_again(tmp_path, monkeypatch, capsys):
     ablations.main(config)
     assert json.loads((tmp_path / "results.json").read_text()) == found
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [1e3, np.nan])
+def test_a_network_that_runs_away_marks_its_own_numbers(factor):
+    states, _ = ablations.start(TINY, ablations.PROBLEMS["plane"])
+    wild = jax.tree.map(lambda a: a.at[1].multiply(factor), states.params)
+    error = jax.device_get(ablations._errors(TINY.measures, "plane", wild))
+    law = jax.device_get(ablations._law(TINY.measures, "plane", wild))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((error, law)))
+    assert error["flow"][1] == law["relative_entropy"][1] == RUN_AWAY
+    assert error["flow"][0] < 10.0
+    assert law["relative_entropy"][0] < 10.0
+    assert law["total_variation"]["1"][1] == 1.0 or not np.isnan(factor)
+    row = {"time": 1.0, "curve": {name: [e] for name, e in error.items()}, **law}
+    line = ablations.table("plane", {"x": row}).split("\n")[1]
+    # The flow error, the error of the divergence and KL; not the total variation, a number up to 1.
+    assert line.count("ran away") == 3
+    assert "±" in line
 
 
 @pytest.mark.slow
