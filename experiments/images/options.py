@@ -71,6 +71,23 @@ class FlowTraining(Training):
     """Give the network the part of the velocity that no linear function of the state explains
     (`predictions.conditioned`, with the mean and deviation of all pixels), and weight all times
     alike."""
+    divergence_weight: float = 0.0
+    """Weight of the squared residual of the divergence, by two probes: flow and divergence matching
+    (FDM). 0 is flow matching."""
+    jacobian_weight: float = 0.0
+    """The same of all entries of the Jacobian, by one probe; one of the two weights must be 0."""
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of their bounds, or for two penalties."""
+        super().check()
+        bounds = {"divergence_weight": (0, 1e12), "jacobian_weight": (0, 1e12)}
+        options.check_bounds(self, bounds)
+        if self.divergence_weight and self.jacobian_weight:
+            message = (
+                f"one of divergence_weight {self.divergence_weight} and jacobian_weight "
+                f"{self.jacobian_weight} must be 0: a network is trained with one penalty."
+            )
+            raise ValueError(message)
 
 
 @dataclasses.dataclass(frozen=True)

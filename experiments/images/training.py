@@ -1,9 +1,9 @@
-"""Training on images: the data and keys of a run, the loss of a batch, the optimizer, a network.
+"""Training on images: the data and keys of a run, the optimizer, a network.
 
 What the image experiments share: pixels are dequantized with uniform noise (or taken at the
-centers of their bins, `at_centers`, where the data are to be a finite set of points), the noise of
-the path is drawn independently of them (the posterior identities need it), times are stratified
-over the batch, and the network is a U-Net with an exponential moving average of its parameters.
+centers of their bins, `at_centers`, where the data are to be a finite set of points), the losses
+are those of `experiments.images.objectives`, and the network is a U-Net with an exponential moving
+average of its parameters.
 """
 
 import functools
@@ -12,11 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-import fmjax
-from experiments.images import data, unet
+from experiments.images import data, objectives, unet
 from experiments.images.options import Source, Training
 from experiments.run import batches, checkpoints, layout, loop
 from experiments.run.folder import check_facts
@@ -53,92 +51,6 @@ def at_centers(_: Key, pixels: Array, levels: int) -> Array:
     return data.centers(pixels, levels)
 
 
-def pairs(
-    key: Key, pixels: Array, levels: int, *, place: Callable[..., Array] = data.dequantize
-) -> tuple[Array, Array, Key, Array]:
-    """Returns the pairs of a batch of pixels, a key for the times, and one for each dropout.
-
-    Args:
-      key: for the step.
-      pixels: uint8 `[n, h, w, c]`.
-      levels: values that a pixel can take.
-      place: from a key, pixels and levels to x.
-    """
-    key_bins, key_noise, key_time, key_dropout = jax.random.split(key, 4)
-    x1 = place(key_bins, pixels, levels)
-    x0 = jax.random.normal(key_noise, x1.shape)  # independent of x1: the identity needs it
-    return x0, x1, key_time, jax.random.split(key_dropout, x1.shape[0])
-
-
-def flow_loss(
-    apply: Callable[..., Array],
-    levels: int,
-    *,
-    place: Callable[..., Array] = data.dequantize,
-    moments: unet.Moments | None = None,
-) -> Callable[..., Array]:
-    """Returns the conditional flow matching loss of a batch of uint8 images.
-
-    Args:
-      apply: `(params, x, t, key=None) -> dx` of one example; a key switches dropout on.
-      levels: values that a pixel can take.
-      place: from a key, pixels and levels to x.
-      moments: of the pixels; with them each time has the weight of a conditioned network.
-    """
-
-    def example(params: PyTree, key: Key, x0: Array, x1: Array, t: Array) -> Array:
-        velocity, weight = functools.partial(apply, params, key=key), 1.0
-        if moments is not None:
-            weight = fmjax.predictions.residual_std(path, moments.std, t) ** -2
-        return fmjax.losses.cfm(velocity, path, x0, x1, t, weight=weight)
-
-    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        x0, x1, key_time, keys = pairs(key, batch["x"], levels, place=place)
-        t = fmjax.times.stratified(key_time, x1.shape[:1])
-        return jax.vmap(functools.partial(example, params))(keys, x0, x1, t).mean()
-
-    return loss
-
-
-def held_out_loss(
-    apply: Callable[..., Array],
-    images: data.Images,
-    key: Key,
-    *,
-    place: Callable[..., Array] = data.dequantize,
-) -> Callable[[PyTree, Key], dict[str, float]]:
-    """Returns the held-out loss without dropout, on the same images and noise every time.
-
-    Args:
-      apply: `(params, x, t) -> dx` of one example.
-      images: the data set; its first 512 held-out images are used.
-      key: for the noise.
-      place: from a key, pixels and levels to x.
-    """
-    key_bins, key_noise, key_time = jax.random.split(key, 3)
-    x1 = place(key_bins, jnp.asarray(images.held_out[:512]), images.levels)
-    x0 = jax.random.normal(key_noise, x1.shape)
-    t = fmjax.times.stratified(key_time, x1.shape[:1])
-
-    def evaluate(params: PyTree, _: Key) -> dict[str, float]:
-        losses = functools.partial(_losses(apply), params)
-        values = batches.in_batches(losses, x0, x1, t, size=64, label=None)
-        return {"held_out_loss": float(values.mean())}
-
-    return evaluate
-
-
-@functools.lru_cache(maxsize=32)  # compiled once for all evaluations
-def _losses(apply: Callable[..., Array]) -> Callable[..., Array]:
-    """Returns `(params, x0, x1, t) -> losses` of many pairs."""
-
-    def many(params: PyTree, x0: Array, x1: Array, t: Array) -> Array:
-        cfm = functools.partial(fmjax.losses.cfm, functools.partial(apply, params), path)
-        return jax.vmap(cfm)(x0, x1, t)
-
-    return many
-
-
 # What a training is compiled from is made once, so that `loop.fit` compiles it once for all
 # networks of one kind, whatever their data and seed.
 @functools.lru_cache(maxsize=32)
@@ -168,8 +80,10 @@ def _loss(
     apply: Callable[..., Array],
     levels: int,
     moments: unet.Moments | None,
+    penalty: objectives.Penalty | None,
 ) -> Callable[..., Any]:
-    return make_loss(apply, levels, **({} if moments is None else {"moments": moments}))
+    given = {"moments": moments, "penalty": penalty}
+    return make_loss(apply, levels, **{k: v for k, v in given.items() if v is not None})
 
 
 def _itself(apply: Callable[..., Array]) -> Callable[..., Array]:
@@ -188,6 +102,7 @@ def fit(
     num_times: int = 1,
     place: Callable[..., Array] = data.dequantize,
     moments: unet.Moments | None = None,
+    penalty: objectives.Penalty | None = None,
 ) -> tuple[Callable[..., Array], PyTree]:
     """Trains a network on the images, or restores it, and returns it with averaged parameters.
 
@@ -196,13 +111,14 @@ def fit(
       images: the data set.
       workdir: folder of the checkpoints and of metrics.jsonl.
       key: for the noise of the held-out loss.
-      make_loss: `(apply, levels) -> loss`, as `flow_loss`; with the same function, options and
-        sizes again nothing is compiled anew.
+      make_loss: `(apply, levels) -> loss`, as `objectives.flow_loss`; with the same function,
+        options and sizes again nothing is compiled anew.
       seed: for the network, the order of the images and all noise.
       velocity: turns `apply` into the velocity whose held-out loss is measured.
       num_times: times that the network takes.
       place: from a key, pixels and levels to x, for the held-out loss; bind it to `make_loss` too.
       moments: of the pixels, for a conditioned network; `make_loss` takes them too.
+      penalty: beside the flow matching loss; `make_loss` takes it too.
 
     Returns:
       `apply`, `(params, x, *times, key=None) -> dx` of one example, and the parameters.
@@ -210,11 +126,11 @@ def fit(
     shape = tuple(images.train.shape[1:])
     apply, init = unet.network(shape, tuple(options.channels), num_times, options.dropout, moments)
     state = loop.fit(
-        _loss(make_loss, apply, images.levels, moments),
+        _loss(make_loss, apply, images.levels, moments, penalty),
         init(seed),
         batches.batches(images.train, options.batch_size, seed=seed),
         adamw(options.learning_rate, options.weight_decay, options.num_steps),
-        held_out_loss(velocity(apply), images, key, place=place),
+        objectives.held_out_loss(velocity(apply), images, key, place=place),
         workdir=workdir,
         num_steps=options.num_steps,
         seed=seed,
@@ -270,7 +186,7 @@ def recorded(source: Source, seed: int, folder: str | os.PathLike) -> data.Image
     return images
 
 
-flow = functools.partial(fit, make_loss=flow_loss)
+flow = functools.partial(fit, make_loss=objectives.flow_loss)
 """`(options, images, workdir, key, *, seed)`: trains a velocity by conditional flow matching."""
 
 

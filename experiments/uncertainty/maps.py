@@ -32,7 +32,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.images import data, likelihood, training, unet
+from experiments.images import data, likelihood, objectives, training, unet
 from experiments.images import pictures as images_pictures
 from experiments.images.options import FlowTraining, Likelihood, Source
 from experiments.run import arrays as run_arrays
@@ -93,7 +93,10 @@ def train(
 ) -> tuple[Callable[..., Array], list[PyTree]]:
     """Returns the network, and its parameters, then the parameters of the rest of the ensemble."""
     moments = unet.moments_for(config.training, images)
-    fit = functools.partial(training.flow, config.training, images, moments=moments)
+    penalty = objectives.penalty_for(config.training)
+    fit = functools.partial(
+        training.flow, config.training, images, moments=moments, penalty=penalty
+    )
     apply, params = fit(folder, key, seed=config.seed)
     networks = [params]
     for member in range(1, config.rivals.ensemble if config.rivals.num_rivals else 1):

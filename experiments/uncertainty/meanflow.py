@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments.images import data, training
+from experiments.images import data, objectives, training
 from experiments.images.options import Source, Training
 from experiments.run import arrays as run_arrays
 from experiments.run import batches, cli, loop, options
@@ -133,7 +133,7 @@ def make_loss(apply: Callable[..., Array], levels: int, pairs: Pairs) -> Callabl
         return fmjax.losses.adaptive(loss, power=pairs.power, eps=1e-3 / x1.size)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        x0, x1, key_time, keys = training.pairs(key, batch["x"], levels)
+        x0, x1, key_time, keys = objectives.pairs(key, batch["x"], levels)
         r, t = fmjax.times.intervals(
             key_time, x1.shape[:1], sampler=sampler, fraction_equal=pairs.fraction_equal
         )

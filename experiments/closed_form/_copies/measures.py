@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments.images import data, quality, training
+from experiments.images import data, objectives, quality, training
 from experiments.images.options import Training
 from fmjax.types import Array, Key, PyTree
 
@@ -37,7 +37,7 @@ Embed = Callable[[np.ndarray], np.ndarray]
 """`x[n, h, w, c] -> [n, *features]`, a space in which images are compared."""
 
 _frechet = jax.jit(fmjax.metrics.frechet)
-_flow_loss = functools.partial(training.flow_loss, place=training.at_centers)
+_flow_loss = functools.partial(objectives.flow_loss, place=training.at_centers)
 
 
 def train(

@@ -8,7 +8,7 @@ import scipy.spatial
 
 import fmjax
 from experiments.closed_form._copies import measures
-from experiments.images import data, features, quality, training
+from experiments.images import data, features, objectives, quality, training
 from experiments.images.options import Training
 
 RNG = np.random.default_rng(0)
@@ -49,11 +49,11 @@ def test_the_loss_is_taken_at_the_centers_of_the_bins():
     assert float(jax.jit(loss)(1.5, key, {"x": pixels})) == pytest.approx(wanted, rel=1e-5)
     np.testing.assert_allclose(measures.points(IMAGES, 6), x1, atol=1e-6)
     held_out = [
-        training.held_out_loss(apply, IMAGES, key, place=place)(1.5, key)["held_out_loss"]
+        objectives.held_out_loss(apply, IMAGES, key, place=place)(1.5, key)["held_out_loss"]
         for place in (training.at_centers, lambda key, pixels, levels: data.centers(pixels, levels))
     ]
     assert held_out[0] == held_out[1]
-    assert held_out[0] != training.held_out_loss(apply, IMAGES, key)(1.5, key)["held_out_loss"]
+    assert held_out[0] != objectives.held_out_loss(apply, IMAGES, key)(1.5, key)["held_out_loss"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from scipy import special
 
 from experiments.closed_form import hybrid
 from experiments.closed_form._copies import measures, pictures
-from experiments.images import features, training
+from experiments.images import features, objectives, training
 from experiments.run import arrays, cli
 from experiments.run import pictures as run_pictures
 from tests.oracles import tiny
@@ -111,7 +111,7 @@ def test_the_run_gives_back_its_network(run):
     assert kept["images"].shape == (len(TINY.measures.taus), 4, 8, 8, 1)  # four noises are followed
     velocity = lambda _, x, t: found.velocity(x, t)
     key = training.keys(TINY.seed)[0]
-    loss = training.held_out_loss(velocity, images, key, place=training.at_centers)(None, None)
+    loss = objectives.held_out_loss(velocity, images, key, place=training.at_centers)(None, None)
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     np.testing.assert_allclose(loss["held_out_loss"], last["held_out_loss"], rtol=1e-5)
 

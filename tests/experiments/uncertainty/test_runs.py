@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.images import data, training
+from experiments.images import data, objectives, training
 from experiments.run import arrays, cli, loop, options
 from experiments.uncertainty import maps, meanflow
 from experiments.uncertainty._posterior import measures
@@ -89,7 +89,7 @@ def test_a_run_gives_back_its_networks(runs, name, network, place):
     np.testing.assert_array_equal(found.data.held_out, images.held_out)
     velocity = lambda _, x, t: found.velocity(x, t)
     key = training.keys(TINY[name].seed)[0]
-    loss = training.held_out_loss(velocity, images, key)(None, None)["held_out_loss"]
+    loss = objectives.held_out_loss(velocity, images, key)(None, None)["held_out_loss"]
     last = json.loads((place / "metrics.jsonl").read_text().splitlines()[-1])
     np.testing.assert_allclose(loss, last["held_out_loss"], rtol=1e-5)
 
@@ -235,7 +235,7 @@ def test_the_networks_of_an_ensemble_differ_and_their_data_do_not(runs, monkeypa
     assert any(np.abs(a - b).max() > 0.01 for a, b in pairs)
     calls = []
     monkeypatch.setattr(
-        training, "flow", lambda *args, seed, moments: (calls.append((args, seed)), (None, seed))[1]
+        training, "flow", lambda *args, seed, **_: (calls.append((args, seed)), (None, seed))[1]
     )
     config = tiny.replace(config, ensemble=3, seed=2**32 - 1)
     _, networks = maps.train(config, images, runs("maps"), "key")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import fmjax
-from experiments.images import data, training, unet
+from experiments.images import data, objectives, training, unet
 from experiments.images.options import FlowTraining
 from experiments.uncertainty import meanflow
+from fmjax import losses
 
 PIXELS = np.random.default_rng(0).integers(0, 17, (8, 4, 3, 1), dtype=np.uint8)
 IMAGES = data.Images(PIXELS, PIXELS[::-1], 17)
@@ -33,9 +34,50 @@ def test_the_flow_loss_by_hand():
     x1, x0, key_time = _draws(jax.random.key(3))
     t = _each(fmjax.times.stratified(key_time, (8,)))
     v = 1.5 * (t * x1 + (1 - t) * x0) + t**2
-    loss = training.flow_loss(lambda params, x, t, key=None: params * x + t**2, 17)
+    loss = objectives.flow_loss(lambda params, x, t, key=None: params * x + t**2, 17)
     ours = loss(1.5, jax.random.key(3), BATCH)
     assert float(ours) == pytest.approx(np.mean((v - (x1 - x0)) ** 2), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [None, unet.Moments(0.3, 0.5)], ids=["plain", "conditioned"])
+@pytest.mark.parametrize("name", ["divergence_weight", "jacobian_weight"])
+def test_the_penalty_by_hand(name, moments):
+    x1, x0, key_time = _draws(jax.random.key(3))
+    times = fmjax.times.stratified(key_time, (8,))
+    keys = jax.random.split(jax.random.split(jax.random.key(3), 4)[3], 8)
+
+    def field(params, x, t, key=None):
+        return params * x + t**2
+
+    expected = []
+    for key, a, b, t in zip(keys, x0, x1, times, strict=True):
+        target = losses.of_pair(unet.path, a, b, t)
+        # Of the matrix 1.5 I every probe of signs tells the divergence, 1.5 d.
+        matching = functools.partial(losses.match_trace, divergence=fmjax.divergence.exact)
+        if name == "jacobian_weight":
+            matching = functools.partial(losses.match_jacobian, jax.random.fold_in(key, 1))
+        value, penalty = matching(lambda x, t=t: field(1.5, x, t), target)
+        # One over the variance of what no linear function of the state explains.
+        weight = 1.0 if moments is None else (t**2 * 0.25 + (1 - t) ** 2) / 0.25
+        expected.append(weight * (np.mean((value - (b - a)) ** 2) + 0.7 * penalty))
+    loss = functools.partial(objectives.flow_loss, field, 17, moments=moments)
+    penalized = loss(penalty=objectives.penalty_for(FlowTraining(**{name: 0.7})))
+    found = float(penalized(1.5, jax.random.key(3), BATCH))
+    assert found == pytest.approx(float(np.mean(expected)), rel=1e-4)
+    assert found > 1.05 * float(loss()(1.5, jax.random.key(3), BATCH))
+
+
+def test_one_penalty_at_a_time():
+    assert objectives.penalty_for(FlowTraining()) is None
+    # The same options compile the same loss once.
+    assert objectives.penalty_for(FlowTraining(jacobian_weight=2.0)) == objectives.penalty_for(
+        FlowTraining(jacobian_weight=2.0)
+    )
+    with pytest.raises(ValueError, match="one of divergence_weight 1.0 and jacobian_weight 2.0"):
+        FlowTraining(divergence_weight=1.0, jacobian_weight=2.0).check()
+    with pytest.raises(ValueError, match="divergence_weight"):
+        FlowTraining(divergence_weight=-1.0).check()
 
 
 @pytest.mark.slow
@@ -46,9 +88,9 @@ def test_the_loss_uses_dropout_and_the_evaluation_does_not():
         seen.append(key is not None)
         return params * x
 
-    training.flow_loss(apply, 17)(1.0, jax.random.key(0), BATCH)
+    objectives.flow_loss(apply, 17)(1.0, jax.random.key(0), BATCH)
     assert seen == [True]
-    evaluate = training.held_out_loss(apply, IMAGES, jax.random.key(7))
+    evaluate = objectives.held_out_loss(apply, IMAGES, jax.random.key(7))
     first = evaluate(1.0, jax.random.key(0))
     assert seen[1:] == [False]
     assert first == evaluate(1.0, jax.random.key(1))  # the same noise every time
@@ -63,7 +105,7 @@ def test_every_image_of_a_batch_drops_its_own_features():
         rows.append(key)
         return params * x * jax.random.bernoulli(key, 0.5, x.shape)
 
-    loss = training.flow_loss(apply, 17)
+    loss = objectives.flow_loss(apply, 17)
     first, again, other = (float(loss(1.0, jax.random.key(i), BATCH)) for i in (0, 0, 1))
     assert first == again != other
     assert rows[0].shape == ()  # one key for one example, under vmap
@@ -187,7 +229,7 @@ def test_the_loss_of_a_conditioned_network_weights_all_times_alike():
     t = _each(fmjax.times.stratified(key_time, (8,)))
     weight = ((t * 0.5) ** 2 + (1 - t) ** 2) / 0.5**2
     v = 1.5 * (t * x1 + (1 - t) * x0)
-    loss = training.flow_loss(lambda params, x, t, key=None: params * x, 17, moments=moments)
+    loss = objectives.flow_loss(lambda params, x, t, key=None: params * x, 17, moments=moments)
     ours = loss(1.5, jax.random.key(3), BATCH)
     assert float(ours) == pytest.approx(np.mean(weight * (v - (x1 - x0)) ** 2), rel=1e-5)
     assert unet.moments_for(FlowTraining(), IMAGES) is None
