@@ -40,9 +40,7 @@ def ritz(
     Raises:
       ValueError: if `num_matvecs` is not positive, or if x has no entries.
     """
-    if x.size == 0:
-        message = f"x must have entries, got shape {x.shape}: without one there is no eigenvalue."
-        raise ValueError(message)
+    _checks.entries(x, "without one there is no eigenvalue")
     _checks.count("it counts products", num_matvecs=num_matvecs)
     key_start, key_tilt = jax.random.split(key)
     start = jax.random.normal(key_start, (x.size,), x.dtype)

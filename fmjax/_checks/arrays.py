@@ -156,6 +156,18 @@ def count(why: str, *, at_least: int = 1, **counts: Any) -> None:
             raise ValueError(message)
 
 
+def entries(x: Array, why: str) -> None:
+    """Raises ValueError for a state without entries.
+
+    Args:
+      x: the state.
+      why: the end of the message, what cannot be computed.
+    """
+    if x.size == 0:
+        message = f"x must have entries, got shape {x.shape}: {why}."
+        raise ValueError(message)
+
+
 def same_shape(**arrays: Array) -> None:
     """Raises ValueError unless all arrays have one shape.
 

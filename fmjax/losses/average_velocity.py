@@ -249,6 +249,7 @@ def _pair(path: Path, x0: Array, x1: Array, t: Array, guide: Guide) -> tuple[Arr
     """Returns the state of a pair and its velocity as guided, through which no gradient goes."""
     _checks.real(x0=x0, x1=x1)
     x = paths.interpolate(path, x0, x1, t)
+    _checks.entries(x, "a loss is a mean over them")
     v = guide(predictions.target(predictions.velocity, path, x0, x1, t), x, t)
     _checks.returned(x, guided=v)
     return x, jax.lax.stop_gradient(v)

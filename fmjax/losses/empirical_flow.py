@@ -81,6 +81,7 @@ def efm(
     _checks.function(target, "target", "(path, bank, x0, x1, t) -> dx", example)
     x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     x = paths.interpolate(path, x0, x1, t)
+    _checks.entries(x, "a loss is a mean over them")
     value = velocity(x, t)
     exact = target(path, bank, _checks.wide(x0), _checks.wide(x1), t)
     _checks.returned(x, velocity=value, target=exact)

@@ -65,6 +65,7 @@ def cfm(
     _checks.functions(velocity=velocity, path=path)
     x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
     x = paths.interpolate(path, x0, x1, t)
+    _checks.entries(x, "a loss is a mean over them")
     x0, x1, t = _checks.wide(x0), _checks.wide(x1), _checks.time(t)
     # A square of half precision overflows at 256.
     target = predictions.target(predictions.velocity, path, x0, x1, _checks.wide(t))

@@ -249,6 +249,7 @@ def _fit(
     velocity: Velocity, target: Target, t: Array, weight: Array | float, matching: Matching
 ) -> Array:
     """Returns eq. (2) for a target, the penalty only if it has a weight."""
+    _checks.entries(target.x, "a loss is a mean over them")
     if isinstance(weight, np.generic | np.ndarray) and np.ndim(weight) == 0:
         weight = float(weight)  # a NumPy scalar would widen the loss under x64
     if isinstance(weight, numbers.Number) and not weight >= 0:

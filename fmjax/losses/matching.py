@@ -92,6 +92,7 @@ def match_trace(
       Huang et al. (2025), arXiv 2602.00869, section 4.1 and appendix D. [huang2025improving]
     """
     _checks.functions(field=field, divergence=divergence)
+    _checks.entries(target.x, "a loss is a mean over them")
     value, div = _checks.divergence_of(divergence, field, target.x)
     return value, jnp.square(scaled_residual(value, div, target)) / target.x.size
 
@@ -135,6 +136,7 @@ def match_product(
       the bias of its single probe. [huang2025improving]
     """
     _checks.functions(field=field, probe=probe)
+    _checks.entries(target.x, "a loss is a mean over them")
     value, tangents, probes = _tangents(key, field, target.x, 2, probe)
     first, second = (
         scaled_residual(value, jnp.sum(z * tangent), target)
@@ -186,6 +188,7 @@ def match_jacobian(
       recorded run uses it. [huang2025improving]
     """
     _checks.functions(field=field, probe=probe)
+    _checks.entries(target.x, "a loss is a mean over them")
     value, tangents, probes = _tangents(key, field, target.x, num_probes, probe)
     gap = target.velocity - jax.lax.stop_gradient(value)
     penalties = []

@@ -113,6 +113,7 @@ def gap_along_flow(
 
 
 def _gap(velocity: Velocity, exact: Velocity, x: Array, t: Array) -> Array:
+    _checks.entries(x, "the gap is a mean over them")
     learned, true = velocity(x, t), exact(x, t)
     _checks.returned(x, velocity=learned, exact=true)
     return jnp.mean((_checks.wide(learned) - _checks.wide(true)) ** 2)

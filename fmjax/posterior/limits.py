@@ -122,7 +122,8 @@ def prior_variance(variance: Array, path: Path, t: Array) -> Array:
     _checks.path(path)
     t, variance = _checks.wide(_checks.time(t)), _checks.wide(variance)
     alpha, sigma = path.alpha(t), path.sigma(t)
-    return variance * sigma**2 / (alpha**2 * variance + sigma**2)
+    total = alpha**2 * variance + sigma**2  # 0 where a constant entry is seen without noise
+    return variance * sigma**2 / jnp.where(total == 0, 1, total)
 
 
 def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
@@ -131,10 +132,10 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
     Args:
       covariance: `[d, d]`, the covariance of the data set, positive semi-definite.
       path: the path, with white noise.
-      t: `[]`, in [0, 1], with `sigma(t) > 0`.
+      t: `[]`, in [0, 1].
 
     Returns:
-      `[d, d]`, `sigma^2 S (alpha^2 S + sigma^2 I)^-1`.
+      `[d, d]`, `sigma^2 S (alpha^2 S + sigma^2 I)^-1`; 0 at sigma = 0.
 
     Raises:
       ValueError: if `covariance` is not square, or if `t` is batched or a static number outside
@@ -160,8 +161,12 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
         )
         raise ValueError(message)
     alpha, sigma = path.alpha(t), path.sigma(t)
-    total = alpha**2 * covariance + sigma**2 * jnp.eye(len(covariance), dtype=covariance.dtype)
-    value = sigma**2 * jnp.linalg.solve(total, covariance)
+    # Without variance in some direction the sum has an inverse by sigma alone, which must not fall
+    # below what rounds away. The product is no larger there, so nothing is lost.
+    rounding = len(covariance) * jnp.finfo(covariance.dtype).eps * jnp.trace(covariance)
+    smallest = alpha**2 * rounding + jnp.finfo(covariance.dtype).tiny
+    white = jnp.maximum(sigma**2, smallest) * jnp.eye(len(covariance), dtype=covariance.dtype)
+    value = sigma**2 * jnp.linalg.solve(alpha**2 * covariance + white, covariance)
     return 0.5 * (value + value.T)
 
 

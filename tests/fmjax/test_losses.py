@@ -302,6 +302,13 @@ def test_wrong_input_of_meanflow_is_named(name):
         MEANFLOWS[name](net, PATH, x0, jnp.ones(3), 0.7, 0.2)
 
 
+def test_a_state_without_entries_is_refused():
+    none = jnp.zeros((2, 0))
+    for loss in (losses.cfm, partial(losses.fdm, weight=0.0), partial(losses.fdm, weight=1.0)):
+        with pytest.raises(ValueError, match=r"x must have entries, got shape \(2, 0\)"):
+            loss(lambda x, t: x, PATH, none, none, 0.5)
+
+
 def test_networks_of_another_shape_are_named():
     short, whole = lambda x, *times: x[:1], lambda x, *times: x
     pair = (PATH, jnp.zeros(2), jnp.ones(2), 0.7, 0.2)

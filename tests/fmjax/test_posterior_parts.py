@@ -51,9 +51,27 @@ def test_priors_of_diagonal_matrices_agree_and_vanish_at_the_data():
             jnp.diag(posterior.prior_variance(variance, PATH, t)),
             atol=1e-7,
         )
-    assert not posterior.prior_variance(variance[:2], PATH, 1.0).any()
+    assert not posterior.prior_variance(variance, PATH, 1.0).any()  # of the constant entry, too
     with pytest.raises(ValueError, match=r"square matrix.*\(2, 3\).*prior_variance"):
         posterior.prior_covariance(jnp.zeros((2, 3)), PATH, 0.5)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_the_prior_of_data_in_a_subspace_is_finite_up_to_the_data(rank):
+    points = np.random.default_rng(0).normal(size=(rank, 3)).astype(np.float32)
+    covariance = points.T @ points
+    values, vectors = np.linalg.eigh(covariance.astype(np.float64))
+    values[: 3 - rank] = 0.0
+    compute = jax.jit(partial(posterior.prior_covariance, covariance, paths.linear()))
+    for t in (0.0, 0.5, 0.99, 1.0 - 1e-5, 1.0):
+        t = np.float32(t)
+        variance, alpha = np.float64(1.0 - t) ** 2, np.float64(t)
+        # In the directions of no variance 0 over 0 at t = 1, whose limit is 0.
+        exact = values * variance / np.maximum(alpha**2 * values + variance, 1e-300)
+        found = compute(jnp.asarray(t))
+        np.testing.assert_allclose(found, vectors * exact @ vectors.T, atol=3e-6 * (1 + values[-1]))
+        slope = jax.jacfwd(compute)(jnp.asarray(t))
+        assert np.isfinite(slope).all()
 
 
 LIMITS = {
