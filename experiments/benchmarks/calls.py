@@ -143,10 +143,8 @@ def measure(config: Config, name: str) -> dict[str, Any]:
     return dict(zip(("single", "chosen", "ratio"), middle, strict=True)) | {"same": same}
 
 
-def main(config: Config) -> None:
-    """Measures and prints one table in Markdown."""
-    config.check()
-    devices.announce()
+def report(config: Config) -> str:
+    """Measures and returns one table in Markdown."""
     lines = [
         "| network | steps per second, single | as chosen | ratio | same bits |",
         "|---|---|---|---|---|",
@@ -157,7 +155,14 @@ def main(config: Config) -> None:
             f"| {name} | {row['single']:.1f} | {row['chosen']:.1f} | {row['ratio']:.2f} | "
             f"{'yes' if row['same'] else 'NO'} |"
         )
-    print("\n" + "\n".join(lines))
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """Measures and prints one table in Markdown."""
+    config.check()
+    devices.announce()
+    print("\n" + report(config))
 
 
 if __name__ == "__main__":

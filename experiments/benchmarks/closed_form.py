@@ -214,18 +214,23 @@ def step_table(config: Config, taken: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
+def report(config: Config) -> str:
+    """Measures and returns both tables in Markdown."""
+    if config.channels:
+        nnx.eval_shape(lambda: make_network(config))  # what does not fit is said first
+    cases = make_cases(config)
+    tables = [table(config, cases, clock.in_turn(cases, config.turns))]
+    if config.channels:
+        del cases
+        tables += [step_table(config, clock.in_turn(step_cases(config), config.turns))]
+    return "\n\n".join(tables)
+
+
 def main(config: Config) -> None:
     """Measures and prints both tables in Markdown."""
     config.check()
     devices.announce()
-    if config.channels:
-        nnx.eval_shape(lambda: make_network(config))  # what does not fit is said first
-    print(f"\n{jax.devices()[0]}")
-    cases = make_cases(config)
-    print("\n" + table(config, cases, clock.in_turn(cases, config.turns)), flush=True)
-    if config.channels:
-        del cases
-        print("\n" + step_table(config, clock.in_turn(step_cases(config), config.turns)))
+    print(f"\n{jax.devices()[0]}\n\n{report(config)}")
 
 
 if __name__ == "__main__":

@@ -198,13 +198,16 @@ def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def report(config: Config) -> str:
+    """Measures and returns a table in Markdown for every network."""
+    return "\n\n".join(table(name, measure(config, name)) for name in config.networks)
+
+
 def main(config: Config) -> None:
     """Measures and prints a table in Markdown for every network."""
     config.check()
     devices.announce()
-    print(f"\n{jax.devices()[0]}")
-    for name in config.networks:
-        print("\n" + table(name, measure(config, name)), flush=True)
+    print(f"\n{jax.devices()[0]}\n\n{report(config)}")
 
 
 if __name__ == "__main__":

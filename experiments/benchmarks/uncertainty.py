@@ -144,22 +144,28 @@ def _shape(config: Config) -> tuple[int, int, int]:
     return (config.size, config.size, 1)
 
 
-def main(config: Config) -> None:
-    """Measures and prints two tables in Markdown."""
-    config.check()
-    devices.announce()
+def report(config: Config) -> str:
+    """Measures and returns two tables in Markdown."""
     taken = seconds(config)
     forward = taken["forward pass"]
-    print(f"\nBatch of {config.batch_size}, {config.size}x{config.size}x1, {jax.devices()[0]}\n")
-    print("| what | seconds | forward passes | bar |\n|---|---|---|---|")
+    lines = ["| what | seconds | forward passes | bar |", "|---|---|---|---|"]
     for name, value in taken.items():
-        print(f"| {name} | {value:.3f} | {value / forward:.1f} | {BARS.get(name, '')} |")
-    print("\n| image | entries | chunk | temporary memory, MiB |\n|---|---|---|---|")
+        lines.append(f"| {name} | {value:.3f} | {value / forward:.1f} | {BARS.get(name, '')} |")
+    lines += ["", "| image | entries | chunk | temporary memory, MiB |", "|---|---|---|---|"]
     cases = [(config.size, chunk) for chunk in config.chunks]
     cases += [(size, 16) for size in config.sizes if size != config.size]
     for size, chunk in cases:
         mib = memory(config, size=size, chunk=chunk)
-        print(f"| {size}x{size}x1 | {size * size} | {chunk} | {mib:.1f} |", flush=True)
+        lines.append(f"| {size}x{size}x1 | {size * size} | {chunk} | {mib:.1f} |")
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """Measures and prints two tables in Markdown."""
+    config.check()
+    devices.announce()
+    print(f"\nBatch of {config.batch_size}, {config.size}x{config.size}x1, {jax.devices()[0]}\n")
+    print(report(config))
 
 
 if __name__ == "__main__":
