@@ -13,6 +13,9 @@ from experiments import PAPERS
 
 FOLDER = pathlib.Path(__file__).parent
 
+_END = """python -m experiments.PAPER.NAME --help explains the options.
+What came out, with numbers and figures: experiments/README.md."""
+
 
 def names(folder: str) -> list[str]:
     """Returns the modules of a folder that can be run, in the order of the alphabet."""
@@ -48,7 +51,7 @@ def listing() -> str:
             what, time = describe(folder, name)
             lines += [f"  experiments.{folder}.{name}    {time}", f"      {what}"]
         lines.append("")
-    return "\n".join([*lines, "python -m experiments.PAPER.NAME --help explains the options."])
+    return "\n".join([*lines, _END])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ Run:    python -m experiments.fdm.ablations
         python -m experiments.fdm.ablations --problems plane --num-steps 500
 Time:   12 minutes on two CPU cores; a finished variant is not repeated.
 Expect: without stop-gradient the penalty's mean gradient at the exact field of the one-dimensional
-        mixture is 3.45, with it 0. The paper reports no numbers for any of these choices.
+        mixture is 3.46, with it 0. The paper reports no numbers for any of these choices.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ solver, and by the total variation between its density and the exact one along t
 
 Run:    python -m experiments.fdm.checkerboard            (the paper's budget, 3 seeds)
         python -m experiments.fdm.checkerboard --num-steps 3000 --weights 0 0.05 0.5 5   (a sweep)
-Time:   on two quiet CPU cores 4.5 minutes for each flow and 6 for each FDM of 30,000 steps.
+Time:   on two quiet CPU cores 4.5 minutes for each flow and 6 for each FDM of 30000 steps.
 Expect: exp(mean log-likelihood) 2.38e-2 for FM and 2.53e-2 for FDM (the paper, its best value
         over training); no model can have more than 0.0253125.
 """

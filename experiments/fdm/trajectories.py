@@ -14,7 +14,7 @@ the same noise; then
 Run:    python -m experiments.fdm.trajectories                         (Lorenz)
         python -m experiments.fdm.trajectories --system fitzhugh_nagumo
         python -m experiments.fdm.trajectories --fdm-learning-rate 2e-3   (tuned apart)
-Time:   12 minutes on two CPU cores.
+Time:   6 minutes on two CPU cores.
 Expect: the tables of experiments/fdm/README.md.
 Paper:  for an accelerator, --num-train 32000 --num-test 32000 --channels 32 64 128
         --num-blocks 4 8 8 --batch-size 500 --probe-every 1 --num-steps 128000

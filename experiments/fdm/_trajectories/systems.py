@@ -111,7 +111,7 @@ def fitzhugh_nagumo() -> System:
         num_steps=310,
         num_dropped=250,
         event=_fitzhugh_nagumo_event,
-        states=("5 x_1", "5 x_2", "5 y_1", "5 y_2"),
+        states=("$5x_1$", "$5x_2$", "$5y_1$", "$5y_2$"),
     )
 
 
