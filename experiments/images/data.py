@@ -21,15 +21,15 @@ Reference:
 """
 
 import os
-import zipfile
-import zlib
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments.images import prepared
-from experiments.run import numbers
+from experiments.run import arrays as npz
+from experiments.run import errors, numbers
 from experiments.run.batches import check_seed
 
 Array = jax.Array
@@ -138,8 +138,9 @@ def _npz(path: str, held_out: float, seed: int) -> Images:
     arrays = read_npz(path)
     extra = {name: arrays.pop(name) for name in _BESIDES if name in arrays}
     if "images" not in arrays and len(arrays) != 1:
+        names = errors.short(", ".join(arrays)) or "none"
         message = (
-            f'{path} must hold one array named "images", got {", ".join(arrays) or "none"}: '
+            f'{path} must hold one array named "images", got {names}: '
             "write it with np.savez(path, images=images)."
         )
         raise ValueError(message)
@@ -164,9 +165,8 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
         message = f"no file {path}: expected an .npz file with uint8 images; check the path."
         raise FileNotFoundError(message)
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return npz.members(epath.Path(path))
+    except ValueError as error:
         message = (
             f"{path} cannot be read as an .npz file ({error}): write it again with "
             "np.savez(path, images=images), images uint8."

@@ -13,14 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
-from experiments.run import numbers
+from experiments.run import errors, numbers
 from experiments.run.checksums import NAME
 from experiments.run.folder import replace
 from experiments.run.paths import absolute
 from fmjax.types import PyTree
-
-_DAMAGES = (zipfile.BadZipFile, zlib.error)  # of zipfile, which also raises RuntimeError
 
 
 def write(path: str | os.PathLike, tree: PyTree) -> None:
@@ -77,18 +76,67 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       ValueError: if the file is missing or damaged.
     """
-    path, tree = absolute(path), {}
+    path = absolute(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = dict(archive)
-            _check(found)
-    except (OSError, ValueError, EOFError, RuntimeError, *_DAMAGES) as error:
+        found = members(path)
+        _check(found)
+        return _tree(found)
+    except ValueError as error:
         message = f"{path} is missing or damaged ({error}): run the same command again."
         raise ValueError(message) from error
+
+
+def _tree(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the tree of arrays by their names."""
+    tree = {}
     for name, array in found.items():
         *branch, leaf = name.split("/")
         place = tree
         for key in branch:
-            place = place.setdefault(key, {})
+            place = place.setdefault(key, {}) if isinstance(place, dict) else place
+        if not isinstance(place, dict) or leaf in place:
+            message = f"two arrays are named {errors.short(name)}, or one in the other"
+            raise ValueError(message)
         place[leaf] = array
     return tree
+
+
+def members(path: epath.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of an .npz file by their names, whoever has written it.
+
+    Nothing is unpickled, and nothing is unpacked to the disk.
+
+    Args:
+      path: the file.
+
+    Raises:
+      ValueError: if it cannot be read, or holds something other than arrays or more than this
+        machine has memory; it says why, and names no file.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            _check_size(sum(member.file_size for member in archive.infolist()))
+            return dict(_member(archive, name) for name in archive.namelist())
+    except Exception as error:  # zipfile, its compressions, NumPy and the disk have their own each
+        raise ValueError(errors.first_line(error)) from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> tuple[str, np.ndarray]:
+    """Reads one array and its name."""
+    if not name.endswith(".npy"):
+        message = f"{name!r} is no array"
+        raise ValueError(message)
+    with archive.open(name) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    return name.removesuffix(".npy"), array
+
+
+def _check_size(size: int) -> None:
+    """Raises ValueError for more bytes than this machine has memory, if the system tells."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    if size > memory:
+        message = f"its arrays are {size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB"
+        raise ValueError(message)

@@ -14,16 +14,27 @@ when it is read. Of several processes only process 0 writes.
 import contextlib
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from etils import epath
 
-from experiments.run import checksums, layout, lines, lock, options, paths, provenance
+from experiments.run import (
+    checksums,
+    errors,
+    layout,
+    lines,
+    lock,
+    options,
+    paths,
+    provenance,
+    records,
+)
+
+T = TypeVar("T")
 
 
 def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -40,8 +51,8 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
       The folder.
 
     Raises:
-      ValueError: if the folder holds a run of another config, or one whose config.json is
-        missing; nothing in it is changed.
+      ValueError: if the folder holds a run of another config, one whose config.json is missing
+        or damaged, or a link out of it; nothing in it is changed.
       ImportError: if it is gs:// and the package that reaches a bucket is not installed.
       BlockingIOError: if another process writes in the folder; nothing in it is changed.
       OSError: if the folder cannot be written.
@@ -49,6 +60,7 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
     folder = paths.absolute(workdir)
     paths.check_reachable(folder)
     if jax.process_index() == 0:
+        paths.check_own(folder)
         is_new = lock.take(folder)
         try:
             _record(folder, config, facts)
@@ -62,17 +74,16 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
 def _record(folder: epath.Path, config: Any, facts: dict[str, Any]) -> None:
     """Records the options and this session, unless the folder holds another run."""
     path = folder / "config.json"
-    text = path.read_bytes() if path.exists() else None
-    settings, holds_a_run = dataclasses.asdict(config) | facts, _holds_a_run(folder)
-    if text is None and holds_a_run:
+    is_new, holds_a_run = not path.exists(), _holds_a_run(folder)
+    if is_new and holds_a_run:
         message = (
             f"{folder} holds a run but no config.json: restore it, or give another --workdir. "
             "Nothing was changed."
         )
         raise ValueError(message)
-    settings, before = plain(settings), {} if text is None else _recorded(path, text)
-    free = options.free(config)
-    differing = "" if text is None else _differences(before, settings, skip=free)
+    settings = records.plain(dataclasses.asdict(config) | facts)
+    before, free = {} if is_new else _recorded(path), options.free(config)
+    differing = "" if is_new else _differences(before, settings, skip=free)
     if differing and holds_a_run:
         message = (
             f"{folder} holds a run with other options: {differing}; give another --workdir, or the "
@@ -81,12 +92,12 @@ def _record(folder: epath.Path, config: Any, facts: dict[str, Any]) -> None:
         raise ValueError(message)
     places = options.places(config)
     reshaped = before.keys() != settings.keys()
-    if text is None or reshaped or _differences(before, settings, skip=places):
+    if is_new or reshaped or _differences(before, settings, skip=places):
         # Other measurements, a run that failed before it recorded anything, or one of a version
         # that recorded the same options without their parts.
         write_json(path, settings)
     origin = folder / "provenance.json"
-    known = read_json(origin) if origin.exists() and holds_a_run else {}
+    known = field(origin, "sessions", list) if origin.exists() and holds_a_run else []
     write_json(origin, provenance.record(known, config, facts))
 
 
@@ -103,15 +114,15 @@ def read_config(folder: epath.Path, config_type: type) -> Any:
     Raises:
       ValueError: if config.json is damaged, or does not hold these options and no other.
     """
-    path = folder / "config.json"
-    recorded = _recorded(path, path.read_bytes())
-    facts = read_json(folder / "provenance.json")["facts"]
+    recorded = _recorded(folder / "config.json")
+    facts = field(folder / "provenance.json", "facts", list)
     try:
         return options.build(config_type, {k: v for k, v in recorded.items() if k not in facts})
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         message = (
-            f"{folder} holds a run of another version of {config_type.__module__}: {error}. Check "
-            "out the commit that its provenance.json names, or train again in another --workdir."
+            f"{folder} holds a run of another version of {config_type.__module__}: "
+            f"{errors.first_line(error)}. Check out the commit that its provenance.json names, or "
+            "train again in another --workdir."
         )
         raise ValueError(message) from error
 
@@ -124,10 +135,10 @@ def check_facts(folder: str | os.PathLike, **facts: Any) -> None:
       **facts: as they were given to `open_folder`.
     """
     recorded = read_json(epath.Path(folder) / "config.json")
-    for name, now in plain(facts).items():
-        if recorded[name] != now:
+    for name, now in records.plain(facts).items():
+        if (there := recorded.get(name, "absent")) != now:
             message = (
-                f"{folder} holds a run with other {name} ({recorded[name]} there, {now} now): "
+                f"{folder} holds a run with other {name} ({errors.short(there)} there, {now} now): "
                 f"restore the {name} of that run."
             )
             raise ValueError(message)
@@ -150,7 +161,7 @@ def write_json(path: str | os.PathLike, value: dict[str, Any]) -> None:
         finite becomes null.
     """
     if jax.process_index() == 0:
-        text = json.dumps(checksums.signed(plain(value)), indent=2) + "\n"
+        text = json.dumps(checksums.signed(records.plain(value)), indent=2) + "\n"
         replace(epath.Path(path), text.encode())
 
 
@@ -171,13 +182,13 @@ def remembered(
       ArithmeticError: if a number of the measurement is not finite, which JSON could not hold;
         nothing is written.
     """
-    file, options = epath.Path(file), json.loads(json.dumps(plain(options)))
+    file, options = epath.Path(file), json.loads(json.dumps(records.plain(options)))
     kept = _kept(file)
     if kept.get("options") != options:
         made = make()
         _check_finite(file, made)
         write_json(file, {"options": options, **made})
-        kept = json.loads(json.dumps(plain(made)))
+        kept = json.loads(json.dumps(records.plain(made)))
     return {name: value for name, value in kept.items() if name != "options"}
 
 
@@ -200,10 +211,19 @@ def _check_finite(file: epath.Path, made: dict[str, Any]) -> None:
 def read_json(file: epath.Path) -> dict[str, Any]:
     """Returns what `write_json` has written, or says that it is damaged."""
     try:
-        return _checked(file.read_bytes())
+        return records.read(file)
     except ValueError as error:
         message = f"{file} is damaged ({error}): move it away and it is made again."
         raise ValueError(message) from error
+
+
+def field(file: epath.Path, name: str, kind: type[T]) -> T:
+    """Returns what a file of JSON holds under a name, or says that it is damaged."""
+    value = read_json(file).get(name)
+    if isinstance(value, kind):
+        return value
+    message = f"{file} is damaged (its {name} is no {kind.__name__}): restore it from a copy."
+    raise ValueError(message)
 
 
 def read_metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str, float]]:
@@ -214,7 +234,7 @@ def read_metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str
     """
     file = epath.Path(folder) / "metrics.jsonl"
     found = lines.read(file)
-    damage = "there is no such file" if found is None else found.damage
+    damage = "there is no such file" if found is None else found.damage or found.wrong(name)
     if damage:
         message = (
             f"{file}, the record of a finished training, is missing or damaged ({damage}): restore "
@@ -224,24 +244,16 @@ def read_metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str
     return [line for line in found.lines if line.get(name) is not None]
 
 
-def _recorded(path: epath.Path, text: bytes) -> dict[str, Any]:
+def _recorded(path: epath.Path) -> dict[str, Any]:
     """Returns the recorded config, or says that it is damaged."""
     try:
-        return _checked(text)
+        return records.read(path)
     except ValueError as error:
         message = (
             f"{path} is damaged ({error}): restore it, or give another --workdir. If you have "
             f"edited it, remove its {checksums.NAME}."
         )
         raise ValueError(message) from error
-
-
-def _checked(text: bytes) -> dict[str, Any]:
-    """Returns what a file of JSON holds, without the checksum that it agrees with."""
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("it holds no names")  # noqa: TRY004, damage, not a mistake of the caller
-    return checksums.checked(found)
 
 
 def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collection[str]) -> str:
@@ -253,9 +265,10 @@ def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collec
       skip: names of options that may differ.
     """
     before, config, absent = options.flat(before), options.flat(config), "absent"
+    say = lambda value: errors.short(json.dumps(value))  # noqa: E731
     found = [
-        f"{name} ({json.dumps(before.get(name, absent))} there, "
-        f"{json.dumps(config.get(name, absent))} now)"
+        f"{errors.short(name)} ({say(before.get(name, absent))} there, "
+        f"{say(config.get(name, absent))} now)"
         for name in {**before, **config}
         if name not in skip and before.get(name, absent) != config.get(name, absent)
     ]
@@ -279,16 +292,3 @@ def replace(path: epath.Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
-
-
-def plain(value: Any) -> Any:
-    """Returns what JSON can hold: arrays as lists, numbers that are not finite as None."""
-    if isinstance(value, dict):
-        return {str(name): plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)

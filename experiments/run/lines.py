@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from experiments.run import checksums
+from experiments.run import checksums, errors, records
 
 _CHAIN = lambda before, line: checksums.of_record(line, before)  # noqa: E731
 
@@ -52,6 +52,12 @@ class Lines(NamedTuple):
             whole = lines.checksum == checksum or not (self.damage or lines.lines)
         return "" if whole else f"of metrics.jsonl, {self.damage or 'the last lines are missing'}"
 
+    def wrong(self, name: str) -> str:
+        """Says where something of this name is no number; "" if nothing is."""
+        is_number = lambda value: value is None or type(value) in (int, float)  # noqa: E731
+        steps = [line["step"] for line in self.lines if not is_number(line.get(name))]
+        return f"its {name} of step {steps[0]} is no number" if steps else ""
+
     def until(self, step: int) -> "Lines":
         """Returns the lines up to a step."""
         kept = sum(line["step"] <= step for line in self.lines)
@@ -70,6 +76,8 @@ def read(file: epath.Path) -> Lines | None:
     if not file.exists():
         return None
     found, checksum, signed = Lines([], [], ""), 0, False
+    if not file.is_file():
+        return found._replace(damage="it is no file")
     for number, text in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
         try:
             line = _parsed(text, found.last, signed=signed)
@@ -84,12 +92,12 @@ def read(file: epath.Path) -> Lines | None:
 
 def _parsed(text: bytes, last: int, *, signed: bool) -> dict[str, Any]:
     """Returns what a line holds, or says what is wrong with it."""
-    line = json.loads(text) if text.endswith(b"\n") else None
-    if not isinstance(line, dict):
-        raise ValueError("it is cut off")  # noqa: TRY004, damage, not a mistake of the caller
+    if not text.endswith(b"\n"):
+        raise ValueError("it is cut off")
+    line = records.parsed(text)
     step = line.get("step")
     if type(step) is not int or step <= last:
-        message = f"a step after {last} is wanted, got {step}"
+        message = f"a step after {last} is wanted, got {errors.short(step)}"
         raise ValueError(message)
     if signed and not checksums.is_signed(line):
         message = f"its {checksums.NAME} is missing"

@@ -18,6 +18,8 @@ from typing import TextIO
 
 from etils import epath
 
+from experiments.run import errors, records
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -150,8 +152,9 @@ def _in_use(place: str, file: TextIO) -> str:
     """Says who writes in a folder."""
     file.seek(0)
     try:
-        who = "process {pid} on {host} writes there since {since}".format(**json.loads(file.read()))
-    except (ValueError, KeyError, TypeError):  # it has just begun
+        found = records.parsed(file.read().encode())
+        who = errors.short("process {pid} on {host} writes there since {since}".format(**found))
+    except (ValueError, KeyError):  # it has just begun
         who = "another process writes there"
     return (
         f"{place} is in use: {who}. Wait for its end or stop it, or give another --workdir. "

@@ -10,8 +10,8 @@ import jax
 import tqdm
 from etils import epath
 
-from experiments.run import lines
-from experiments.run.folder import plain, replace
+from experiments.run import lines, records
+from experiments.run.folder import replace
 
 _QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no terminal
 
@@ -63,7 +63,7 @@ class Log:
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Adds a line to the metrics and the loss to the progress."""
         if self._writes:
-            line, self.checksum = lines.text(step, plain(values), self.checksum)
+            line, self.checksum = lines.text(step, records.plain(values), self.checksum)
             _add(self._path, line)
         self._show(step, values)
         self._step, self._clock = step, time.perf_counter()

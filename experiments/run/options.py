@@ -15,10 +15,13 @@ names of options are unique over all parts, for they are the flags of the comman
 
 import dataclasses
 import math
+import types
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+
+from experiments.run import errors
 
 T = TypeVar("T")
 _FREE, _PLACE = "no training depends on it", "where something lies"
@@ -26,6 +29,7 @@ Free = Annotated[T, _FREE]
 """Marks an option or a part on which no training depends: it may change in a run folder."""
 Place = Annotated[str | None, _PLACE]
 """A folder of the run or of its data: recorded once, and no part of what the run is."""
+_JSON = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}  # True is no int
 
 
 def flat(options: Any) -> dict[str, Any]:
@@ -108,7 +112,8 @@ def build(options_type: type[T], values: dict[str, Any]) -> T:
       values: from the name of every field to its value; a part is a dict, a tuple a list.
 
     Raises:
-      ValueError: if a field is missing, or a name is not the name of a field.
+      ValueError: if a field is missing, a name is not the name of a field, or a value is not of
+        the type of its field.
     """
     hints, names = get_type_hints(options_type), [f.name for f in dataclasses.fields(options_type)]
     if differing := [name for name in names if name not in values]:
@@ -117,14 +122,31 @@ def build(options_type: type[T], values: dict[str, Any]) -> T:
     if differing := [name for name in values if name not in names]:
         message = f"it has {', '.join(differing)}, unknown here"
         raise ValueError(message)
-    return options_type(**{name: _made(hints[name], values[name]) for name in names})
+    made = {}
+    for name in names:
+        try:
+            made[name] = _made(hints[name], values[name])
+        except ValueError as error:
+            message = f"{name}: {error}"
+            raise ValueError(message) from error
+    return options_type(**made)
 
 
 def _made(hint: Any, value: Any) -> Any:
-    """Returns a part as its dataclass, and lists, which JSON makes of tuples, as tuples."""
-    if dataclasses.is_dataclass(hint):
+    """Returns a part as its dataclass, a list, which JSON makes of a tuple, as a tuple."""
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):  # of one type and None
+        return None if value is None else _made(kinds[0], value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return build(hint, value)
-    return tuple(_made(None, one) for one in value) if isinstance(value, list) else value
+    if origin is tuple and isinstance(value, list):
+        kinds = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+        if len(kinds) == len(value):
+            return tuple(map(_made, kinds, value))
+    if type(value) in _JSON.get(hint, ()) or (origin is Literal and value in kinds):
+        return value
+    message = f"{errors.short(repr(value))} is no {getattr(hint, '__name__', hint)}"
+    raise ValueError(message)
 
 
 def check_bounds(options: Any, bounds: Mapping[str, tuple[float, float]]) -> None:

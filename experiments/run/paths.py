@@ -1,7 +1,8 @@
-"""The names of run folders: in full, and only those in which a run is found again."""
+"""Run folders: named in full, only where a run is found again, and holding only what is theirs."""
 
 import importlib.util
 import os
+import stat
 import unicodedata
 
 from etils import epath
@@ -33,6 +34,38 @@ def absolute(path: str | os.PathLike) -> epath.Path:
     except KeyError as error:
         message = f"no folders are known that begin with {error}: give a local path, or gs://."
         raise ValueError(message) from error
+
+
+def check_own(folder: epath.Path) -> None:
+    """Raises ValueError if a run folder holds a link that leads out of it, or what is no file.
+
+    What a run writes or deletes in such a folder would be somewhere else. The folder itself, and
+    those above it, may be links.
+    """
+    if "://" in os.fspath(folder):
+        return
+    whole = os.path.realpath(folder)
+    for place, folders, files in os.walk(whole):
+        for name in (*folders, *files):
+            _check_own(whole, os.path.join(place, name))
+
+
+def _check_own(whole: str, path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:  # the run that writes there has just removed it
+        return
+    if stat.S_ISLNK(mode):
+        target = os.path.realpath(path)
+        if os.path.commonpath([target, whole]) != whole:
+            message = (
+                f"{path!a} is a link out of its run folder, to {target!a}: a run writes in its own "
+                "folder only. Put there what it leads to, or give another --workdir."
+            )
+            raise ValueError(message)
+    elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        message = f"{path!a} is no file and no folder: remove it, or give another --workdir."
+        raise ValueError(message)
 
 
 def check_reachable(path: epath.Path) -> None:

@@ -35,18 +35,18 @@ def module_of(config: Any) -> str:
     return spec.name if spec else name
 
 
-def record(before: dict[str, Any], config: Any, facts: Iterable[str]) -> dict[str, Any]:
+def record(before: list[Any], config: Any, facts: Iterable[str]) -> dict[str, Any]:
     """Makes the record of a run that starts now, or continues now.
 
     Args:
-      before: the record of a run that continues, else an empty dict.
+      before: the sessions of a run that continues, else none.
       config: the options.
       facts: the names of what else config.json holds.
 
     Returns:
       What provenance.json holds, with one more session.
     """
-    sessions = [*before.get("sessions", []), session()]
+    sessions = [*before, session()]
     return {"module": module_of(config), "facts": sorted(facts), "sessions": sessions}
 
 

@@ -2,22 +2,32 @@
 
 An experiment that trains has a function `restore(config, folder)` that returns its networks by
 name, each a `Network`. Its module is the one that provenance.json names, so a folder tells by
-itself how to read it, and no module of this floor knows an experiment.
+itself how to read it, and no module of this floor knows an experiment. Only experiments of this
+project are imported for it, or what the caller has imported already.
 """
 
+import contextlib
 import functools
 import importlib
 import os
-from collections.abc import Callable
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
+from experiments import PAPERS
+from experiments.run import errors, paths
 from experiments.run import folder as run_folder
-from experiments.run import paths
 from fmjax.types import Array, PyTree, Velocity
+
+_UNLIKE = (
+    *(KeyError, TypeError, IndexError, AttributeError, MemoryError),
+    jax.errors.JaxRuntimeError,  # of arrays that no machine can hold
+)
 
 
 class Network(NamedTuple):
@@ -75,7 +85,8 @@ def load(folder: str | os.PathLike, name: str | None = None) -> Run:
     Raises:
       ImportError: if it is gs:// and the package that reaches a bucket is not installed.
       ValueError: if the folder is no run, or a run of another version; if the training has not
-        ended; if the name is missing or unknown; if the data are no longer those of the run.
+        ended; if the name is missing or unknown; if the data are no longer those of the run; if
+        the folder is damaged, or holds a link that leads out of it.
 
     Example: after `python -m experiments.uncertainty.maps`,
       run = experiments.run.load("runs/uncertainty/maps/digits")
@@ -84,13 +95,28 @@ def load(folder: str | os.PathLike, name: str | None = None) -> Run:
     folder = paths.absolute(folder)
     paths.check_reachable(folder)
     module = _experiment(folder)
+    paths.check_own(folder)
     config = run_folder.read_config(folder, module.Config)
-    network = _chosen(folder, module.restore(config, folder), name)
-    params = network.read()
-    if network.index is not None:
-        params = jax.tree.map(lambda leaf: leaf[network.index], params)
-    bind = network.velocity or functools.partial(functools.partial, network.apply)
-    return Run(bind(params), network.path, params, network.apply, network.data(), config)
+    with _named(folder):
+        network = _chosen(folder, module.restore(config, folder), name)
+        params = network.read()
+        if network.index is not None:
+            params = jax.tree.map(lambda leaf: leaf[network.index], params)
+        bind = network.velocity or functools.partial(functools.partial, network.apply)
+        return Run(bind(params), network.path, params, network.apply, network.data(), config)
+
+
+@contextlib.contextmanager
+def _named(folder: epath.Path) -> Iterator[None]:
+    """Turns what options that no run can have, or records that miss something, lead to."""
+    try:
+        yield
+    except _UNLIKE as error:
+        message = (
+            f"{folder} does not hold what a run of this version does ({type(error).__name__}: "
+            f"{errors.first_line(error)}): restore it from a copy, or train again."
+        )
+        raise ValueError(message) from error
 
 
 def _experiment(folder: epath.Path) -> ModuleType:
@@ -103,18 +129,26 @@ def _experiment(folder: epath.Path) -> ModuleType:
                 "provenance.json."
             )
             raise ValueError(message)
-    name = str(run_folder.read_json(folder / "provenance.json").get("module"))
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if not name.startswith(str(error.name)):
-            raise  # a package that the experiment needs
-        message = f"{folder} is a run of {name}, which this version does not have."
-        raise ValueError(message) from error
+    name = run_folder.field(folder / "provenance.json", "module", str)
+    if name not in sys.modules and name not in _known():
+        message = (
+            f"{folder} is a run of {errors.short(repr(name))}, which this version does not have: a "
+            "module that is not of this project is not imported on the word of a file; if it is "
+            "yours, import it before."
+        )
+        raise ValueError(message)
+    module = importlib.import_module(name)
     if not hasattr(module, "restore"):
         message = f"{folder} is a run of {name}, which trains no velocity: read its results.json."
         raise ValueError(message)
     return module
+
+
+def _known() -> set[str]:
+    """Names the experiments of this version, without importing any."""
+    root = pathlib.Path(__file__).parents[1]
+    files = (file for paper in PAPERS for file in (root / paper).glob("[a-z]*.py"))
+    return {f"experiments.{file.parent.name}.{file.stem}" for file in files}
 
 
 def _chosen(folder: epath.Path, networks: dict[str, Network], name: str | None) -> Network:

@@ -176,3 +176,12 @@ def test_options_come_back_from_what_json_holds_of_them():
     del held["measures"]["sizes"], held["measures"]["times"]
     with pytest.raises(ValueError, match="it lacks times"):
         options.build(Config, held)
+    for name, value in (("seed", "3"), ("seed", 3.0), ("seed", True), ("seeds", 3), ("workdir", 1)):
+        with pytest.raises(ValueError, match=f"^{name}: {value!r} is no "):
+            options.build(
+                Config, json.loads(json.dumps(dataclasses.asdict(config))) | {name: value}
+            )
+    with pytest.raises(ValueError, match=r"^measures: \[3\] is no Measures"):
+        options.build(
+            Config, json.loads(json.dumps(dataclasses.asdict(config))) | {"measures": [3]}
+        )

@@ -122,6 +122,8 @@ def test_a_folder_that_is_no_run(tmp_path):
     [
         (lambda options: options.pop("rate"), "it lacks rate"),
         (lambda options: options.update(depth=3), "it has depth, unknown here"),
+        (lambda options: options.update(rate="0.5"), "rate: '0.5' is no float"),
+        (lambda options: options.update(widths=[3, 0.5]), "widths: 0.5 is no int"),
     ],
 )
 def test_options_of_another_version_are_named(folder, change, words):
@@ -136,7 +138,7 @@ def test_options_of_another_version_are_named(folder, change, words):
 def test_an_experiment_of_another_version_is_named(folder):
     origin = run_folder.read_json(folder / "provenance.json")
     run_folder.write_json(folder / "provenance.json", origin | {"module": "experiments.gone"})
-    with pytest.raises(ValueError, match=r"run of experiments.gone, which this version does not"):
+    with pytest.raises(ValueError, match=r"run of 'experiments.gone', which this version does not"):
         experiments.run.load(folder)
 
 
