@@ -9,8 +9,8 @@ penalty is the best of several by the Kullback-Leibler divergence of networks of
 
 Run:    python -m experiments.fdm.convergence
         python -m experiments.fdm.convergence --laws line --budgets 500 2000
-Time:   1 hour on one CPU core with --laws line plane; hours for all laws; a finished training is not
-        repeated.
+Time:   1 hour on one CPU core with --laws line plane; hours for all laws; a training that has ended
+        is not repeated.
 Expect: the paper claims that FDM is nearer to the data than FM; it has no table of this kind.
 """
 
