@@ -20,6 +20,7 @@ __all__ = [
     "bank_shape",
     "count",
     "dense",
+    "entries",
     "fitting",
     "floating",
     "real",
