@@ -135,7 +135,8 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
       t: `[]`, in [0, 1].
 
     Returns:
-      `[d, d]`, `sigma^2 S (alpha^2 S + sigma^2 I)^-1`; 0 at sigma = 0.
+      `[d, d]`, `sigma^2 S (alpha^2 S + sigma^2 I)^-1`; 0 at sigma = 0. It is right to the rounding
+      of S, however small sigma is.
 
     Raises:
       ValueError: if `covariance` is not square, or if `t` is batched or a static number outside
@@ -153,6 +154,7 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
     """
     _checks.path(path)
     # Half precision has no linear algebra.
+    given = _checks.floating(covariance, "covariance").dtype
     t, covariance = _checks.wide(_checks.time(t)), _checks.wide(covariance)
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         message = (
@@ -162,8 +164,10 @@ def prior_covariance(covariance: Array, path: Path, t: Array) -> Array:
         raise ValueError(message)
     alpha, sigma = path.alpha(t), path.sigma(t)
     # Without variance in some direction the sum has an inverse by sigma alone, which must not fall
-    # below what rounds away. The product is no larger there, so nothing is lost.
-    rounding = len(covariance) * jnp.finfo(covariance.dtype).eps * jnp.trace(covariance)
+    # below what rounds away: eps times the largest sum of a row, which bounds the largest
+    # eigenvalue. (The trace does too, but it is d times as large for white data.)
+    size = jnp.max(jnp.sum(jnp.abs(covariance), axis=1), initial=0.0)
+    rounding = 4 * float(jnp.finfo(given).eps) * size
     smallest = alpha**2 * rounding + jnp.finfo(covariance.dtype).tiny
     white = jnp.maximum(sigma**2, smallest) * jnp.eye(len(covariance), dtype=covariance.dtype)
     value = sigma**2 * jnp.linalg.solve(alpha**2 * covariance + white, covariance)

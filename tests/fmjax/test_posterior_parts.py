@@ -42,6 +42,24 @@ def test_the_mixture_tends_to_its_prior_linearly_in_t(x64):
     np.testing.assert_allclose(limits[1], PRIOR, atol=1e-15)
 
 
+def test_the_prior_of_white_data_in_many_dimensions():
+    found = posterior.prior_covariance(jnp.eye(1500), PATH, 0.9)
+    np.testing.assert_allclose(jnp.diag(found), 0.1**2 / (0.9**2 + 0.1**2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("t", [0.5, 0.999, 1 - 2**-20, 1 - 2**-24])
+def test_the_prior_of_data_in_a_plane_is_right_to_rounding_however_near_the_data(t):
+    points = np.random.default_rng(0).normal(size=(40, 2)) @ [[1.0, 2.0, 0.0], [0.5, 0.0, -3.0]]
+    covariance = np.cov(points.T).astype(np.float32)
+    found = posterior.prior_covariance(jnp.asarray(covariance), PATH, jnp.float32(t))
+    alpha, sigma = (np.float64(f(jnp.float32(t))) for f in PATH)
+    values, vectors = np.linalg.eigh(covariance.astype(float))
+    values = np.maximum(values, 0.0)
+    values = sigma**2 * values / (alpha**2 * values + sigma**2)
+    error = found - (vectors * values) @ vectors.T
+    assert np.abs(error).max() < 5e-7 * np.abs(covariance).max()
+
+
 @pytest.mark.slow
 def test_priors_of_diagonal_matrices_agree_and_vanish_at_the_data():
     variance = jnp.array([4.0, 0.25, 0.0])
