@@ -130,6 +130,13 @@ def spread(values: Sequence[float], *, bar: float | None = None, least: bool = T
     return f"{text} ({_short(low)} to {_short(high)})"
 
 
+def against(times: Times, peer: str, ours: str, bar: float | None) -> list[str]:
+    """Writes two cells of a table: a peer's fastest setting, and its time over ours."""
+    if peer not in times.seconds:
+        return ["not installed", ""]
+    return [times.setting[peer], spread(ratios(times, peer, ours), bar=bar)]
+
+
 def milliseconds(values: Sequence[float]) -> str:
     """Writes the median of seconds in milliseconds, in three digits."""
     return _short(1e3 * statistics.median(values))

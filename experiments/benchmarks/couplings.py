@@ -130,11 +130,7 @@ def rows(config: Config, size: int, count: int) -> list[list[str]]:
     cells = []
     for peer in PEERS:
         row = [f"{count} x {size}", _turns.milliseconds(times.seconds["ours"]), peer]
-        if peer in times.seconds:
-            over = _turns.ratios(times, peer, "ours")
-            row += [times.setting[peer], _turns.spread(over, bar=BAR)]
-        else:
-            row += ["not installed", ""]
+        row += _turns.against(times, peer, "ours", BAR)
         cells.append([*row, str(BAR), f"{share} of {NETWORKS[size]}", str(bar or "")])
     return cells
 

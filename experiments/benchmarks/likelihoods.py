@@ -158,11 +158,7 @@ def rows(config: Config, name: str) -> list[list[str]]:
                 calls[PEER] = _turns.by_threads(peers[estimator, solve])
             times = _turns.in_turn(calls, config.turns)
             row = [f"{name}, {estimator}, {solve}", _turns.milliseconds(times.seconds["ours"])]
-            if installed:
-                over = _turns.ratios(times, PEER, "ours")
-                row += [times.setting[PEER], _turns.spread(over, bar=BAR)]
-            else:
-                row += ["not installed", ""]
+            row += _turns.against(times, PEER, "ours", BAR)
             cells.append([*row, str(BAR)])
     return cells
 

@@ -129,10 +129,7 @@ def _atol(way: str) -> float:
 def _row(times: _turns.Times, what: str, ours: str, peer: str) -> list[str]:
     bar = BARS[ours.split(",")[0]]
     row = [what, _turns.milliseconds(times.seconds[ours]), peer]
-    if peer not in times.seconds:
-        return [*row, "not installed", "", str(bar)]
-    over = _turns.spread(_turns.ratios(times, peer, ours), bar=bar)
-    return [*row, times.setting[peer], over, str(bar)]
+    return [*row, *_turns.against(times, peer, ours, bar), str(bar)]
 
 
 def report(config: Config) -> str:

@@ -188,11 +188,7 @@ def rows(config: Config, name: str) -> list[list[str]]:
             bar = BARS.get((name, count))
             what = f"{name}, batch {len(x1)}" + (f", {count} steps fused" if count > 1 else "")
             row = [what, _turns.milliseconds(times.seconds[ours]), peer]
-            if peer in times.seconds:
-                over = _turns.ratios(times, peer, ours)
-                row += [times.setting[peer], _turns.spread(over, bar=bar)]
-            else:
-                row += ["not installed", ""]
+            row += _turns.against(times, peer, ours, bar)
             cells.append([*row, str(bar or "")])
     return cells
 
