@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 import fmjax
-from experiments.closed_form._copies import measures, pictures
+from experiments.closed_form._generalization import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding
 from experiments.images.options import Features, Source, Training

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments.closed_form._copies import measures, pictures
+from experiments.closed_form._generalization import measures, pictures
 from experiments.images import classifier, data, training
 from experiments.images.features import Embedding, principal_components
 from experiments.images.options import Features, Source, Training

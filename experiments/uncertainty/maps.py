@@ -42,7 +42,14 @@ from experiments.run.folder import write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
 from experiments.uncertainty import _calibration
-from experiments.uncertainty._posterior import compared, exact, measures, pictures, rivals, tables
+from experiments.uncertainty._posterior import (
+    comparison_pictures,
+    exact,
+    measures,
+    pictures,
+    rivals,
+    tables,
+)
 from experiments.uncertainty._posterior.options import Rivals, Uncertainty
 from fmjax.types import Array, Key, PyTree
 
@@ -215,7 +222,7 @@ def main(config: Config) -> None:
             "samples": images_pictures.samples(arrays["samples"], dataset=name),
             "uncertainty": pictures.uncertainty(arrays["held_out"], dataset=name),
             "calibration": _calibration.picture(arrays["held_out"], results["uncertainty"]),
-            **compared.figures(arrays, results, dataset=name),
+            **comparison_pictures.figures(arrays, results, dataset=name),
         }
         run_pictures.save(folder / "figures", figures)
     print(tables.report(results, folder))

@@ -105,18 +105,18 @@ def training(history: dict[str, list[dict[str, float]]]) -> Figure:
     """
     figure = Figure(figsize=(15.0, 5.0), layout="constrained")
     panels = (
-        ("what training sees: losses of pairs", "linear", measures.ERRORS[:2]),
-        ("what is left to learn: errors", "log", measures.ERRORS[2:4]),
-        ("mean absolute residual", "log", measures.ERRORS[4:]),
+        ("what training sees: losses of pairs", "mean square", "linear", measures.ERRORS[:2]),
+        ("what is left to learn: errors", "mean square", "log", measures.ERRORS[2:4]),
+        ("what bounds the total variation", "mean absolute value", "log", measures.ERRORS[4:]),
     )
-    for ax, (title, yscale, parts) in zip(figure.subplots(1, 3), panels, strict=True):
+    for ax, (title, ylabel, yscale, parts) in zip(figure.subplots(1, 3), panels, strict=True):
         for color, (name, lines) in zip(COLORS, history.items(), strict=True):
             steps = [line["step"] for line in lines]
             for part, dashes in zip(parts, ("-", "--"), strict=False):
                 label = f"{name}: {part.removeprefix('conditional_')}"
                 values = [line[part] for line in lines]
                 ax.plot(steps, values, dashes, color=color, marker="o", markersize=3, label=label)
-        ax.set(yscale=yscale, xlabel="step", title=title)
+        ax.set(yscale=yscale, xlabel="step", ylabel=ylabel, title=title)
         ax.legend(fontsize=11)
     figure.suptitle(r"Flow: $(v - u)^2$. Divergence: $(\sigma r)^2$. Residual: $|r|$")
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from experiments.fdm._trajectories.systems import System
 
 LABELS = {"data": "data", "fm": "FM", "fdm": "FDM", "other": "another trajectory"}
-COLORS = {"data": "0.35", "fm": "tab:orange", "fdm": "tab:blue", "other": "0.6"}
+COLORS = {"data": "0.35", "fm": "tab:blue", "fdm": "tab:orange", "other": "0.6"}
 _WIDTHS = {"data": 2.0, "fm": 3.6, "fdm": 1.8, "other": 2.0}  # one under the other, both seen
 _NAMES = {"lorenz": "the Lorenz system", "fitzhugh_nagumo": "two FitzHugh-Nagumo units"}
 _STATES = ("tab:purple", "tab:green", "tab:red", "tab:olive")
@@ -109,7 +109,7 @@ def forecasts(
       errors: from each method, and "other", to relative errors `[n, length]`.
       system: for names and times.
     """
-    figure = Figure(figsize=(12.0, 4.6), layout="constrained")
+    figure = Figure(figsize=(12.0, 5.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     times = _times(system, next(iter(errors.values())).shape[1])
     typical = np.argsort(errors["fm"].mean(axis=1))[len(errors["fm"]) // 2]
@@ -125,7 +125,13 @@ def forecasts(
     right.set(xlabel="time", ylabel="median relative error", title="forecasts from three states")
     for ax in (left, right):
         ax.axvspan(0.0, times[2], color="tab:green", alpha=0.15, label="known")
-        ax.legend()
+    # Each panel has a curve that the other lacks: one legend of both, where it covers none.
+    entries = {
+        label: handle
+        for ax in (left, right)
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=len(entries))
     return figure
 
 

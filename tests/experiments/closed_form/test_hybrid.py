@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from experiments.closed_form import hybrid
-from experiments.closed_form._copies import measures, pictures
+from experiments.closed_form._generalization import measures, pictures
 from experiments.images import features, objectives, training
 from experiments.run import arrays, cli
 from experiments.run import pictures as run_pictures

@@ -12,7 +12,7 @@ from scipy import special
 import experiments.run
 import fmjax
 from experiments.closed_form import learning
-from experiments.closed_form._copies import pictures
+from experiments.closed_form._generalization import pictures
 from experiments.images import data
 from experiments.images.features import Embedding
 from experiments.run import arrays, cli

@@ -9,7 +9,7 @@ from experiments.run import pictures as run_pictures
 from experiments.uncertainty import _calibration
 from experiments.uncertainty._onestep import pictures as onestep
 from experiments.uncertainty._onestep import tables as quality
-from experiments.uncertainty._posterior import compared, measures, pictures, tables
+from experiments.uncertainty._posterior import comparison_pictures, measures, pictures, tables
 from tests import slow
 from tests.oracles import tiny
 
@@ -98,7 +98,7 @@ def test_figures_of_the_posterior(tmp_path, shape, count):
             ),
             "uncertainty": pictures.uncertainty(arrays["held_out"], dataset="noise"),
             "calibration": _calibration.picture(arrays["held_out"], results["uncertainty"]),
-            **compared.figures(arrays, results, dataset="noise"),
+            **comparison_pictures.figures(arrays, results, dataset="noise"),
         }
         run_pictures.save(tmp_path / "figures", figures)
     assert {"generation", "exact", "rivals"} <= set(figures)
@@ -120,13 +120,13 @@ def test_figures_of_one_step(tmp_path, shape, count):
 def test_without_rivals_there_is_no_figure_of_them():
     arrays, results = _posterior((4, 4, 1), TIMES[2])
     del results["rivals"]
-    assert "rivals" not in compared.figures(arrays, results, dataset="noise")
+    assert "rivals" not in comparison_pictures.figures(arrays, results, dataset="noise")
 
 
 @pytest.mark.parametrize("count", list(TIMES))
 def test_the_panels_of_the_rivals_are_of_different_times(count):
     arrays, results = _posterior((4, 4, 1), TIMES[count])
-    figure = compared.rivals(arrays, results["rivals"], dataset="noise")
+    figure = comparison_pictures.rivals(arrays, results["rivals"], dataset="noise")
     titles = [ax.get_title() for ax in figure.axes if ax.get_title().startswith("t = ")]
     assert len(set(titles)) == len(titles) == min(3, count)
     assert titles == sorted(titles)
@@ -134,7 +134,7 @@ def test_the_panels_of_the_rivals_are_of_different_times(count):
 
 def test_the_panels_show_what_their_titles_say():
     arrays, results = _posterior((4, 4, 1), TIMES[5])
-    figure = compared.rivals(arrays, results["rivals"], dataset="noise")
+    figure = comparison_pictures.rivals(arrays, results["rivals"], dataset="noise")
     rows = results["rivals"]["rows"]
     for ax in (ax for ax in figure.axes if ax.get_title().startswith("t = ")):
         t = float(ax.get_title()[4:])

@@ -7,7 +7,7 @@ import pytest
 import scipy.spatial
 
 import fmjax
-from experiments.closed_form._copies import measures
+from experiments.closed_form._generalization import measures
 from experiments.images import data, features, objectives, quality, training
 from experiments.images.options import Training
 
