@@ -12,11 +12,12 @@ import importlib.util
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
-from experiments.run import provenance
+from experiments.run import devices, provenance
 
 # The package of every module that a peer is imported by.
 PEERS = {
@@ -57,6 +58,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines).replace("|  |", "| |")
+
+
+def show(config: Any, report: Callable[[Any], str]) -> None:
+    """Checks the options of a benchmark, measures, and prints its tables.
+
+    Args:
+      config: the options of the benchmark.
+      report: from the options to the tables in Markdown.
+    """
+    config.check()
+    devices.announce()
+    print("\n" + report(config))
 
 
 def stamp(command: str, load: tuple[float, float]) -> str:

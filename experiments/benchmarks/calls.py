@@ -25,8 +25,9 @@ import optax
 from flax import nnx
 
 import fmjax
+from experiments.benchmarks import _page
 from experiments.images import data
-from experiments.run import batches, cli, devices, loop, options
+from experiments.run import batches, cli, loop, options
 from experiments.run.folder import read_metrics
 from fmjax.types import Array, Key, PyTree
 
@@ -57,9 +58,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for an unknown network, or a number out of its bounds."""
-        if not self.networks or set(self.networks) - {"perceptron", "U-Net"}:
-            message = f"networks must be of perceptron and U-Net, got {self.networks}."
-            raise ValueError(message)
+        options.check_among(self, "networks", ("perceptron", "U-Net"))
         bounds = {"batch_size": (1, 5000), "width": (1, 1e9), "images": (1, 1000)}
         bounds |= {"num_steps": (10, 1e9), "turns": (1, 1e9), "seed": (0, 2**32 - 1)}
         options.check_bounds(self, bounds)
@@ -160,9 +159,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints one table in Markdown."""
-    config.check()
-    devices.announce()
-    print("\n" + report(config))
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli, clock, devices, options
+from experiments.benchmarks import _page
+from experiments.run import cli, clock, options
 from fmjax.empirical import Bank
 from fmjax.types import Array
 
@@ -228,9 +229,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints both tables in Markdown."""
-    config.check()
-    devices.announce()
-    print(f"\n{jax.devices()[0]}\n\n{report(config)}")
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 
 import fmjax
 from experiments.benchmarks import _fields, _page, _turns, steps
-from experiments.run import cli, devices, options
+from experiments.run import cli, options
 from fmjax.types import Array
 
 BAR, SHARE = 1.0, 0.3
@@ -46,9 +46,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for sizes without a network, or a number out of its bounds."""
-        if not self.sizes or set(self.sizes) - set(NETWORKS):
-            message = f"sizes must be of {sorted(NETWORKS)}, got {self.sizes}."
-            raise ValueError(message)
+        options.check_among(self, "sizes", NETWORKS)
         if not self.batch_sizes or min(self.batch_sizes) < 2:
             message = f"batch_sizes must be at least 2, got {self.batch_sizes}."
             raise ValueError(message)
@@ -145,9 +143,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints one table in Markdown."""
-    config.check()
-    devices.announce()
-    print("\n" + report(config))
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import jax
 
 import fmjax
 from experiments.benchmarks import _fields, _page, _turns, _twins
-from experiments.run import cli, devices, options
+from experiments.run import cli, options
 from fmjax.types import Array
 
 TIME = 0.5
@@ -151,9 +151,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints one table in Markdown."""
-    config.check()
-    devices.announce()
-    print("\n" + report(config))
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

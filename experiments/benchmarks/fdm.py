@@ -29,7 +29,8 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli, devices, options
+from experiments.benchmarks import _page
+from experiments.run import cli, options
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
@@ -55,10 +56,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for an unknown network, or a number out of its bounds."""
-        unknown = set(self.networks) - {"perceptron", "U-Net", "Conv1D"}
-        if unknown:
-            message = f"networks must be of perceptron, U-Net and Conv1D, got {sorted(unknown)}."
-            raise ValueError(message)
+        options.check_among(self, "networks", ("perceptron", "U-Net", "Conv1D"))
         bounds = {"points": (4, 1e9), "images": (4, 1e9), "trajectories": (4, 1e9)}
         bounds |= {"turns": (1, 1e9), "seed": (0, 2**32 - 1)}
         options.check_bounds(self, bounds)
@@ -205,9 +203,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints a table in Markdown for every network."""
-    config.check()
-    devices.announce()
-    print(f"\n{jax.devices()[0]}\n\n{report(config)}")
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

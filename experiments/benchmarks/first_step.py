@@ -21,7 +21,7 @@ import tempfile
 import time
 
 from experiments.benchmarks import _page, _turns
-from experiments.run import cli, devices, options
+from experiments.run import cli, options
 
 NAMES = ("perceptron", "U-Net")
 
@@ -37,9 +37,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for an unknown network, or a number out of its bounds."""
-        if not self.networks or set(self.networks) - set(NAMES):
-            message = f"networks must be of perceptron and U-Net, got {self.networks}."
-            raise ValueError(message)
+        options.check_among(self, "networks", NAMES)
         options.check_bounds(self, {"turns": (1, 1e9)})
 
 
@@ -103,9 +101,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints one table in Markdown."""
-    config.check()
-    devices.announce()
-    print("\n" + report(config))
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

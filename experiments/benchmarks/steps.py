@@ -24,7 +24,7 @@ import optax
 
 import fmjax
 from experiments.benchmarks import _fields, _page, _turns, _twins
-from experiments.run import cli, devices, options
+from experiments.run import cli, options
 from fmjax.types import Array
 
 FUSED = 100
@@ -49,9 +49,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for an unknown network, or a number out of its bounds."""
-        if not self.networks or set(self.networks) - set(_twins.TWINS):
-            message = f"networks must be of perceptron, MLP and U-Net, got {self.networks}."
-            raise ValueError(message)
+        options.check_among(self, "networks", _twins.TWINS)
         bounds = {"batch_size": (1, 1e9), "images": (1, 1e9), "turns": (1, 1e9)}
         options.check_bounds(self, bounds | {"seed": (0, 2**32 - 1)})
 
@@ -201,9 +199,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints one table in Markdown."""
-    config.check()
-    devices.announce()
-    print("\n" + report(config))
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

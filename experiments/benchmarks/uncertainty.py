@@ -26,7 +26,8 @@ import tqdm
 from flax import nnx
 
 import fmjax
-from experiments.run import cli, devices, options
+from experiments.benchmarks import _page
+from experiments.run import cli, options
 from fmjax.types import Array, Key
 
 path = fmjax.paths.linear()
@@ -148,7 +149,8 @@ def report(config: Config) -> str:
     """Measures and returns two tables in Markdown."""
     taken = seconds(config)
     forward = taken["forward pass"]
-    lines = ["| what | seconds | forward passes | bar |", "|---|---|---|---|"]
+    batch = f"batch of {config.batch_size}, {config.size}x{config.size}x1"
+    lines = [f"| {batch} | seconds | forward passes | bar |", "|---|---|---|---|"]
     for name, value in taken.items():
         lines.append(f"| {name} | {value:.3f} | {value / forward:.1f} | {BARS.get(name, '')} |")
     lines += ["", "| image | entries | chunk | temporary memory, MiB |", "|---|---|---|---|"]
@@ -162,10 +164,7 @@ def report(config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measures and prints two tables in Markdown."""
-    config.check()
-    devices.announce()
-    print(f"\nBatch of {config.batch_size}, {config.size}x{config.size}x1, {jax.devices()[0]}\n")
-    print(report(config))
+    _page.show(config, report)
 
 
 if __name__ == "__main__":

@@ -100,9 +100,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for options that would only fail after the training."""
-        if not self.problems or set(self.problems) - set(PROBLEMS):
-            message = f"problems must be of {', '.join(PROBLEMS)}, got {self.problems}."
-            raise ValueError(message)
+        options.check_among(self, "problems", PROBLEMS)
         options.check_different(self, "seeds")
         options.check_parts(self)
 

@@ -78,9 +78,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for options that would only fail after the training."""
-        if not self.laws or set(self.laws) - set(LAWS):
-            message = f"laws must be of {', '.join(LAWS)}, got {self.laws}."
-            raise ValueError(message)
+        options.check_among(self, "laws", LAWS)
         options.check_different(self, "seeds", "tuning_seeds")
         if set(self.seeds) & set(self.tuning_seeds):
             message = f"seeds and tuning_seeds must differ, got {self.seeds}, {self.tuning_seeds}."

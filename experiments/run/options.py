@@ -16,7 +16,7 @@ names of options are unique over all parts, for they are the flags of the comman
 import dataclasses
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -171,6 +171,20 @@ def check_different(options: Any, *names: str) -> None:
         if not values or len(set(values)) < len(values) or min(values) < 0:
             message = f"{name} must be different numbers that are not negative, got {values}."
             raise ValueError(message)
+
+
+def check_among(options: Any, name: str, known: Collection[Any]) -> None:
+    """Raises ValueError unless an option is one or more of what is known.
+
+    Args:
+      options: a part of the options.
+      name: of a tuple of names or numbers.
+      known: what it may hold, in the order of the message.
+    """
+    values = getattr(options, name)
+    if not values or set(values) - set(known):
+        message = f"{name} must be of {', '.join(map(str, known))}, got {values}."
+        raise ValueError(message)
 
 
 def check_not_one(options: Any, name: str, reason: str) -> None:
