@@ -6,7 +6,7 @@ finite.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -60,8 +60,10 @@ def restored(
     """
     there, wanted = described(checkpoints, step), like._asdict()
     if _CHECKSUMS in there:
-        wanted[_CHECKSUMS] = np.zeros(there[_CHECKSUMS].shape, np.uint32)
+        wanted[_CHECKSUMS] = there[_CHECKSUMS]
     check_tree(checkpoints.directory / str(step), there, wanted)
+    if _CHECKSUMS in there:  # only now: of a size that the arrays of the run have
+        wanted[_CHECKSUMS] = np.zeros(_count(there), np.uint32)
 
     def describe(x: Array) -> Any:
         own = isinstance(x, np.ndarray)
@@ -76,20 +78,67 @@ def restored(
     return found
 
 
-def changed(found: dict[str, PyTree], parts: Sequence[str] = train.TrainState._fields) -> str:
+def read(checkpoints: ocp.CheckpointManager, step: int, part: str, like: PyTree) -> PyTree:
+    """Reads one part of a saved state, and nothing else of it but its checksums.
+
+    Args:
+      checkpoints: the manager, opened only to read.
+      step: of the state.
+      part: of the state, such as ema_params.
+      like: arrays, or descriptions of arrays, in the tree of the part.
+
+    Returns:
+      NumPy arrays in the tree of `like`.
+
+    Raises:
+      Damage: if it cannot be read, or is not what was saved.
+      ValueError: if it holds other arrays.
+    """
+    there = described(checkpoints, step)
+    check_tree(checkpoints.directory / str(step), there.get(part, {}), like)
+    wanted = {part: there[part]}
+    if _CHECKSUMS in there:
+        wanted[_CHECKSUMS] = jax.ShapeDtypeStruct((_count(there),), np.uint32)
+    here = ocp.ArrayRestoreArgs(sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    with reading():
+        args = ocp.args.PyTreeRestore(
+            wanted, restore_args=jax.tree.map(lambda _: here, wanted), partial_restore=True
+        )
+        found = checkpoints.restore(step, args=args)
+    if damage := changed(found, there):
+        raise Damage(damage)
+    by_name, names = checksums.by_name(found[part]), checksums.by_name(like)
+    return jax.tree.unflatten(jax.tree.structure(like), [np.asarray(by_name[n]) for n in names])
+
+
+def _count(there: dict[str, PyTree]) -> int:
+    """Returns how many checksums a checkpoint has: one for each array, and that of the record."""
+    count = 1 + len(checksums.by_name(_state(there)))
+    if (shape := there[_CHECKSUMS].shape) != (count,):
+        message = f"it has checksums of shape {shape} for {count - 1} arrays"
+        raise Damage(message)
+    return count
+
+
+def _state(found: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Returns the parts of the state, without what is saved beside them."""
+    return {name: found[name] for name in train.TrainState._fields if name in found}
+
+
+def changed(found: dict[str, PyTree], there: dict[str, PyTree] | None = None) -> str:
     """Names the first array that is not what was saved; "" if there is none.
 
     Args:
       found: what was read, with its checksums if it has any; arrays of all processes.
-      parts: of the state, in which to look.
+      there: the parts of the whole checkpoint, where only some of them were read.
     """
-    state = {name: found[name] for name in train.TrainState._fields}
-    asked = {name: state[name] for name in parts}
+    asked = _state(found)
     if _CHECKSUMS not in found:
         averages = checksums.by_name({n: part for n, part in asked.items() if "params" in n})
         finite = (bool(jnp.isfinite(leaf).all()) for leaf in averages.values())
         return "" if all(finite) else "its parameters are not finite"
-    names, saved = sorted(checksums.by_name(state)), np.asarray(found[_CHECKSUMS])[:-1].tolist()
+    names = sorted(checksums.by_name(_state(there or found)))
+    saved = np.asarray(found[_CHECKSUMS])[:-1].tolist()
     if len(names) != len(saved):
         return "its checksums are not those that were saved"
     kept, now = dict(zip(names, saved, strict=True)), checksums.of_arrays(asked)

@@ -128,7 +128,7 @@ def _without(tree):
 
 
 def _last_state(place):
-    with checkpoints.opened(place, keep=None) as saved:
+    with checkpoints.opened(place) as saved:
         step, here = saved.latest_step(), jax.sharding.SingleDeviceSharding(jax.devices()[0])
         tree = stored.described(saved, step)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)

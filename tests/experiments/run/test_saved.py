@@ -14,8 +14,9 @@ import optax
 import pytest
 
 import experiments.run
-from experiments.run import arrays, checkpoints, loop, saved
+from experiments.run import arrays, checkpoints, loop, saved, stored
 from experiments.run import folder as run_folder
+from fmjax import train
 from tests.oracles import tiny
 
 OPTIMIZER = optax.adam(0.1)
@@ -162,6 +163,35 @@ def test_a_checkpoint_of_another_network_is_named(folder, monkeypatch):
     words = r"another configuration: w.kernel \(float32\[2, 3\] there, float32\[2, 4\] now\)"
     with pytest.raises(ValueError, match=words):
         experiments.run.load(folder, "first")
+
+
+def test_only_the_averages_and_the_checksums_are_read(folder, monkeypatch):
+    read, real = [], stored.changed
+    monkeypatch.setattr(
+        stored, "changed", lambda found, there: read.append(found) or real(found, there)
+    )
+    experiments.run.load(folder, "first")
+    assert [set(found) for found in read] == [{"ema_params", "checksums"}]
+
+
+@pytest.mark.parametrize("shape", [(10**13,), (3,), (), (4, 4)])
+def test_checksums_of_another_shape_than_the_arrays_ask_for_are_never_made(
+    folder, monkeypatch, shape
+):
+    # A description is not covered by a checksum: a damaged one may claim 40 terabytes.
+    real = stored.described
+    claimed = jax.ShapeDtypeStruct(shape, np.uint32)
+    claim = lambda *which: real(*which) | {"checksums": claimed}
+    monkeypatch.setattr(stored, "described", claim)
+    words = r"checksums of shape .* for 10 arrays"
+    with pytest.raises(ValueError, match=words):
+        experiments.run.load(folder, "first")
+    state = train.init(LIKE, OPTIMIZER)
+    with (
+        checkpoints.opened(folder / "first" / "checkpoints") as found,
+        pytest.raises(ValueError, match=words),
+    ):
+        checkpoints.newest(found, state, 2)
 
 
 def test_one_network_of_several_that_were_trained_at_once(folder, monkeypatch):
