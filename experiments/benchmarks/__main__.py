@@ -25,6 +25,7 @@ NAMES = (
     "likelihoods",
     "couplings",
     "first_step",
+    "scaling",
     "calls",
     "closed_form",
     "fdm",
@@ -40,6 +41,8 @@ class Config:
     """The benchmarks to run."""
     page: Place = None
     """The page to rewrite; None is the README of this folder."""
+    figures: Place = None
+    """Folder of the pictures; None is docs/figures of the repository."""
 
     def check(self) -> None:
         """Raises ValueError for an unknown benchmark."""
@@ -49,10 +52,17 @@ class Config:
             raise ValueError(message)
 
 
-def measure(name: str) -> str:
-    """Returns what stands between the markers of a benchmark: where it was measured, its tables."""
+def measure(name: str, figures: pathlib.Path) -> str:
+    """Returns what stands between the markers of a benchmark: where it was measured, its tables.
+
+    Args:
+      name: of the benchmark.
+      figures: the folder into which it draws its picture, if it has one.
+    """
     module = importlib.import_module(f"experiments.benchmarks.{name}")
     config = module.Config()
+    if hasattr(config, "figure"):
+        config = dataclasses.replace(config, figure=str(figures / f"benchmarks_{name}.png"))
     config.check()
     before = _page.load()
     tables = module.report(config)
@@ -64,12 +74,14 @@ def main(config: Config) -> None:
     """Measures every benchmark and writes its tables into the page."""
     config.check()
     page = pathlib.Path(config.page or pathlib.Path(__file__).with_name("README.md"))
+    here = pathlib.Path(__file__).parents[2] / "docs" / "figures"
+    figures = pathlib.Path(config.figures) if config.figures else here
     for name in config.only:
         _page.replace(page.read_text(), name, "")  # a page without markers is said first
     devices.announce()
     for name in config.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        body = measure(name)
+        body = measure(name, figures)
         page.write_text(_page.replace(page.read_text(), name, body))
         print(f"\n{body}", flush=True)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import fmjax
-from experiments.benchmarks import calls, closed_form, fdm, uncertainty
+from experiments.benchmarks import calls, closed_form, fdm, scaling, uncertainty
 
 CLOSED_FORM = closed_form.Config(
     num_points=48, size=4, colors=2, batch_size=5, chunk_size=10, channels=(8,), turns=1
@@ -96,6 +96,41 @@ def test_the_tables_of_the_uncertainty(capsys):
     assert set(uncertainty.BARS) < set(passes)
     assert rows[-1][:3] == ["8x8x1", "64", "4"]
     assert float(rows[-1][3]) > 0
+
+
+def test_exponents_are_those_of_a_line_through_logarithms():
+    sizes = (2, 3, 7, 20)
+    values = np.array([[5.0, 2.0, 9.0, 11.0], [0.1, 3.0, 0.5, 7.0]])
+    wanted = [np.polyfit(np.log(sizes), np.log(v), 1)[0] for v in values]
+    np.testing.assert_allclose(scaling.exponent(sizes, values), wanted, rtol=1e-12)
+    power = 3.0 * np.array(sizes) ** 1.7
+    np.testing.assert_allclose(scaling.exponent(sizes, power), 1.7, rtol=1e-12)
+
+
+def test_the_table_and_the_picture_of_growth(tmp_path, capsys):
+    place = tmp_path / "pictures" / "growth.png"
+    config = scaling.Config(only=("one_probe",), num_sizes=3, turns=2, figure=str(place))
+    scaling.main(config)
+    head, _, row = _rows(capsys.readouterr().out)
+    assert head[2:] == ["ms", "exponent of time", "MiB", "exponent of memory"]
+    assert row[:2] == ["divergence, one probe", "dimension, 8 to 128"]
+    small, large = (float(value) for value in row[4].split(" to "))
+    assert 0 < small < large
+    assert 0 < float(row[5]) < 1.2  # proportional at most, whatever the machine
+    assert place.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"only": ("probe",)}, "only must be of training, sampling, coupling, one_probe"),
+        ({"num_sizes": 2}, "num_sizes must be between 3 and 5"),
+        ({"figure": "growth.pdf"}, "figure must end in .png, got 'growth.pdf'"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_first(options, words):
+    with pytest.raises(ValueError, match=words):
+        scaling.main(scaling.Config(**options))
 
 
 @pytest.mark.slow

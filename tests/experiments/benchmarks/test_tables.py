@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import __main__, _page, _turns
+from experiments.benchmarks import __main__, _page, _turns, scaling
 
 
 def test_quartiles_are_those_of_numpy_and_the_bar_is_held_against_the_median():
@@ -144,6 +144,19 @@ def test_the_command_rewrites_the_tables_that_were_asked_for(monkeypatch, tmp_pa
     with pytest.raises(ValueError, match="must have the line <!-- calls: begin -->"):
         __main__.main(__main__.Config(only=("steps", "calls"), page=str(page)))
     assert page.read_text() == text
+
+
+def test_a_benchmark_with_a_picture_draws_it_into_the_folder_of_pictures(monkeypatch, tmp_path):
+    drawn = []
+    module = types.SimpleNamespace(
+        Config=scaling.Config, report=lambda config: drawn.append(config.figure) or "| new |"
+    )
+    monkeypatch.setattr(__main__.importlib, "import_module", lambda name: module)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace("a:", "scaling:"))
+    folder = str(tmp_path / "drawn")
+    __main__.main(__main__.Config(only=("scaling",), page=str(page), figures=folder))
+    assert drawn == [str(tmp_path / "drawn" / "benchmarks_scaling.png")]
 
 
 def test_an_unknown_benchmark_is_said_first():
