@@ -31,6 +31,7 @@ ALLOWED = {
     "flax": {"models"},
     "matfree": {"estimators", "_krylov"},
     "optax": {"train", "couplings", "metrics"},
+    "scipy": {"paths"},
 }
 
 
