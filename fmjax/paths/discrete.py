@@ -15,8 +15,8 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.paths import _preserving
 from fmjax.paths.path import Path
-from fmjax.paths.schedules import preserving_sigma
 from fmjax.types import Array
 
 __all__ = ["from_betas"]
@@ -83,4 +83,4 @@ def _alpha(cubics: np.ndarray, t: Array) -> Array:
 
 
 def _sigma(cubics: np.ndarray, t: Array) -> Array:
-    return preserving_sigma(_integral(cubics, jnp.asarray(t, jnp.result_type(t, float))))
+    return _preserving.sigma(_integral(cubics, jnp.asarray(t, jnp.result_type(t, float))))

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks
+from fmjax.paths import _preserving
 from fmjax.paths.path import Path
 from fmjax.types import Array
 
-__all__ = ["cosine", "linear", "preserving_sigma", "smoothed", "ve", "ve_to_zero", "vp"]
+__all__ = ["cosine", "linear", "smoothed", "ve", "ve_to_zero", "vp"]
 
 
 def _linear_alpha(t: Array) -> Array:
@@ -47,15 +48,7 @@ def _vp_alpha(beta_min: float, beta_max: float, t: Array) -> Array:
 
 
 def _vp_sigma(beta_min: float, beta_max: float, t: Array) -> Array:
-    return preserving_sigma(_vp_integral(beta_min, beta_max, t))
-
-
-def preserving_sigma(integral: Array) -> Array:
-    """Returns sqrt(1 - alpha^2) where alpha^2 is the exponential of minus an integral of rates."""
-    # expm1 keeps sigma accurate near the data; near the noise its derivative, which jax
-    # computes as expm1 + 1, would lose the digits that exp keeps.
-    near, far = -jnp.expm1(-integral), 1.0 - jnp.exp(-integral)
-    return jnp.sqrt(jnp.where(integral < 1.0, near, far))
+    return _preserving.sigma(_vp_integral(beta_min, beta_max, t))
 
 
 def _one(t: Array) -> Array:

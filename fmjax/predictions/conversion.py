@@ -224,7 +224,7 @@ def from_timesteps(
       >>> theirs = lambda x, i: x * i / 1000
       >>> kind = fmjax.predictions.x0
       >>> field = fmjax.predictions.from_timesteps(theirs, path, 1000, given=kind)
-      >>> field(jnp.array([1.0, -2.0]), 0.5).round(3).tolist()
+      >>> [round(value, 3) for value in field(jnp.array([1.0, -2.0]), 0.5).tolist()]
       [2.425, -4.85]
 
     Reference:
