@@ -152,7 +152,7 @@ def sized(points: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 
 def measure(asked: Measures, seed: int, name: str, bank: np.ndarray) -> dict[str, Any]:
     """Returns what is known of one data set at one size, with its name."""
-    label = f"{name} {measures.size_of(bank.shape[1:])}".rstrip()
+    label = f"{data.title(name)} {measures.size_of(bank.shape[1:])}".rstrip()
     found = measures.measure(
         bank,
         _keys(seed)[1],
@@ -195,9 +195,8 @@ def main(config: Config) -> None:
     """Measures every data set at every size, and leaves everything under the run folder."""
     config.check()
     folder = loop.open_run(config.workdir or "runs/closed_form/cosine", config)
-    points = {
-        own.label(name): load(config, name) for name in config.datasets
-    }  # mistakes come first
+    # Mistakes come first.
+    points = {own.label(name): load(config, name) for name in config.datasets}
     found = {
         name: [kept(config, folder, name, bank) for bank in sized(whole, config.sizes)]
         for name, whole in points.items()

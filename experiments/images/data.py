@@ -35,6 +35,8 @@ Array = jax.Array
 Key = jax.Array
 
 NAMES = ("digits", *prepared.DOWNLOADED, *prepared.FOLDER_ONLY)
+_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+_TITLES["cifar10_subset"] = "a part of CIFAR-10"
 _BESIDES = ("held_out", "levels", "labels", "held_out_labels")  # what may be beside "images"
 _MIN_IMAGES = 10
 
@@ -90,6 +92,11 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
         ".npy, or a folder of images."
     )
     raise ValueError(message)
+
+
+def title(name: str) -> str:
+    """Returns a data set's name as a figure shows it; a user's own is shown as it is."""
+    return _TITLES.get(name, name)
 
 
 def dequantize(key: Key, images: Array, levels: int) -> Array:
