@@ -32,9 +32,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from fmjax import _checks
+from fmjax import _assignment, _checks
 from fmjax.types import Array, Key
 
 __all__ = ["drop_context", "independent", "minibatch_ot", "squared_euclidean"]
@@ -102,11 +101,12 @@ def minibatch_ot(
 ) -> tuple[Array, Array]:
     """Pairs noise and data at the least total cost within the batch, eq. (2).
 
-    The Hungarian algorithm finds the exact assignment. Its time is cubic in n and sequential, so
-    the batch size matters more than the size of an example. The key first shuffles the rows of
-    x0, which chooses at random among equally good assignments. Costs are computed one row at a
-    time and take `n * n` numbers, never `n * n` examples. Derivatives flow through the rows, but
-    not through the choice of the permutation.
+    The assignment is exact up to rounding: shortest augmenting paths, the Hungarian algorithm,
+    from potentials of a few iterations of Sinkhorn's. The search is cubic in n at worst and
+    sequential; from good potentials few steps of it are left. The key first shuffles the rows of
+    both batches, which chooses at random among equally good assignments. Costs are computed one
+    row at a time and take `n * n` numbers, never `n * n` examples. Derivatives flow through the
+    rows, but not through the choice of the permutation.
 
     Warning: under this coupling x0 given x1 is no longer N(0, I). A learned field still moves
     noise to data, but identities that rest on `x_t | x1 ~ N(alpha x1, sigma^2 I)` fail. Score and
@@ -118,7 +118,8 @@ def minibatch_ot(
       key: PRNG key, for the choice among ties.
       x0: `[n, *dims]`, noise.
       x1: `[n, *dims]`, data.
-      cost: `(a[*dims], b[*dims]) -> []`, the finite cost of pairing one noise and one data example.
+      cost: `(a[*dims], b[*dims]) -> []`, the cost of pairing one noise and one data example, of
+        any sign; inf forbids the pair.
 
     Returns:
       `(x0, x1)`, both `[n, *dims]`: x0 permuted, x1 unchanged.
@@ -141,8 +142,11 @@ def minibatch_ot(
     """
     _checks.functions(cost=cost)
     _check_batches(x0, x1)
-    x0 = jax.random.permutation(key, x0)
-    costs = _checks.wide(jax.lax.map(lambda a: jax.vmap(partial(cost, a))(x1), x0))
+    key_noise, key_data = jax.random.split(key)
+    x0 = jax.random.permutation(key_noise, x0)
+    places = jax.random.permutation(key_data, len(x1))
+    data = jnp.asarray(x1)[places]
+    costs = _checks.wide(jax.lax.map(lambda a: jax.vmap(partial(cost, a))(data), x0))
     if costs.shape != 2 * x1.shape[:1]:
         message = (
             f"cost must return a scalar for one pair of examples, got shape {costs.shape[2:]}: "
@@ -150,9 +154,8 @@ def minibatch_ot(
         )
         raise ValueError(message)
     # The permutation is constant almost everywhere: its search need not carry derivatives.
-    rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
-    order = jnp.zeros_like(rows).at[columns].set(rows)
-    return x0[order], x1
+    rows = _assignment.best_rows(jax.lax.stop_gradient(costs))
+    return x0[jnp.zeros_like(rows).at[places].set(rows)], x1
 
 
 def drop_context(

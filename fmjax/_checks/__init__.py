@@ -4,8 +4,7 @@ The checks look only at shapes, dtypes, types and Python numbers. Those are know
 so a check costs nothing at run time and works the same under `jit`, `vmap` and `grad`. No check
 reads the values of arrays; docstrings say what the values must be.
 
-* `arrays`: states, shapes, banks, counts
-* `clock`: times
+* `arrays`: states, times, shapes, banks, counts
 * `paths`: a path, and where its coefficients vanish
 * `functions`: velocities, and every other argument that is a function, and what such a
   function returns
@@ -27,10 +26,10 @@ from fmjax._checks.arrays import (
     real,
     same_shape,
     state,
+    time,
     wide,
     wide_dtype,
 )
-from fmjax._checks.clock import every, moments, time, times
 from fmjax._checks.functions import (
     at,
     divergence_of,
@@ -56,13 +55,11 @@ __all__ = [
     "described",
     "divergence_of",
     "entries",
-    "every",
     "fitting",
     "floating",
     "function",
     "functions",
     "instance",
-    "moments",
     "pair",
     "path",
     "positive_alpha",
@@ -73,7 +70,6 @@ __all__ = [
     "same_shape",
     "state",
     "time",
-    "times",
     "wide",
     "wide_dtype",
 ]

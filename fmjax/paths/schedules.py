@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks
-from fmjax.paths import _preserving
 from fmjax.paths.path import Path
 from fmjax.types import Array
 
@@ -48,7 +47,11 @@ def _vp_alpha(beta_min: float, beta_max: float, t: Array) -> Array:
 
 
 def _vp_sigma(beta_min: float, beta_max: float, t: Array) -> Array:
-    return _preserving.sigma(_vp_integral(beta_min, beta_max, t))
+    integral = _vp_integral(beta_min, beta_max, t)
+    # expm1 keeps sigma accurate near the data; near the noise its derivative, which jax
+    # computes as expm1 + 1, would lose the digits that exp keeps.
+    near, far = -jnp.expm1(-integral), 1.0 - jnp.exp(-integral)
+    return jnp.sqrt(jnp.where(integral < 1.0, near, far))
 
 
 def _one(t: Array) -> Array:

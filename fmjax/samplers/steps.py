@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from fmjax import _checks
 from fmjax.samplers import _program
@@ -48,8 +49,7 @@ def hybrid(
       `[*dims]`, the state at `knots[-1]`.
 
     Raises:
-      ValueError: if there is not one more knot than velocities, if a knot is complex or a static
-        number outside [0, 1], or if a velocity is not shaped like `x`.
+      ValueError: if there is not one more knot than velocities.
 
     Example:
       >>> import fmjax
@@ -64,10 +64,9 @@ def hybrid(
     _checks.functions(solve=solve)
     for velocity in velocities:
         _checks.functions(velocity=velocity)
-    shape = _checks.every(knots, "knots").shape
-    if shape != (len(velocities) + 1,):
+    if len(knots) != len(velocities) + 1:
         message = (
-            f"hybrid needs one more knot than velocities, got knots of shape {shape} for "
+            f"hybrid needs one more knot than velocities, got {len(knots)} knots for "
             f"{len(velocities)} velocities: name the start, every change, and the end."
         )
         raise ValueError(message)
@@ -122,8 +121,7 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
       `[*dims]`, eq. (2) applied along the intervals `[t, r]`.
 
     Raises:
-      ValueError: if `times` is not a vector of two or more real numbers, or one is a static number
-        outside [0, 1].
+      ValueError: if there are fewer than two times, or one is a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -137,8 +135,12 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
       (12). [geng2025mean]
     """
     _checks.functions(average_velocity=average_velocity)
+    if len(times) < 2:
+        message = f"few_step needs two or more times, got {len(times)}: give both ends, [0, 1]."
+        raise ValueError(message)
     x = _checks.floating(x0, "x0")
-    knots = _checks.times(times, _checks.wide_dtype(x), 2, "give both ends, [0, 1]")
+    dtype = _checks.wide_dtype(x)
+    knots = jnp.stack([_checks.time(t, "every entry of times").astype(dtype) for t in times])
 
     return _program.run(_jumps, _program.known(average_velocity), x, knots)
 

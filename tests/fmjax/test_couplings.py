@@ -134,6 +134,33 @@ def test_ties_are_broken_at_random():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_either_of_two_good_pairings_is_as_likely(repeats):
+    # Each corner of the square is as far from both of its neighbors, so that the pairs turn left or
+    # right. Data far away, or the corners again, leave no other choice.
+    x0, x1 = jnp.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]]), jnp.array([[1.0, 1], [-1, 1]])
+    x1 = jnp.concatenate([x1, -x1])
+    other = jnp.array([[9.0, 9], [9, 8], [7, 9]]) if repeats == 1 else x0 + 50
+    x0, x1 = jnp.concatenate([x0, other]), jnp.concatenate([x1, other + 0.25])
+    keys = jax.random.split(jax.random.key(0), 2000)
+    y0, _ = jax.jit(jax.vmap(lambda key: couplings.minibatch_ot(key, x0, x1)))(keys)
+    pairings, counts = np.unique(np.asarray(y0), axis=0, return_counts=True)
+    assert len(counts) == 2
+    assert total_cost(pairings[0], x1) == total_cost(pairings[1], x1)
+    assert abs(counts[0] - 1000) < 5 * np.sqrt(2000 / 4)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, np.int32])
+def test_rows_of_numpy_and_whole_numbers(kind, key):
+    # By brute force.
+    x0, x1 = (kind(20 * np.asarray(x)) for x in batches(5))
+    y0, y1 = couplings.minibatch_ot(key, x0, x1)
+    costs = cost_matrix(x0, x1)
+    best = min(costs[list(p), range(5)].sum() for p in itertools.permutations(range(5)))
+    np.testing.assert_allclose(total_cost(y0, y1), best, rtol=1e-6)
+
+
+@pytest.mark.slow
 def test_noise_depends_on_data_only_under_ot(key):
     # The docstring's warning: x0 given x1 is no longer standard normal.
     x0, x1 = batches(60, ())
