@@ -151,7 +151,7 @@ def variances(points: np.ndarray) -> np.ndarray:
       `[min(n, d)]`, float64, ascending, not negative; all other eigenvalues are zero.
 
     Raises:
-      ValueError: if `points` has no point or no number.
+      ValueError: if `points` has no point or no number, or is complex.
 
     Example:
       >>> import fmjax
@@ -161,6 +161,7 @@ def variances(points: np.ndarray) -> np.ndarray:
       [0.0, 1.0]
     """
     rows = _rows(points)
+    _checks.real(points=rows)
     rows = rows - rows.mean(axis=0)
     square = rows.T @ rows if rows.shape[1] <= len(rows) else rows @ rows.T
     return np.maximum(np.linalg.eigvalsh(square.astype(np.float64)) / len(rows), 0.0)

@@ -174,6 +174,7 @@ def conditioned(
       Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]
     """
     _checks.functions(event=event, velocity=velocity, path=path, log_cdf=log_cdf)
+    _checks.moments(smallest_t=smallest_t)
     if not 0.0 <= smallest_t < 1.0:
         message = f"smallest_t must lie in [0, 1), got {smallest_t}: take the default for linear()."
         raise ValueError(message)

@@ -57,6 +57,7 @@ def uniform(key: Key, shape: tuple[int, ...], *, low: float = 0.0, high: float =
       (True, True, 0.8)
     """
     _check_shape(shape)
+    _checks.moments(low=low, high=high)
     if not 0.0 <= low < high <= 1.0:
         message = f"uniform needs 0 <= low < high <= 1, got low {low} and high {high}."
         raise ValueError(message)
@@ -212,7 +213,8 @@ def log_normal_density(t: Array, path: Path, *, mean: float = -0.5, std: float =
 
     Raises:
       ValueError: if `mean` is not finite or `std` not positive and finite; if `t` is batched or a
-        static number outside [0, 1].
+        static number outside [0, 1], or one at which alpha or sigma is 0. There a traced t gives
+        NaN.
 
     Example:
       >>> import fmjax
@@ -225,6 +227,8 @@ def log_normal_density(t: Array, path: Path, *, mean: float = -0.5, std: float =
       0.3
     """
     _check_normal("log_normal_density", mean, std)
+    _checks.positive_sigma(path, t)
+    _checks.positive_alpha(path, t, "take t above 0: no time is drawn where there is no data")
     c = paths.coefficients(path, t)
     slope = c.wronskian / (c.alpha * c.sigma)  # minus the derivative of log(sigma / alpha)
     return slope * jax.scipy.stats.norm.pdf(jnp.log(c.sigma) - jnp.log(c.alpha), mean, std)

@@ -103,11 +103,10 @@ def part(bank: Bank, start: Array | int, size: int) -> Bank:
 
 def size_of_parts(bank: Bank, chunk_size: int | None) -> int:
     """Returns how many points are taken at a time."""
-    size = bank.points.shape[0] if chunk_size is None else min(chunk_size, bank.points.shape[0])
-    if size < 1:
-        message = f"chunk_size must be at least 1, got {chunk_size}: it counts points of the bank."
-        raise ValueError(message)
-    return size
+    if chunk_size is None:
+        return bank.points.shape[0]
+    _checks.count("it counts points of the bank", chunk_size=chunk_size)
+    return min(chunk_size, bank.points.shape[0])
 
 
 def accumulate(

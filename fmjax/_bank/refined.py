@@ -63,6 +63,7 @@ def refine(
     _checks.same_shape(x0=x0, x1=x1)
     x0 = _checks.wide(_checks.state(x0, "x0"))
     bank, x1, c = summary.checked(path, bank, _checks.state(x1, "x1"), t)
+    _checks.count("it counts points of the bank", k=k)
     k = check_count(min(k, bank.points.shape[0]), bank)
     likeliest, gaps, q = _logits(c, bank, x0, x1, k, chunk_size)
     all_of = lambda reduce, value: value if axis_name is None else reduce(value, axis_name)  # noqa: E731

@@ -40,14 +40,14 @@ def check_weights(weights: Array) -> None:
         raise ValueError(message)
 
 
-def check_index(index: Array, n: int) -> None:
-    """Raises ValueError for an index of no point among n."""
+def check_index(index: Array, n: int, name: str = "index") -> None:
+    """Raises ValueError for an index of no point among n; `name` is the argument's."""
     if isinstance(index, jax.core.Tracer) or not index.size:
         return
     index = np.asarray(index)
     low, high = index.min(), index.max()
     if low < 0 or high >= n:
-        message = f"index must be from 0 to {n - 1}, got {low} to {high}: it counts the points."
+        message = f"{name} must be from 0 to {n - 1}, got {low} to {high}: it counts the points."
         raise ValueError(message)
 
 

@@ -4,7 +4,8 @@ The checks look only at shapes, dtypes, types and Python numbers. Those are know
 so a check costs nothing at run time and works the same under `jit`, `vmap` and `grad`. No check
 reads the values of arrays; docstrings say what the values must be.
 
-* `arrays`: states, times, shapes, banks, counts
+* `arrays`: states, shapes, banks, counts
+* `clock`: times
 * `paths`: a path, and where its coefficients vanish
 * `functions`: velocities, and every other argument that is a function, and what such a
   function returns
@@ -26,10 +27,10 @@ from fmjax._checks.arrays import (
     real,
     same_shape,
     state,
-    time,
     wide,
     wide_dtype,
 )
+from fmjax._checks.clock import moments, time, times
 from fmjax._checks.functions import (
     at,
     divergence_of,
@@ -60,6 +61,7 @@ __all__ = [
     "function",
     "functions",
     "instance",
+    "moments",
     "pair",
     "path",
     "positive_alpha",
@@ -70,6 +72,7 @@ __all__ = [
     "same_shape",
     "state",
     "time",
+    "times",
     "wide",
     "wide_dtype",
 ]

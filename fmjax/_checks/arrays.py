@@ -1,14 +1,12 @@
-"""The checks of states, times, shapes, banks and counts."""
+"""The checks of states, shapes, banks and counts."""
 
 from __future__ import annotations
 
-import numbers
 import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fmjax._checks.words import described, is_array
 from fmjax.types import Array
@@ -26,41 +24,9 @@ __all__ = [
     "real",
     "same_shape",
     "state",
-    "time",
     "wide",
     "wide_dtype",
 ]
-
-
-def time(t: Array | float, name: str = "t") -> Array:
-    """Converts `t` to a floating scalar, or raises an error that says what is wrong with it.
-
-    Args:
-      t: scalar array or number. Python and NumPy numbers must lie in [0, 1]; the value of a
-        jax array is not read.
-      name: the name of `t` in the error message.
-
-    Returns:
-      `[]`; a Python number stays weakly typed, so that it never widens the data.
-
-    Raises:
-      ValueError: if `t` is not a scalar, or is a static number outside [0, 1].
-    """
-    if jnp.ndim(array(t, name)) != 0:
-        message = (
-            f"{name} must be a scalar, got shape {jnp.shape(t)}: fmjax functions take one example; "
-            "wrap the call in jax.vmap."
-        )
-        raise ValueError(message)
-    if isinstance(t, np.generic | np.ndarray):
-        t = float(t)  # a NumPy scalar would widen the data under x64, a Python number does not
-    if isinstance(t, numbers.Number) and not 0.0 <= float(t) <= 1.0:
-        message = (
-            f"{name} must lie in [0, 1], got {float(t)}: time runs from noise at t = 0 to data "
-            "at t = 1; rescale the times of a model that counts otherwise."
-        )
-        raise ValueError(message)
-    return jnp.asarray(t * 1.0)  # an integer becomes a float, a Python number stays weak
 
 
 def array(x: Any, name: str = "x") -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from fmjax._checks.arrays import time
+from fmjax._checks.clock import time
 from fmjax._checks.words import described, is_path
 from fmjax.types import Array
 

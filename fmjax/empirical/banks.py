@@ -73,9 +73,7 @@ def prepare(
         raise ValueError(message)
     points = _checks.array(points, "the bank")
     plain = not isinstance(scale, jax.Array) and scale == 1.0 and _is_zero(shift)
-    if points.ndim == 0 or points.shape[0] == 0:
-        message = f"the bank must have shape [n, *dims] with n >= 1, got {points.shape}."
-        raise ValueError(message)
+    _check_rows(points)
     if plain:
         _check_floating(points)
     dtype = _checks.wide(jnp.zeros((), jnp.result_type(points, 1.0))).dtype
@@ -84,6 +82,15 @@ def prepare(
     bank = bank._replace(half_squares=_bank.squares(bank, chunk_size))
     _bank.check_finite(bank.half_squares)
     return bank
+
+
+def _check_rows(points: Array) -> None:
+    if points.ndim == 0 or points.shape[0] == 0:
+        message = (
+            f"the bank must have shape [n, *dims] with n >= 1, got {points.shape}: the first axis "
+            "counts the points; look for a filter that leaves none."
+        )
+        raise ValueError(message)
 
 
 def _check_floating(points: Array) -> None:
@@ -107,8 +114,8 @@ def take(bank: Array | Bank, index: Array) -> Array:
       `[*shape, *dims]`, floating.
 
     Raises:
-      ValueError: if the index is not of integers, if a point of a plain array is not floating, or,
-        outside of `jit`, if there is no point of an index.
+      ValueError: if the bank is empty, if the index is not of integers, if a point of a plain array
+        is not floating, or, outside of `jit`, if there is no point of an index.
 
     Example:
       >>> import fmjax
@@ -123,6 +130,7 @@ def take(bank: Array | Bank, index: Array) -> Array:
       [bertrand2025closed]
     """
     points = bank.points if isinstance(bank, Bank) else _checks.array(bank, "the bank")
+    _check_rows(points)
     index = _checks.array(index, "index")
     if not jnp.issubdtype(index.dtype, jnp.integer):
         message = f"index must be of integers that count points of the bank, got {index.dtype}."
@@ -157,8 +165,8 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
       `partition`: padding has no weight, and all weights in one device's part may be zero.
 
     Raises:
-      ValueError: if the weights are not `[n]`, or, outside of `jit`, if one is negative or not
-        finite, or none is positive. For a plain array also as `prepare`.
+      ValueError: if the weights are not `[n]` or not real, or, outside of `jit`, if one is negative
+        or not finite, or none is positive. For a plain array also as `prepare`.
 
     Example:
       >>> import fmjax
@@ -172,7 +180,8 @@ def reweighted(bank: Array | Bank, weights: Array) -> Bank:
       Bertrand et al. (2025), arXiv 2506.03719, appendix A.1, with other weights than 1 / n.
       [bertrand2025closed]
     """
-    bank, weights = _ready(bank), jnp.asarray(weights)
+    bank, weights = _ready(bank), _checks.array(weights, "weights")
+    _checks.real(weights=weights)
     if weights.shape != bank.points.shape[:1]:
         message = (
             f"weights must be [n] for a bank of {bank.points.shape[0]} points, got "

@@ -29,9 +29,9 @@ def covariance(path: Path, bank: Array | Bank, x: Array, t: Array) -> Array:
       `[d, d]`, symmetric and positive semidefinite, of rank below n.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if `t` is batched
-        or a static number outside [0, 1], if sigma is not positive at a static t, or if d is above
-        4,096.
+      ValueError: if the bank is empty, of integers, or its points are not shaped like `x`, if `t`
+        is batched or a static number outside [0, 1], if sigma is not positive at a static t, or if
+        d is above 4,096.
 
     Example:
       >>> import fmjax
@@ -149,9 +149,9 @@ def matvec(
       `[*dims]`, `Cov[x1 | x_t = x] vector`.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if the vector is not,
-        if `chunk_size` is not positive, if `t` is batched or a static number outside [0, 1], or if
-        sigma is not positive at a static t.
+      ValueError: if the bank is empty, of integers, or its points are not shaped like `x`, if the
+        vector is not, if `chunk_size` is not positive, if `t` is batched or a static number outside
+        [0, 1], or if sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -164,8 +164,9 @@ def matvec(
       Differentiating eq. (6) of Bertrand et al. (2025), arXiv 2506.03719. [bertrand2025closed]
     """
     _checks.same_shape(x=x, vector=vector)
-    dtype = jnp.result_type(_bank.result_type(bank, x), vector)
+    given = bank, x
     bank, x, c = _bank.checked(path, bank, x, t)
+    dtype = jnp.result_type(_bank.result_type(*given), vector)
     # By the state times alpha the mean changes as C / sigma^2, which is finite at alpha = 0 too.
     mean = lambda y: _bank.tilted(c, bank, x, y, chunk_size, axis_name).mean  # noqa: E731
     wide = jnp.result_type(bank.half_squares, x, vector)  # `jvp` wants one

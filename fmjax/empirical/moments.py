@@ -61,9 +61,9 @@ def law(
       The `Law`: every quantity by name.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
-        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
-        positive at a static t.
+      ValueError: if the bank is empty, of integers, or its points are not shaped like `x`, if
+        `chunk_size` is not positive, if `t` is batched or a static number outside [0, 1], or if
+        sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -123,9 +123,9 @@ def weights(
       `[n]`, non-negative, summing to one.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
-        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
-        positive at a static t.
+      ValueError: if the bank is empty, of integers, or its points are not shaped like `x`, if
+        `chunk_size` is not positive, if `t` is batched or a static number outside [0, 1], or if
+        sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -166,9 +166,9 @@ def mean(
       `[*dims]`, in the convex hull of the bank.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
-        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
-        positive at a static t.
+      ValueError: if the bank is empty, of integers, or its points are not shaped like `x`, if
+        `chunk_size` is not positive, if `t` is batched or a static number outside [0, 1], or if
+        sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -206,9 +206,9 @@ def velocity(
       `[*dims]`, the minimizer of the conditional flow matching loss on the bank.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
-        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
-        positive at a static t.
+      ValueError: if the bank is empty, of integers, or its points are not shaped like `x`, if
+        `chunk_size` is not positive, if `t` is batched or a static number outside [0, 1], or if
+        sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -246,9 +246,9 @@ def log_density(
       `[]`, in nats.
 
     Raises:
-      ValueError: if the bank is empty or its points are not shaped like `x`, if `chunk_size` is
-        not positive, if `t` is batched or a static number outside [0, 1], or if sigma is not
-        positive at a static t.
+      ValueError: if the bank is empty, of integers, or its points are not shaped like `x`, if
+        `chunk_size` is not positive, if `t` is batched or a static number outside [0, 1], or if
+        sigma is not positive at a static t.
 
     Example:
       >>> import fmjax

@@ -34,7 +34,7 @@ def time_derivative(
       `[*dims]`, per unit of time.
 
     Raises:
-      ValueError: as `divergence`.
+      ValueError: as `empirical.divergence`.
 
     Example:
       >>> import fmjax
@@ -69,7 +69,7 @@ def acceleration(
       `[*dims]`, per unit of time squared.
 
     Raises:
-      ValueError: as `divergence`.
+      ValueError: as `empirical.divergence`.
 
     Example:
       >>> import fmjax

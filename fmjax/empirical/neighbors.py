@@ -173,8 +173,9 @@ def truncated(
       Scarvelis et al. (2023), Closed-Form Diffusion Models, arXiv 2310.12395, section 4.2 (nearest
       neighbors); the bound is this library's. [scarvelis2023closed]
     """
-    dtype = _bank.result_type(bank, x)
+    given = bank, x
     bank, x, c = _bank.checked(path, bank, x, t)
+    dtype = _bank.result_type(*given)
     t = _checks.wide(_checks.time(t))
     likeliest, others = _split(c, bank, x, k, chunk_size)
     points = _bank.scaled(bank, bank.points[likeliest])

@@ -41,8 +41,8 @@ def anchored_velocity(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -
       `[*dims]`, the velocity (4) at `alpha x1 + sigma x0`.
 
     Raises:
-      ValueError: if the bank is empty or shapes differ, if `t` is batched or a static number
-        outside [0, 1], or if sigma is not positive at a static t.
+      ValueError: if the bank is empty or of integers, if shapes differ, if `t` is batched or a
+        static number outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
       >>> import fmjax

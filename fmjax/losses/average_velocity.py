@@ -214,6 +214,7 @@ def guidance(
       2512.02012. [geng2025mean; geng2025improved]
     """
     _checks.functions(conditional=conditional, unconditional=unconditional)
+    _checks.moments(low=low, high=high)
     ends = [0.0, *(end for end in (low, high) if not isinstance(end, jax.Array)), 1.0]
     if not all(before <= after for before, after in itertools.pairwise(ends)):
         message = f"guidance needs 0 <= low <= high <= 1, got low {low} and high {high}."

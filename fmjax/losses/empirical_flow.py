@@ -61,8 +61,8 @@ def efm(
       `[]`, the squared error per dimension, in float32 at least.
 
     Raises:
-      ValueError: if the bank is empty or shapes differ, if the pair is complex, if `t` is batched
-        or a static number outside [0, 1], or if sigma is not positive at a static t.
+      ValueError: if the bank is empty or of integers, if shapes differ, if the pair is complex, if
+        `t` is batched or a static number outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
       >>> import fmjax
@@ -132,7 +132,7 @@ def draw_bank(key: Key, batch: Array, n: int, *, size: int) -> Array:
             f"set, got {size}."
         )
         raise ValueError(message)
-    _bank.check_index(batch, n)
+    _bank.check_index(batch, n, "batch")
     _bank.check_distinct(batch)
     # The largest of independent numbers are a draw without replacement; the batch has none.
     order = jax.random.uniform(key, (n,)).at[batch].set(-1.0)

@@ -107,8 +107,8 @@ def of_bank(path: Path, bank: Array, x0: Array, x1: Array, t: Array) -> Target:
       The target; its velocity is `empirical.anchored_velocity`.
 
     Raises:
-      ValueError: if the bank is empty or shapes differ, if the pair is complex, if `t` is batched
-        or a static number outside [0, 1], or if sigma is not positive at a static t.
+      ValueError: if the bank is empty or of integers, if shapes differ, if the pair is complex, if
+        `t` is batched or a static number outside [0, 1], or if sigma is not positive at a static t.
 
     Example:
       >>> import fmjax

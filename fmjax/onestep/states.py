@@ -82,7 +82,8 @@ def reverse_time(model: AverageVelocity) -> AverageVelocity:
       `(x[*dims], r[], t[]) -> [*dims]`, t = 0 the noise and r = 1 the data.
 
     Raises:
-      ValueError: if the model is not a function; on a call, if its value is not shaped like `x`.
+      ValueError: if the model is not a function; on a call, if its value is not shaped like `x`, or
+        if a time is batched or a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -100,7 +101,7 @@ def reverse_time(model: AverageVelocity) -> AverageVelocity:
     )
 
     def average_velocity(x: Array, r: Array, t: Array) -> Array:
-        value = model(x, 1.0 - r, 1.0 - t)
+        value = model(x, 1.0 - _checks.time(r, "r"), 1.0 - _checks.time(t))
         _checks.returned(x, model=value)
         return -value
 

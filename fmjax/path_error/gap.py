@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fmjax import _checks, paths, samplers
 from fmjax.paths import Path
@@ -39,15 +38,15 @@ def gap_on_path(
       path: the path.
       x0: `[*dims]`, noise.
       x1: `[*dims]`, data.
-      times: `[n]`, in [0, 1], where both fields are finite: below 1 for a data set on a path that
-        ends without noise. They are evaluated one after another, with the memory of one.
+      times: `[n]`, n >= 1, in [0, 1], where both fields are finite: below 1 for a data set on a
+        path that ends without noise. They are evaluated one after another, with the memory of one.
 
     Returns:
       `[n]`, mean over the dimensions of `(velocity - exact)^2` at `x_t`, for each time.
 
     Raises:
-      ValueError: if shapes differ, or if `times` is not a vector or holds a static number outside
-        [0, 1].
+      ValueError: if shapes differ, or if `times` is not a vector of one or more real numbers or
+        holds a static number outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -63,7 +62,7 @@ def gap_on_path(
     """
     _checks.functions(velocity=velocity, exact=exact, path=path)
     x0, x1 = _checks.state(x0, "x0"), _checks.state(x1, "x1")
-    times = _vector(times, _checks.wide_dtype(x0, x1))
+    times = _checks.times(times, _checks.wide_dtype(x0, x1), 1, "give where to compare the fields")
 
     def at(t: Array) -> Array:
         return _gap(velocity, exact, paths.interpolate(path, x0, x1, t), t)
@@ -117,14 +116,3 @@ def _gap(velocity: Velocity, exact: Velocity, x: Array, t: Array) -> Array:
     learned, true = velocity(x, t), exact(x, t)
     _checks.returned(x, velocity=learned, exact=true)
     return jnp.mean((_checks.wide(learned) - _checks.wide(true)) ** 2)
-
-
-def _vector(times: Array, dtype: jnp.dtype) -> Array:
-    """Returns the times in a dtype, or says what is wrong with them."""
-    if len(np.shape(times)) != 1:
-        message = f"times must be a vector of times in [0, 1], got shape {np.shape(times)}."
-        raise ValueError(message)
-    if not isinstance(times, jax.Array):
-        for t in times:
-            _checks.time(t, "every entry of times")
-    return jnp.asarray(times, dtype)

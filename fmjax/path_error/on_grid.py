@@ -73,9 +73,10 @@ def bound(
       Huang et al. (2025), arXiv 2602.00869, Theorem 3.3. [huang2025improving]
     """
     _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
-    _check_positive(cell=cell, num_nodes=num_nodes, batch_size=batch_size)
+    _check_cell(cell)
+    _checks.count("it counts evaluations", num_nodes=num_nodes, batch_size=batch_size)
     grid = _checks.state(grid, "grid")
-    times = _vector_of_times(times, _checks.wide_dtype(grid))
+    times = _increasing(times, _checks.wide_dtype(grid))
     points, weights = np.polynomial.legendre.leggauss(num_nodes)  # on [-1, 1]
 
     def rate(t: Array) -> Array:
@@ -147,7 +148,8 @@ def total_variation(
         divergence=divergence,
         solve=solve,
     )
-    _check_positive(cell=cell, batch_size=batch_size)
+    _check_cell(cell)
+    _checks.count("it counts points", batch_size=batch_size)
     grid = _checks.state(grid, "grid")
     _checks.time(t)
     options = {"log_prob0": log_prob0, "divergence": divergence, "solve": solve, "t1": t}
@@ -163,26 +165,17 @@ def _over(function: Callable[[Array], Array], grid: Array, batch_size: int) -> A
     return jax.lax.map(function, grid, batch_size=min(batch_size, len(grid)))
 
 
-def _vector_of_times(times: Array, dtype: jnp.dtype) -> Array:
+def _increasing(times: Array, dtype: jnp.dtype) -> Array:
     """Returns the times in a dtype, or says what is wrong with them."""
-    shape = np.shape(times)
-    if len(shape) != 1 or shape[0] < 2:
-        message = (
-            f"times must be a vector of two or more times in [0, 1], got shape {shape}: give the "
-            "time at which the integral starts too."
-        )
+    made = _checks.times(times, dtype, 2, "give the time at which the integral starts too")
+    known = not any(isinstance(t, jax.Array) for t in jax.tree.leaves(times))
+    if known and np.any(np.diff(times) <= 0):
+        message = f"times must increase, got {list(times)}: the bound adds up along them."
         raise ValueError(message)
-    if not isinstance(times, jax.Array):
-        for t in times:
-            _checks.time(t, "every entry of times")
-        if np.any(np.diff(times) <= 0):
-            message = f"times must increase, got {list(times)}: the bound adds up along them."
-            raise ValueError(message)
-    return jnp.asarray(times, dtype)
+    return made
 
 
-def _check_positive(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not isinstance(number, jax.Array) and not number > 0:
-            message = f"{name} must be positive, got {number}."
-            raise ValueError(message)
+def _check_cell(cell: float) -> None:
+    if not isinstance(cell, jax.Array) and not cell > 0:
+        message = f"cell must be positive, got {cell}: it is the volume around one point."
+        raise ValueError(message)

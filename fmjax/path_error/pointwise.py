@@ -167,6 +167,7 @@ def duhamel(
         drive = forcing(log_density, velocity, x, t, divergence=known)
         return value, div, drive * jnp.exp(log_det)
 
+    _checks.time(t)
     x0 = _checks.state(x0, "x0")
     start = jnp.zeros((), _checks.wide_dtype(x0))
     error0 = jnp.exp(scalar(log_density, x0, start)) - jnp.exp(log_prob0(x0))

@@ -213,6 +213,7 @@ def near_noise(
       The limit (7); Xing et al. (2026), arXiv 2605.00941, section 4. [xing2026divergence]
     """
     _checks.functions(quantity=quantity, limit=limit)
+    _checks.moments(smallest_t=smallest_t)
     if not 0.0 < smallest_t < 1.0:
         message = f"smallest_t must lie in (0, 1), got {smallest_t}: try {SMALLEST_T}."
         raise ValueError(message)

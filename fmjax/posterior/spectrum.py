@@ -107,6 +107,7 @@ def principal_components(
     """
     _checks.functions(velocity=velocity, path=path, of=of, noise=noise)
     x, t = _wide(_checks.state(x), t)
+    _checks.count("they count vectors", num_components=num_components, num_matvecs=num_matvecs)
     if not 1 <= num_components <= min(x.size, num_matvecs):
         message = (
             f"num_components must be between 1 and {min(x.size, num_matvecs)}, got "
@@ -121,7 +122,7 @@ def principal_components(
 
 def _wide(x: Array, t: Array | float) -> tuple[Array, Array | float]:
     """Returns state and time in float32 at least; a number stays one, whose value is checked."""
-    return _checks.wide(x), _checks.wide(t) if isinstance(t, jax.Array) else t
+    return _checks.wide(x), _checks.wide(_checks.time(t)) if isinstance(t, jax.Array) else t
 
 
 def traverse(mean: Array, components: Components, amount: Array) -> Array:

@@ -81,6 +81,7 @@ def guided(
         example = "pass, for example, functools.partial(apply, params, context=label)"
         _checks.function(one, name, "(x, t) -> dx", example)
     scale, low, high = _scalar(scale=scale), _scalar(low=low), _scalar(high=high)
+    _checks.moments(low=low, high=high)
     _check_numbers(scale, low, high)
 
     def field(x: Array, t: Array) -> Array:

@@ -210,10 +210,11 @@ def adaptive(
       2202.02435, section 5.2. [tsitouras2011runge; kidger2021neural]
     """
     _check(velocity, solver, adjoint)
-    if not (rtol > 0 and atol > 0 and max_steps > 0):
+    _checks.count("the solve fails when it needs more", max_steps=max_steps)
+    if not (rtol > 0 and atol > 0):
         message = (
-            "rtol, atol and max_steps must be positive, got "
-            f"{rtol}, {atol} and {max_steps}: try rtol=1e-5, atol=1e-5, max_steps=4096."
+            f"the tolerances rtol, atol must be positive, got {rtol}, {atol}: they bound the error "
+            "of a step; try rtol=1e-5, atol=1e-5."
         )
         raise ValueError(message)
     x, t0, t1, nowhere = _interval(x, t0, t1)
@@ -246,7 +247,8 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
       `[n, *dims]`, the states at `times`; the first is `x`.
 
     Raises:
-      ValueError: if `times` is not a vector of two or more.
+      ValueError: if `times` is not a vector of two or more real numbers, if one is a static number
+        outside [0, 1], or if the velocity is not shaped like the state.
 
     Example:
       >>> import fmjax
@@ -260,17 +262,9 @@ def trajectory(velocity: Velocity, x: PyTree, times: Array, *, solve: Solve = fi
       Kidger (2021), arXiv 2202.02435, section 5.1. [kidger2021neural]
     """
     _checks.functions(velocity=velocity, solve=solve)
-    if not isinstance(times, jax.Array):
-        for t in times:
-            _checks.time(t, "every entry of times")
     x = jax.tree.map(_checks.floating, x)
-    times = jnp.asarray(times, _checks.wide_dtype(*jax.tree.leaves(x)))
-    if times.ndim != 1 or times.shape[0] < 2:
-        message = (
-            f"times must be a vector of two or more times in [0, 1], got shape {times.shape}: "
-            "give the time of the first state too."
-        )
-        raise ValueError(message)
+    dtype = _checks.wide_dtype(*jax.tree.leaves(x))
+    times = _checks.times(times, dtype, 2, "give the time of the first state too")
 
     return _program.run(_states, _program.known(velocity), _program.known(solve), x, times)
 

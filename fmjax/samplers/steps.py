@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from fmjax import _checks
 from fmjax.samplers import _program
@@ -49,7 +48,8 @@ def hybrid(
       `[*dims]`, the state at `knots[-1]`.
 
     Raises:
-      ValueError: if there is not one more knot than velocities.
+      ValueError: if there is not one more knot than velocities, if a knot is complex or a static
+        number outside [0, 1], or if a velocity is not shaped like `x`.
 
     Example:
       >>> import fmjax
@@ -64,12 +64,15 @@ def hybrid(
     _checks.functions(solve=solve)
     for velocity in velocities:
         _checks.functions(velocity=velocity)
-    if len(knots) != len(velocities) + 1:
+    shape = _checks.array(knots, "knots").shape
+    if shape != (len(velocities) + 1,):
         message = (
-            f"hybrid needs one more knot than velocities, got {len(knots)} knots for "
+            f"hybrid needs one more knot than velocities, got knots of shape {shape} for "
             f"{len(velocities)} velocities: name the start, every change, and the end."
         )
         raise ValueError(message)
+    for knot in knots:
+        _checks.time(knot, "every entry of knots")
     for velocity, start, stop in zip(velocities, knots[:-1], knots[1:], strict=True):
         x = solve(velocity, x, start, stop)
     return x
@@ -121,7 +124,8 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
       `[*dims]`, eq. (2) applied along the intervals `[t, r]`.
 
     Raises:
-      ValueError: if there are fewer than two times, or one is a static number outside [0, 1].
+      ValueError: if `times` is not a vector of two or more real numbers, or one is a static number
+        outside [0, 1].
 
     Example:
       >>> import fmjax
@@ -135,12 +139,8 @@ def few_step(average_velocity: AverageVelocity, x0: Array, times: Sequence[float
       (12). [geng2025mean]
     """
     _checks.functions(average_velocity=average_velocity)
-    if len(times) < 2:
-        message = f"few_step needs two or more times, got {len(times)}: give both ends, [0, 1]."
-        raise ValueError(message)
     x = _checks.floating(x0, "x0")
-    dtype = _checks.wide_dtype(x)
-    knots = jnp.stack([_checks.time(t, "every entry of times").astype(dtype) for t in times])
+    knots = _checks.times(times, _checks.wide_dtype(x), 2, "give both ends, [0, 1]")
 
     return _program.run(_jumps, _program.known(average_velocity), x, knots)
 

@@ -129,8 +129,8 @@ def test_wrong_banks_and_velocities_are_named():
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
-        ([9, 1], "index must be from 0 to 5, got 1 to 9"),
-        ([-1, 1], "index must be from 0 to 5, got -1 to 1"),
+        ([9, 1], "batch must be from 0 to 5, got 1 to 9"),
+        ([-1, 1], "batch must be from 0 to 5, got -1 to 1"),
         ([3, 3, 1], "3 indices of the batch must be distinct, got 2 different ones"),
     ],
 )

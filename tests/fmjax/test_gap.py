@@ -107,7 +107,7 @@ def test_a_field_that_has_memorized_all_but_one_point_is_wrong_about_that_one_al
 
 def test_wrong_arguments_are_named():
     still, x, path = lambda x, t: 0 * x, jnp.zeros(2), paths.linear()
-    with pytest.raises(ValueError, match=r"times must be a vector of times.* got shape \(\)"):
+    with pytest.raises(ValueError, match=r"a vector of one or more times.* got shape \(\)"):
         path_error.gap_on_path(still, still, path, x, x, 0.5)
     with pytest.raises(ValueError, match=r"every entry of times must lie in \[0, 1\]"):
         path_error.gap_on_path(still, still, path, x, x, [0.5, 1.5])
