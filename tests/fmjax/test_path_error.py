@@ -290,8 +290,11 @@ def test_wrong_arguments_are_named():
         path_error.bound(DENSITY, still, grid, 0.1, [0.0, 1.5])
     with pytest.raises(ValueError, match="times must increase"):
         path_error.bound(DENSITY, still, grid, 0.1, [0.5, 0.2])
-    for name, options in (("cell", {"cell": 0.0}), ("num_nodes", {"num_nodes": 0})):
-        with pytest.raises(ValueError, match=f"{name} must be positive, got 0"):
+    for words, options in (
+        ("cell must be positive, got 0", {"cell": 0.0}),
+        ("num_nodes must be at least 1, got 0", {"num_nodes": 0}),
+    ):
+        with pytest.raises(ValueError, match=words):
             path_error.bound(DENSITY, still, grid, **({"cell": 0.1, "times": [0.0, 1.0]} | options))
     with pytest.raises(ValueError, match="t0 < t1"):
         path_error.total_variation(DENSITY, still, grid, 0.1, 0.0)

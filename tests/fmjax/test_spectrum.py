@@ -256,9 +256,11 @@ def test_lipschitz_has_the_derivatives_of_the_largest_eigenvalue(x64):
 def test_wrong_input_is_named(key):
     field, x = lambda x, t: -x, jnp.zeros((2, 3))
     find = partial(posterior.principal_components, key, field, PATH, x, 0.5)
-    for k, m in ((0, 32), (7, 32), (5, 4)):
+    for k, m in ((7, 32), (5, 4)):
         with pytest.raises(ValueError, match=rf"between 1 and {min(6, m)}, got {k}.*num_matvecs"):
             find(num_components=k, num_matvecs=m)
+    with pytest.raises(ValueError, match="num_components must be at least 1, got 0"):
+        find(num_components=0)
     with pytest.raises(ValueError, match="num_matvecs must be at least 1, got 0"):
         posterior.extremes(key, field, PATH, x, 0.5, num_matvecs=0)
     wrong = posterior.Components(jnp.ones(2), jnp.ones((2, 3)), jnp.zeros(2))
