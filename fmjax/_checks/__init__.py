@@ -30,7 +30,7 @@ from fmjax._checks.arrays import (
     wide,
     wide_dtype,
 )
-from fmjax._checks.clock import moments, time, times
+from fmjax._checks.clock import every, moments, time, times
 from fmjax._checks.functions import (
     at,
     divergence_of,
@@ -56,6 +56,7 @@ __all__ = [
     "described",
     "divergence_of",
     "entries",
+    "every",
     "fitting",
     "floating",
     "function",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks.arrays import array
 from fmjax.types import Array
 
-__all__ = ["moments", "time", "times"]
+__all__ = ["every", "moments", "time", "times"]
 
 
 def time(t: Array | float, name: str = "t") -> Array:
@@ -58,6 +57,16 @@ def moments(**named: Any) -> None:
             raise ValueError(message)
 
 
+def every(values: Any, name: str) -> Array:
+    """Returns several times as an array, each of them checked; the caller looks at its shape."""
+    if isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.ndim):
+        for t in values:
+            time(t, f"every entry of {name}")
+    made = array(values, name)
+    _real_time(made, name)
+    return made
+
+
 def times(values: Any, dtype: jnp.dtype, at_least: int, instead: str) -> Array:
     """Converts a vector of times, or raises an error that says what is wrong with it.
 
@@ -75,17 +84,13 @@ def times(values: Any, dtype: jnp.dtype, at_least: int, instead: str) -> Array:
       ValueError: if the values are no vector of `at_least` times, are complex, or if one is a
         static number outside [0, 1].
     """
-    made = array(values, "times")
+    made = every(values, "times")
     if made.ndim != 1 or made.shape[0] < at_least:
         message = (
             f"times must be a vector of {('one', 'two')[at_least - 1]} or more times in [0, 1], "
             f"got shape {made.shape}: {instead}."
         )
         raise ValueError(message)
-    _real_time(made, "times")
-    if not isinstance(values, jax.Array):
-        for t in values:
-            time(t, "every entry of times")
     return made.astype(dtype)
 
 

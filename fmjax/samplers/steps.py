@@ -64,15 +64,13 @@ def hybrid(
     _checks.functions(solve=solve)
     for velocity in velocities:
         _checks.functions(velocity=velocity)
-    shape = _checks.array(knots, "knots").shape
+    shape = _checks.every(knots, "knots").shape
     if shape != (len(velocities) + 1,):
         message = (
             f"hybrid needs one more knot than velocities, got knots of shape {shape} for "
             f"{len(velocities)} velocities: name the start, every change, and the end."
         )
         raise ValueError(message)
-    for knot in knots:
-        _checks.time(knot, "every entry of knots")
     for velocity, start, stop in zip(velocities, knots[:-1], knots[1:], strict=True):
         x = solve(velocity, x, start, stop)
     return x
