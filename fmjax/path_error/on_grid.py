@@ -57,8 +57,8 @@ def bound(
       `[n]`, the bound at `times`; the first is 0.
 
     Raises:
-      ValueError: as `residual`; if `times` is not a vector of two or more, or static and not
-        increasing; if `cell`, `num_nodes` or `batch_size` is not positive.
+      ValueError: as `residual`; if the grid has no point; if `times` is not a vector of two or
+        more, or static and not increasing; if `cell`, `num_nodes` or `batch_size` is not positive.
 
     Example:
       >>> import fmjax
@@ -75,7 +75,7 @@ def bound(
     _checks.functions(log_density=log_density, velocity=velocity, divergence=divergence)
     _check_cell(cell)
     _checks.count("it counts evaluations", num_nodes=num_nodes, batch_size=batch_size)
-    grid = _checks.state(grid, "grid")
+    grid = _points(grid)
     times = _increasing(times, _checks.wide_dtype(grid))
     points, weights = np.polynomial.legendre.leggauss(num_nodes)  # on [-1, 1]
 
@@ -127,7 +127,8 @@ def total_variation(
       `[]`, in [0, 1] if the grid covers both laws.
 
     Raises:
-      ValueError: as `likelihood.log_prob`; if `cell` or `batch_size` is not positive.
+      ValueError: as `likelihood.log_prob`; if the grid has no point; if `cell` or `batch_size` is
+        not positive.
 
     Example:
       >>> import fmjax
@@ -150,7 +151,7 @@ def total_variation(
     )
     _check_cell(cell)
     _checks.count("it counts points", batch_size=batch_size)
-    grid = _checks.state(grid, "grid")
+    grid = _points(grid)
     _checks.time(t)
     options = {"log_prob0": log_prob0, "divergence": divergence, "solve": solve, "t1": t}
     learned = _over(partial(likelihood.log_prob, velocity, **options), grid, batch_size)
@@ -163,6 +164,18 @@ def total_variation(
 def _over(function: Callable[[Array], Array], grid: Array, batch_size: int) -> Array:
     """Returns the function at every point of the grid, some at a time."""
     return jax.lax.map(function, grid, batch_size=min(batch_size, len(grid)))
+
+
+def _points(grid: Array) -> Array:
+    """Returns the points of a grid, or says that there are none."""
+    grid = _checks.state(grid, "grid")
+    if grid.ndim == 0 or grid.shape[0] == 0:
+        message = (
+            f"grid must be [m, *dims] with m >= 1, got shape {grid.shape}: the laws are summed "
+            "over its points."
+        )
+        raise ValueError(message)
+    return grid
 
 
 def _increasing(times: Array, dtype: jnp.dtype) -> Array:

@@ -175,6 +175,8 @@ BAD = {
     ],
     "losses.probe_every": [("every", 0), ("every", 7), ("every", 1.5), ("every", None)],
     "metrics.memorization_ratio": [("threshold", 0.0)],
+    "path_error.bound": [("grid", jnp.zeros((0, 2))), ("cell", -1.0), ("times", [0.5, 0.2])],
+    "path_error.total_variation": [("grid", X[0]), ("cell", 0.0)],
     "paths.linear": [("sigma_min", 1.0)],
     "paths.smoothed": [("bandwidth", -1.0)],
     "samplers.adaptive": [("rtol", 0.0), ("atol", -1.0)],

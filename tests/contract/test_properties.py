@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from fmjax import empirical, paths
 from tests.contract.test_contract import (
     HEAVY,
+    PATH,
     PER_EXAMPLE,
     _arguments,
     _axes,
@@ -35,7 +37,6 @@ BATCH = 8  # examples of one draw
 INFINITE = {
     "predictions.score": {1.0},  # minus one over sigma
     "predictions.convert": {1.0},  # to the score
-    "times.log_normal_density": {0.0, 1.0},
     "events.log_probability": {1.0},  # of an event that has not happened
 }
 # Constants, which no time changes.
@@ -55,6 +56,36 @@ example = st.tuples(
     st.sampled_from(SCALES),
 )
 examples = st.lists(example, min_size=BATCH, max_size=BATCH)
+
+# Two programs for one formula round every term differently. Measured in float64 (jax 0.10, CPU) at
+# these times and scales, a plain call differed from the batch by less than 1e-12 of the largest
+# entry of the same array, but for the functions of `TERMS`: the formulas avoid differences of large
+# terms.
+RELATIVE = 1e-10
+# The rounding of a difference of large terms is that of the terms.
+CANCELLED = 1e-12
+
+
+def _of_estimate(alone, *_):
+    """A standard error, the spread of numbers around their mean, is 0 but for their rounding."""
+    _, estimate = alone
+    return np.max(np.abs([*np.ravel(estimate.mean), *np.ravel(estimate.standard_error)]))
+
+
+def _of_acceleration(_, bank, x, t):
+    """The Jacobian times the velocity, near 1 / sigma^2 late, of which terms of order one remain.
+
+    A rounding error of the covariance is multiplied by alpha / sigma^3, (5) of `fmjax.empirical`.
+    """
+    c, u = paths.coefficients(PATH, t), empirical.velocity(PATH, bank, x, t)
+    covariance = c.wronskian * c.alpha / c.sigma**3 * jnp.sum(bank**2)
+    return float(jnp.linalg.norm(u) * (jnp.abs(c.sigma_dot) / c.sigma + covariance))
+
+
+TERMS = {
+    "empirical.acceleration": _of_acceleration,
+    **{name: _of_estimate for name in PER_EXAMPLE if name.startswith("estimators.")},
+}
 
 
 @functools.cache
@@ -103,10 +134,12 @@ def _holds_at(name, shape, drawn):
             assert _finite(together, i)
         elif t not in INFINITE.get(name, ()):
             assert _finite(together, i) or (t in (0.0, 1.0) and _refuses(case, arguments, i)), t
-    alone = case.call(*_one(case, arguments, 0))
+    one = _one(case, arguments, 0)
+    alone = case.call(*one)
+    terms = CANCELLED * TERMS[name](alone, *one) if name in TERMS else 0.0
     for a, b in zip(_numbers(alone), _numbers(together), strict=True):
         size = np.nanmax(np.abs(np.where(np.isfinite(b[0]), b[0], 0.0)), initial=0.0)
-        np.testing.assert_allclose(a, b[0], rtol=1e-9, atol=1e-9 * size)
+        np.testing.assert_allclose(a, b[0], rtol=RELATIVE, atol=RELATIVE * size + terms)
 
 
 def _shows(name, shape, drawn, letter):
@@ -126,8 +159,14 @@ def _quick(max_examples):
     """Draws that are the same in every run: CI tests the code and not its luck."""
     return hypothesis.settings(
         max_examples=max_examples, derandomize=True, database=None, deadline=None,
+        # Of a batch that fails a smaller one says no more, and looking for it takes minutes.
+        phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
+
+
+def _by_hand(shape):
+    return pytest.param(shape, marks=pytest.mark.long)
 
 
 LIGHT = [name for name in PER_EXAMPLE if not HEAVY.search(name)]
@@ -148,12 +187,11 @@ def test_results_are_finite_and_those_of_plain_calls(name, drawn):
         _holds_at(name, (3,), drawn)
 
 
-# By hand: it takes minutes, and its tolerance is not yet that of each function (the standard error
-# of an estimate is a difference of nearly equal numbers).
-@pytest.mark.long
-@pytest.mark.parametrize("shape", [(), (3,), (2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [pytest.param((3,), marks=pytest.mark.slow), *map(_by_hand, [(), (2, 2)])], ids=str
+)
 @pytest.mark.parametrize("name", PER_EXAMPLE)
-@_quick(15)
+@_quick(8)
 @hypothesis.given(drawn=examples)
 def test_results_are_finite_and_those_of_plain_calls_in_every_shape(name, shape, drawn):
     with jax.enable_x64(True):
