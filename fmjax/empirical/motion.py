@@ -66,7 +66,8 @@ def acceleration(
       chunk_size: points of the bank in memory at a time; None takes the bank whole.
 
     Returns:
-      `[*dims]`, per unit of time squared.
+      `[*dims]`, per unit of time squared. Terms of order 1 / sigma^2 cancel: in float32 the error
+      is about 4 eps |x| / sigma^2, so 2e-3 at sigma = 0.01.
 
     Raises:
       ValueError: as `empirical.divergence`.
