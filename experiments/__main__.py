@@ -1,19 +1,21 @@
-"""Lists the experiments: `python -m experiments`.
+"""Lists the experiments: `python -m experiments`; or compares two runs: `... compare RUN RUN`.
 
-Nothing is imported: each line is read from the docstring of an experiment, its first line and the
-paragraph that begins with "Time:".
+Nothing is imported for the list: each line is read from the docstring of an experiment, its first
+line and the paragraph that begins with "Time:".
 """
 
 import ast
 import pathlib
 import sys
 import textwrap
+from collections.abc import Sequence
 
 from experiments import PAPERS
 
 FOLDER = pathlib.Path(__file__).parent
 
 _END = """python -m experiments.PAPER.NAME --help explains the options.
+python -m experiments compare RUN RUN puts two runs side by side.
 What came out, with numbers and figures: experiments/README.md."""
 
 
@@ -54,12 +56,31 @@ def listing() -> str:
     return "\n".join([*lines, _END])
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(
-            f"python -m experiments takes no argument, got {' '.join(sys.argv[1:])}: run one "
-            "experiment as python -m experiments.PAPER.NAME.",
-            file=sys.stderr,
+def main(arguments: Sequence[str]) -> None:
+    """Prints the list, or compares two runs.
+
+    Raises:
+      SystemExit: code 1 if a folder is no run that can be compared, 2 after a wrong argument.
+    """
+    if not arguments:
+        print(listing())
+        return
+    if arguments[0] != "compare" or len(arguments) != 3:
+        message = (
+            f"python -m experiments takes no argument, or compare RUN RUN, got "
+            f"{' '.join(arguments)}: run one experiment as python -m experiments.PAPER.NAME."
         )
+        print(message, file=sys.stderr)
         raise SystemExit(2)
-    print(listing())
+    from experiments.run.compare import compare  # imports JAX, for which the list does not wait
+
+    try:
+        found = compare(*arguments[1:])
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

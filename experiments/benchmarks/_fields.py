@@ -1,5 +1,6 @@
 """The networks of the benchmarks against peers, trained for as long as their numbers need."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,11 +9,32 @@ import optax
 from flax import nnx
 
 import fmjax
+from experiments.run import options
 from fmjax.types import Array, Key, PyTree
 
 path = fmjax.paths.linear()
 IMAGE = (28, 28, 1)
 CHANNELS = (32, 64, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """The fields that a solver is given: networks of the plane that have learned the two moons."""
+
+    networks: tuple[str, ...] = ("perceptron", "MLP")
+    """Networks, of perceptron and MLP."""
+    batch_size: int = 256
+    """Points at a time."""
+    num_steps: int = 2000
+    """Training steps before."""
+    seed: int = 0
+    """Seed of the training, of the points and of their noise."""
+
+    def check(self) -> None:
+        """Raises ValueError for an unknown network, or a number out of its bounds."""
+        options.check_among(self, "networks", ("perceptron", "MLP"))
+        bounds = {"batch_size": (1, 1e9), "num_steps": (1, 1e9), "seed": (0, 2**32 - 1)}
+        options.check_bounds(self, bounds)
 
 
 class Field(NamedTuple):

@@ -35,22 +35,14 @@ PEER = "flow_matching"
 class Config:
     """The options, each with its default."""
 
-    networks: tuple[str, ...] = ("perceptron", "MLP")
-    """Networks, of perceptron and MLP."""
-    batch_size: int = 256
-    """Points at a time."""
-    num_steps: int = 2000
-    """Training steps before."""
+    learned: _fields.Learned = _fields.Learned()
     turns: int = 9
     """Runs of each solver."""
-    seed: int = 0
-    """Seed of the training, the points and the probes."""
 
     def check(self) -> None:
         """Raises ValueError for an unknown network, or a number out of its bounds."""
-        options.check_among(self, "networks", ("perceptron", "MLP"))
-        bounds = {"batch_size": (1, 1e9), "num_steps": (1, 1e9), "turns": (1, 1e9)}
-        options.check_bounds(self, bounds | {"seed": (0, 2**32 - 1)})
+        options.check_parts(self)
+        options.check_bounds(self, {"turns": (1, 1e9)})
 
 
 SOLVES = {
@@ -141,9 +133,10 @@ def compare(field: _fields.Field, x1: Array, theirs: Callable, estimator: str, s
 
 def rows(config: Config, name: str) -> list[list[str]]:
     """Returns the rows of one network."""
-    field = _fields.trained(name, seed=config.seed, num_steps=config.num_steps)
-    x1 = _fields.moons(config.seed + 1, config.batch_size)
-    keys = jax.random.split(jax.random.key(config.seed + 2), config.batch_size)
+    learned = config.learned
+    field = _fields.trained(name, seed=learned.seed, num_steps=learned.num_steps)
+    x1 = _fields.moons(learned.seed + 1, learned.batch_size)
+    keys = jax.random.split(jax.random.key(learned.seed + 2), learned.batch_size)
     installed = not _page.missing("torch", "torchdiffeq", PEER)
     peers = peer_ways(name, field, x1) if installed else {}
     cells = []
@@ -163,8 +156,9 @@ def rows(config: Config, name: str) -> list[list[str]]:
 
 def report(config: Config) -> str:
     """Measures and returns one table in Markdown."""
-    head = [f"{config.batch_size} points", "ours, ms", f"{PEER}, its fastest", "peer over ours"]
-    rows_of = [row for name in config.networks for row in rows(config, name)]
+    learned = config.learned
+    head = [f"{learned.batch_size} points", "ours, ms", f"{PEER}, its fastest", "peer over ours"]
+    rows_of = [row for name in learned.networks for row in rows(config, name)]
     return _page.table([*head, "at least"], rows_of)
 
 

@@ -36,22 +36,14 @@ PEERS = ("torchdiffeq", "flow_matching")
 class Config:
     """The options, each with its default."""
 
-    networks: tuple[str, ...] = ("perceptron", "MLP")
-    """Networks, of perceptron and MLP."""
-    batch_size: int = 256
-    """Points at a time."""
-    num_steps: int = 2000
-    """Training steps before."""
+    learned: _fields.Learned = _fields.Learned()
     turns: int = 15
     """Runs of each solver."""
-    seed: int = 0
-    """Seed of the training and the noise."""
 
     def check(self) -> None:
         """Raises ValueError for an unknown network, or a number out of its bounds."""
-        options.check_among(self, "networks", ("perceptron", "MLP"))
-        bounds = {"batch_size": (1, 1e9), "num_steps": (1, 1e9), "turns": (1, 1e9)}
-        options.check_bounds(self, bounds | {"seed": (0, 2**32 - 1)})
+        options.check_parts(self)
+        options.check_bounds(self, {"turns": (1, 1e9)})
 
 
 def our_ways(field: _fields.Field, x0: Array) -> dict[str, Callable[[], Array]]:
@@ -101,8 +93,9 @@ def peer_ways(name: str, field: _fields.Field, x0: Array, peer: str) -> dict[str
 
 def rows(config: Config, name: str) -> list[list[str]]:
     """Returns the rows of one network: each of our samplers over both peers."""
-    field = _fields.trained(name, seed=config.seed, num_steps=config.num_steps)
-    x0 = jax.random.normal(jax.random.key(config.seed + 1), (config.batch_size, 2))
+    learned = config.learned
+    field = _fields.trained(name, seed=learned.seed, num_steps=learned.num_steps)
+    x0 = jax.random.normal(jax.random.key(learned.seed + 1), (learned.batch_size, 2))
     ours = our_ways(field, x0)
     _turns.same("one state", ours["adaptive"](), ours["adaptive, one state"](), atol=2e-2)
     found = [peer for peer in PEERS if not _page.missing("torch", "torchdiffeq", peer)]
@@ -132,8 +125,9 @@ def _row(times: _turns.Times, what: str, ours: str, peer: str) -> list[str]:
 
 def report(config: Config) -> str:
     """Measures and returns one table in Markdown."""
-    head = [f"{config.batch_size} points", "ours, ms", "peer", "its fastest", "peer over ours"]
-    rows_of = [row for name in config.networks for row in rows(config, name)]
+    learned = config.learned
+    head = [f"{learned.batch_size} points", "ours, ms", "peer", "its fastest", "peer over ours"]
+    rows_of = [row for name in learned.networks for row in rows(config, name)]
     return _page.table([*head, "at least"], rows_of)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 
 import fmjax
 from experiments.closed_form._cosine import measures, photographs, pictures
-from experiments.images import data
+from experiments.images import data, own
 from experiments.run import cli, loop, options
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
@@ -90,8 +90,9 @@ class Config:
 
     datasets: Free[tuple[str, ...]] = ("moons", "digits")
     """Any of moons, digits, photographs, mnist, fashion_mnist, cifar10, cifar10_subset, and paths
-    to .npz files with an array "images", uint8 [n, h, w] or [n, h, w, c]. Of images the training
-    part is used; photographs are 550 crops of 256x256 pixels of the two of scikit-learn."""
+    of your own: .npz files with an array "images", uint8 [n, h, w] or [n, h, w, c], .npy files of
+    such an array, and folders of PNG or JPEG files. Of images the training part is used;
+    photographs are 550 crops of 256x256 pixels of the two of scikit-learn."""
     data_dir: Place = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
     a missing data set is downloaded. Only for data sets of tensorflow-datasets."""
@@ -107,7 +108,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for options that would fail later, or would measure the wrong thing."""
-        labels = [_label(name) for name in self.datasets]
+        labels = [own.label(name) for name in self.datasets]
         if not labels or len(set(labels)) < len(labels):
             message = f"datasets must be one or more of different names, got {self.datasets}."
             raise ValueError(message)
@@ -151,7 +152,7 @@ def sized(points: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 
 def measure(asked: Measures, seed: int, name: str, bank: np.ndarray) -> dict[str, Any]:
     """Returns what is known of one data set at one size, with its name."""
-    label = f"{name} {measures.size_of(bank.shape[1:])}".rstrip()
+    label = f"{data.title(name)} {measures.size_of(bank.shape[1:])}".rstrip()
     found = measures.measure(
         bank,
         _keys(seed)[1],
@@ -182,11 +183,6 @@ def report(found: dict[str, list[dict[str, Any]]], folder: os.PathLike) -> str:
     return "\n".join(lines)
 
 
-def _label(name: str) -> str:
-    """Returns the name of a data set, or the name of a file without its folder."""
-    return os.path.splitext(os.path.basename(name))[0]
-
-
 def kept(config: Config, folder: Any, name: str, bank: np.ndarray) -> dict[str, Any]:
     """Returns `measure` and what it was measured of, read back where that was done before."""
     facts = {"data": measures.fingerprint(bank)}
@@ -199,7 +195,8 @@ def main(config: Config) -> None:
     """Measures every data set at every size, and leaves everything under the run folder."""
     config.check()
     folder = loop.open_run(config.workdir or "runs/closed_form/cosine", config)
-    points = {_label(name): load(config, name) for name in config.datasets}  # mistakes come first
+    # Mistakes come first.
+    points = {own.label(name): load(config, name) for name in config.datasets}
     found = {
         name: [kept(config, folder, name, bank) for bank in sized(whole, config.sizes)]
         for name, whole in points.items()

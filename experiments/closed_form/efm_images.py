@@ -277,7 +277,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     if jax.process_index() != 0:
         return  # one process writes
     with run_pictures.style():
-        names = {"dataset": name, "space": embedded.name}
+        names = {"dataset": data.title(name), "space": embedded.name}
         figures = pictures.figures(rows, of_data, images.levels, **names)
         run_pictures.save(folder / "figures", figures)
     shown = {

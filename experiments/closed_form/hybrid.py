@@ -245,7 +245,7 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
     write_json(folder / "results.json", facts | results)
     run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
-        picture = pictures.hybrid(results, arrays, dataset=name)
+        picture = pictures.hybrid(results, arrays, dataset=data.title(name))
         run_pictures.save(folder / "figures", {"hybrid": picture})
     print(table(results))
     print(f"everything is in {folder}: config.json, metrics.jsonl, results.json, figures/")

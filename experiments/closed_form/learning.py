@@ -257,7 +257,8 @@ def main(config: Config, *, features: Embedding | None = None) -> None:
         return  # one process writes
     rows.sort(key=lambda row: row["n"])
     with run_pictures.style():
-        run_pictures.save(folder / "figures", pictures.learning(rows, images, dataset=name))
+        figures = pictures.learning(rows, images, dataset=data.title(name))
+        run_pictures.save(folder / "figures", figures)
     shown = {f"n_{row['n']}": {k: np.asarray(v) for k, v in row["shown"].items()} for row in rows}
     arrays.write(folder / "arrays.npz", shown)
     without = [{k: v for k, v in row.items() if k != "shown"} for row in rows]

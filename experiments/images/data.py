@@ -5,7 +5,8 @@
 | digits                               | 1,797 of 8x8, shipped with scikit-learn  | 17     |
 | mnist, fashion_mnist, cifar10        | tensorflow-datasets, official split      | 256    |
 | cifar10_subset                       | the same, from a prepared folder only    | 256    |
-| path/to/images.npz                   | your own array                           | 256    |
+| path/to/images.npz or images.npy     | your own array                           | 256    |
+| path/to/folder                       | your own PNG or JPEG files               | 256    |
 
 A pixel is an integer in 0 ... levels - 1. A density needs real numbers, so uniform noise fills
 the bin of each pixel (uniform dequantization):
@@ -25,10 +26,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
-from experiments.images import prepared
-from experiments.run import arrays as npz
+from experiments.images import own, prepared
 from experiments.run import errors, numbers
 from experiments.run.batches import check_seed
 
@@ -36,6 +35,8 @@ Array = jax.Array
 Key = jax.Array
 
 NAMES = ("digits", *prepared.DOWNLOADED, *prepared.FOLDER_ONLY)
+_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+_TITLES["cifar10_subset"] = "a part of CIFAR-10"
 _BESIDES = ("held_out", "levels", "labels", "held_out_labels")  # what may be beside "images"
 _MIN_IMAGES = 10
 
@@ -55,12 +56,13 @@ class Images(NamedTuple):
 
 
 def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed: int = 0) -> Images:
-    """Returns a data set by its name, or a user's own from an .npz file.
+    """Returns a data set by its name, or a user's own from a file or folder.
 
     Args:
-      name: one of `NAMES`, or a path that ends in .npz. The file holds uint8 `[n, h, w]` or
-        `[n, h, w, c]` as "images" (or as its only array), and may hold the same as "held_out",
-        one integer as "levels", and what `experiments.images.labels` reads.
+      name: one of `NAMES`, or a user's own. An .npz file holds uint8 `[n, h, w]` or `[n, h, w, c]`
+        as "images" (or as its only array), and may hold the same as "held_out", one integer as
+        "levels", and what `experiments.images.labels` reads. An .npy file holds the images alone.
+        Of a folder see `experiments.images.own`.
       data_dir: folder with data sets prepared by tensorflow-datasets; its default folder if
         None, where a missing data set is downloaded. No other data set reads it.
       held_out: share of the images to hold out, in (0, 1), where no split is given.
@@ -83,12 +85,18 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
         return Images(*split(np.uint8(sklearn.load_digits().images[..., None]), held_out, seed), 17)
     if name in NAMES:
         return Images(*prepared.load(name, data_dir), 256)
-    if name.endswith(".npz"):
-        return _npz(os.path.expanduser(name), held_out, seed)
+    if own.is_own(name):
+        return _own(os.path.expanduser(name), held_out, seed)
     message = (
-        f"unknown data set {name!r}: give one of {', '.join(NAMES)}, or a path ending in .npz."
+        f"unknown data set {name!r}: give one of {', '.join(NAMES)}, or a path ending in .npz or "
+        ".npy, or a folder of images."
     )
     raise ValueError(message)
+
+
+def title(name: str) -> str:
+    """Returns a data set's name as a figure shows it; a user's own is shown as it is."""
+    return _TITLES.get(name, name)
 
 
 def dequantize(key: Key, images: Array, levels: int) -> Array:
@@ -131,11 +139,11 @@ def bin_width(levels: int) -> float:
     return 2.0 / levels
 
 
-# A user's own array.
+# A user's own images.
 
 
-def _npz(path: str, held_out: float, seed: int) -> Images:
-    arrays = read_npz(path)
+def _own(path: str, held_out: float, seed: int) -> Images:
+    arrays = own.read(path)
     extra = {name: arrays.pop(name) for name in _BESIDES if name in arrays}
     if "images" not in arrays and len(arrays) != 1:
         names = errors.short(", ".join(arrays)) or "none"
@@ -157,21 +165,6 @@ def _npz(path: str, held_out: float, seed: int) -> Images:
         )
         raise ValueError(message)
     return Images(images, rest, levels)
-
-
-def read_npz(path: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of an .npz file by their names, or says what is wrong with it."""
-    if not os.path.exists(path):
-        message = f"no file {path}: expected an .npz file with uint8 images; check the path."
-        raise FileNotFoundError(message)
-    try:
-        return npz.members(epath.Path(path))
-    except ValueError as error:
-        message = (
-            f"{path} cannot be read as an .npz file ({error}): write it again with "
-            "np.savez(path, images=images), images uint8."
-        )
-        raise ValueError(message) from error
 
 
 def _levels(path: str, levels: np.ndarray) -> int:

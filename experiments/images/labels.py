@@ -1,7 +1,8 @@
 """Labels for the data sets of `experiments.images.data`, loaded apart: few experiments need them.
 
-A data set's own .npz file holds them beside its images, as integers 0, 1, ...: "labels" `[n]`, and
-"held_out_labels" `[m]` where it also holds "held_out".
+A user's own .npz file holds them beside its images, as integers 0, 1, ...: "labels" `[n]`, and
+"held_out_labels" `[m]` where it also holds "held_out". A folder of images has them if it holds one
+folder for each class.
 """
 
 import os
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.images import data, prepared
+from experiments.images import data, own, prepared
 from experiments.images.options import Source
 from experiments.run import numbers
 
@@ -37,7 +38,7 @@ def load(
     """Returns the labels of images that `data.load` has returned for the same arguments.
 
     Args:
-      name: the name of the data set, or a path that ends in .npz.
+      name: the name of the data set, or the path of a user's own.
       images: what `data.load` has returned.
       data_dir: folder with data sets prepared by tensorflow-datasets.
       held_out: share of the images that is held out where no split is given.
@@ -57,7 +58,7 @@ def load(
     elif name in data.NAMES:
         found = prepared.load_labels(name, data_dir)
     else:
-        found = _npz(os.path.expanduser(name), images, held_out, seed)
+        found = _own(os.path.expanduser(name), images, held_out, seed)
     return Labels(*(part.astype(np.int32) for part in found))
 
 
@@ -80,10 +81,10 @@ def fingerprint(labels: Labels) -> str:
     return f"{max(part.max() for part in labels) + 1} classes, crc32 {numbers.crc32(*labels)}"
 
 
-def _npz(
+def _own(
     path: str, images: data.Images, held_out: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    arrays = data.read_npz(path)
+    arrays = own.read(path)
     if "held_out" in arrays:
         train = _checked(path, arrays, "labels", len(images.train))
         return train, _checked(path, arrays, "held_out_labels", len(images.held_out))
@@ -102,5 +103,8 @@ def _checked(path: str, arrays: dict[str, np.ndarray], name: str, count: int) ->
         wrong = f"must count from 0, got {values.min()} ... {values.max()}"
     else:
         return values
-    message = f'{path}: "{name}" {wrong}: write it with np.savez(path, images=images, {name}=...).'
+    how = f"write it with np.savez(path, images=images, {name}=...)"
+    if os.path.isdir(path):
+        how = "put the images into one folder for each class"
+    message = f'{path}: "{name}" {wrong}: {how}.'
     raise ValueError(message)

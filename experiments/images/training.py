@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import optax
 
-from experiments.images import data, objectives, unet
+from experiments.images import data, objectives, own, unet
 from experiments.images.options import Source, Training
 from experiments.run import batches, checkpoints, layout, loop
 from experiments.run.folder import check_facts
@@ -31,13 +31,12 @@ def load(source: Source, seed: int) -> tuple[str, data.Images]:
       source: which images.
       seed: of the split and of the order of the held-out images.
     """
-    name = os.path.splitext(os.path.basename(source.dataset))[0]
     images = data.load(
         source.dataset, data_dir=source.data_dir, held_out=source.held_out, seed=seed
     )
     images = images._replace(held_out=data.shuffle(images.held_out, seed=seed))
     check_images(images)
-    return name, images
+    return own.label(source.dataset), images
 
 
 def keys(seed: int) -> tuple[Key, Key]:

@@ -219,10 +219,10 @@ def main(config: Config) -> None:
     run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
         figures = {
-            "samples": images_pictures.samples(arrays["samples"], dataset=name),
-            "uncertainty": pictures.uncertainty(arrays["held_out"], dataset=name),
+            "samples": images_pictures.samples(arrays["samples"], dataset=data.title(name)),
+            "uncertainty": pictures.uncertainty(arrays["held_out"], dataset=data.title(name)),
             "calibration": _calibration.picture(arrays["held_out"], results["uncertainty"]),
-            **comparison_pictures.figures(arrays, results, dataset=name),
+            **comparison_pictures.figures(arrays, results, dataset=data.title(name)),
         }
         run_pictures.save(folder / "figures", figures)
     print(tables.report(results, folder))

@@ -253,7 +253,7 @@ def main(config: Config) -> None:
     write_json(folder / "results.json", results)
     run_arrays.write(folder / "arrays.npz", arrays)
     with run_pictures.style():
-        figures = pictures.figures(arrays, results, dataset=name)
+        figures = pictures.figures(arrays, results, dataset=data.title(name))
         run_pictures.save(folder / "figures", figures)
     print(tables.report(results, folder))
 

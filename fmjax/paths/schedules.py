@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks
+from fmjax.paths import _preserving
 from fmjax.paths.path import Path
 from fmjax.types import Array
 
@@ -47,11 +48,7 @@ def _vp_alpha(beta_min: float, beta_max: float, t: Array) -> Array:
 
 
 def _vp_sigma(beta_min: float, beta_max: float, t: Array) -> Array:
-    integral = _vp_integral(beta_min, beta_max, t)
-    # expm1 keeps sigma accurate near the data; near the noise its derivative, which jax
-    # computes as expm1 + 1, would lose the digits that exp keeps.
-    near, far = -jnp.expm1(-integral), 1.0 - jnp.exp(-integral)
-    return jnp.sqrt(jnp.where(integral < 1.0, near, far))
+    return _preserving.sigma(_vp_integral(beta_min, beta_max, t))
 
 
 def _one(t: Array) -> Array:

@@ -22,9 +22,10 @@ The system is singular where the prediction adds no information to x: x1 at sigm
 at alpha = 0, velocity where `alpha_dot sigma = alpha sigma_dot` or a derivative is infinite (vp at
 t = 1). v is never singular. Your own kind is any function `(path, t) -> (a, b)`.
 
-`as_velocity` and `reverse_time` (for a time that starts at the data) turn a model of any kind into
-a velocity. At an end of the path where the system is singular they take the velocity of a time a
-little inside the path, so that every sampler runs from end to end.
+`as_velocity`, `reverse_time` (for a time that starts at the data) and `from_timesteps` (for the
+numbered timesteps of diffusion models) turn a model of any kind into a velocity. At an end of the
+path where the system is singular they take the velocity of a time a little inside the path, so that
+every sampler runs from end to end.
 
 `conditioned` makes a velocity of its best linear prediction, which the mean and standard deviation
 of the data give, and a network whose input and target have unit variance at every time.
@@ -35,7 +36,7 @@ References:
 """
 
 from fmjax.predictions.conditioning import conditioned, residual_std
-from fmjax.predictions.conversion import as_velocity, convert, reverse_time, target
+from fmjax.predictions.conversion import as_velocity, convert, from_timesteps, reverse_time, target
 from fmjax.predictions.rows import Prediction, score, v, velocity, x0, x1
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "as_velocity",
     "conditioned",
     "convert",
+    "from_timesteps",
     "residual_std",
     "reverse_time",
     "score",

@@ -16,7 +16,7 @@ from fmjax.paths import Path
 from fmjax.predictions.rows import Prediction, velocity
 from fmjax.types import Array, Velocity
 
-__all__ = ["as_velocity", "convert", "reverse_time", "target"]
+__all__ = ["as_velocity", "convert", "from_timesteps", "reverse_time", "target"]
 
 
 def target(kind: Prediction, path: Path, x0: Array, x1: Array, t: Array) -> Array:
@@ -183,6 +183,60 @@ def reverse_time(
     theirs = Path(alpha=lambda s: path.alpha(1.0 - s), sigma=lambda s: path.sigma(1.0 - s))
     row = lambda path, t: given(theirs, 1.0 - t)  # noqa: ARG005, E731
     return as_velocity(lambda x, t: model(x, 1.0 - t), path, given=row, margin=margin)
+
+
+def from_timesteps(
+    model: Callable[[Array, Array], Array],
+    path: Path,
+    num_timesteps: int,
+    *,
+    given: Prediction,
+    margin: float = 1e-3,
+) -> Velocity:
+    """Turns a diffusion model with numbered timesteps into a velocity of fmjax.
+
+    Timestep 0 has the least noise and timestep N - 1 the most, as in the models whose path is
+    `paths.from_betas`; timestep i is the time `1 - (i + 1) / N`. Between two timesteps the model is
+    given a fraction, which an embedding by sines accepts. If your model takes integers only, round
+    in a wrapper (`jnp.round(i).astype(int)`) and ask for times of timesteps alone. Nearer to the
+    data than timestep 0, where no model was trained, timestep 0 is asked.
+
+    Args:
+      model: `(x[*dims], i[]) -> [*dims]`, i a float from 0 to N - 1.
+      path: the path that the model was trained on, `paths.from_betas(betas)`.
+      num_timesteps: N, at least 2.
+      given: the kind of the model's prediction, most often the noise, `x0`, or `v`.
+      margin: as in `as_velocity`, from an end of the path where `given` is singular.
+
+    Returns:
+      `(x[*dims], t[]) -> [*dims]`, t = 0 at the noise.
+
+    Raises:
+      ValueError: if `num_timesteps` is no integer of at least 2, or `margin` is outside (0, 1/2);
+        on a call, if the model's value is not shaped like `x`, or `t` is batched or a static
+        number outside [0, 1].
+
+    Example:
+      >>> import fmjax
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> path = fmjax.paths.from_betas(np.linspace(1e-4, 0.02, 1000))
+      >>> theirs = lambda x, i: x * i / 1000
+      >>> kind = fmjax.predictions.x0
+      >>> field = fmjax.predictions.from_timesteps(theirs, path, 1000, given=kind)
+      >>> [round(value, 3) for value in field(jnp.array([1.0, -2.0]), 0.5).tolist()]
+      [2.425, -4.85]
+
+    Reference:
+      Ho et al. (2020), arXiv 2006.11239, for the convention. [ho2020denoising]
+    """
+    _checks.functions(model=model, path=path, given=given)
+    _checks.count("as betas has rates", at_least=2, num_timesteps=num_timesteps)
+
+    def ours(x: Array, t: Array) -> Array:
+        return model(x, jnp.maximum(num_timesteps * (1.0 - t) - 1.0, 0.0))
+
+    return as_velocity(ours, path, given=given, margin=margin)
 
 
 def _shares(path: Path, t: Array, given: Prediction, wanted: Prediction) -> tuple[Array, Array]:

@@ -31,6 +31,7 @@ ALLOWED = {
     "flax": {"models"},
     "matfree": {"estimators", "_krylov"},
     "optax": {"train", "metrics"},
+    "scipy": {"paths"},
 }
 
 
@@ -188,3 +189,8 @@ def test_the_installed_version_is_the_one_in_the_code():
     from importlib.metadata import version
 
     assert version("fmjax") == fmjax.__version__
+
+
+def test_the_citation_names_the_version_in_the_code():
+    text = (ROOT.parent / "CITATION.cff").read_text()
+    assert f"\nversion: {fmjax.__version__}\n" in text

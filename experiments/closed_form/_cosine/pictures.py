@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.closed_form._cosine import measures
+from experiments.images import data
 
 Found = dict[str, list[dict[str, Any]]]
 """From each data set to what `cosine.measure` returned for its sizes, the largest last, each with
@@ -92,7 +93,7 @@ def sizes(images: Found) -> Figure:
             label = f"{measures.size_of(entry['shape'])}, d = {entry['dimension']}"
             ax.plot(_column(entry, "t"), _column(entry, "share"), color=shade, label=label)
             ax.axvline(entry["predicted"], color=shade, linestyle="--", linewidth=1.0)
-        ax.set(title=f"{name}, n = {entries[-1]['num_points']:,}", xlim=(0.0, 1.0))
+        ax.set(title=f"{data.title(name)}, n = {entries[-1]['num_points']:,}", xlim=(0.0, 1.0))
         ax.set(xlabel="t (noise at 0, data at 1)", ylim=(-0.02, 1.03))
         ax.legend(loc="lower right", fontsize=11)
     axes[0].set_ylabel(f"share of pairs with a cosine above {measures.THRESHOLD}")

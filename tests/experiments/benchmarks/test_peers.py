@@ -22,6 +22,7 @@ from experiments.benchmarks import (
 )
 
 SMALL = {"turns": 1, "batch_size": 8}
+LEARNED = _fields.Learned(networks=("perceptron",), batch_size=8, num_steps=20)
 
 
 @pytest.fixture
@@ -81,15 +82,14 @@ def test_our_step_goes_on_from_call_to_call_and_fused_steps_are_a_hundred():
 
 @pytest.mark.slow
 def test_sampling_and_likelihoods_without_peers(alone):
-    small = SMALL | {"networks": ("perceptron",), "num_steps": 20}
-    rows = _rows(sampling.report(sampling.Config(**small)))
+    rows = _rows(sampling.report(sampling.Config(learned=LEARNED, turns=1)))
     assert [row[0] for row in rows][::2] == [
         "perceptron, Euler",
         "perceptron, adaptive",
         "perceptron, adaptive, one state",
     ]
     assert {row[3] for row in rows} == {"not installed"}
-    rows = _rows(likelihoods.report(likelihoods.Config(**small)))
+    rows = _rows(likelihoods.report(likelihoods.Config(learned=LEARNED, turns=1)))
     assert [row[0] for row in rows] == [
         f"perceptron, {estimator}, {solve}"
         for estimator in ("exact", "one probe")
@@ -165,8 +165,16 @@ def test_the_command_that_takes_a_first_step(tmp_path):
     [
         (divergences, {"sizes": (2, 0)}, r"sizes must be positive, got \(2, 0\)"),
         (steps, {"networks": ("MPL",)}, "networks must be of perceptron, MLP, U-Net"),
-        (sampling, {"networks": ("U-Net",)}, "networks must be of perceptron, MLP"),
-        (likelihoods, {"networks": ()}, "networks must be of perceptron, MLP"),
+        (
+            sampling,
+            {"learned": _fields.Learned(networks=("U-Net",))},
+            "networks must be of perceptron, MLP",
+        ),
+        (
+            likelihoods,
+            {"learned": _fields.Learned(networks=())},
+            "networks must be of perceptron, MLP",
+        ),
         (couplings, {"sizes": (3,)}, "sizes must be of 2, 784"),
         (couplings, {"batch_sizes": (1,)}, "batch_sizes must be at least 2"),
         (first_step, {"networks": ("MLP",)}, "networks must be of perceptron, U-Net"),
@@ -200,9 +208,9 @@ def test_the_tables_with_peers(monkeypatch):
     monkeypatch.setattr(_turns, "LEAST", 0.0)
     one = SMALL | {"networks": ("perceptron",)}
     rows = _rows(steps.report(steps.Config(**one)))
-    rows += _rows(sampling.report(sampling.Config(num_steps=20, **one)))
+    rows += _rows(sampling.report(sampling.Config(learned=LEARNED, turns=1)))
     assert all("thread" in row[3] and "to" in row[4] for row in rows)
-    rows = _rows(likelihoods.report(likelihoods.Config(num_steps=20, **one)))
+    rows = _rows(likelihoods.report(likelihoods.Config(learned=LEARNED, turns=1)))
     assert all("thread" in row[2] and "to" in row[3] for row in rows)
     small = couplings.Config(sizes=(2,), batch_sizes=(8,), turns=1)
     assert ["to" in row[4] for row in _rows(couplings.report(small))] == [True, True]

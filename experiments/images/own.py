@@ -1,0 +1,130 @@
+"""A user's own images as arrays: an .npz or .npy file, or a folder of PNG or JPEG files.
+
+A folder holds the files themselves, or one folder of them for each class; the classes are then
+numbered in the order of their names. Files are read in the order of their names. Nothing is
+converted that would lose anything: images must have one size, 8 bits and no transparency.
+"""
+
+import os
+import pathlib
+from types import ModuleType
+
+import numpy as np
+import tqdm
+from etils import epath
+
+from experiments.images import prepared
+from experiments.run import arrays as npz
+from experiments.run import errors
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_GRAY, _COLORS = {"1", "L"}, {"P", "RGB", "CMYK", "YCbCr"}
+
+
+def is_own(name: str) -> bool:
+    """Returns whether a data set is a file or a folder of the user, and not the name of one."""
+    return name.endswith((".npz", ".npy")) or os.path.isdir(os.path.expanduser(name))
+
+
+def label(name: str) -> str:
+    """Returns the name of a data set, of a user's own without its place and ending."""
+    return os.path.basename(name.rstrip("/")).removesuffix(".npz").removesuffix(".npy")
+
+
+def read(name: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of a user's data set by their names.
+
+    Args:
+      name: a path that ends in .npz or .npy, or a folder.
+
+    Returns:
+      Of an .npz file what it holds; else "images", uint8 `[n, h, w, c]` of a folder, and "labels"
+      `[n]` of a folder with one folder for each class.
+
+    Raises:
+      ValueError: if a file cannot be read, or the images of a folder are not of one kind.
+      OSError: if there is no such file.
+    """
+    path = pathlib.Path(os.path.expanduser(name))
+    if path.is_dir():
+        return _folder(path)
+    kind = path.suffix
+    if not path.exists():
+        message = f"no file {path}: expected an {kind} file with uint8 images; check the path."
+        raise FileNotFoundError(message)
+    try:
+        return npz.members(epath.Path(path)) if kind == ".npz" else {"images": _npy(path)}
+    except (ValueError, OSError, EOFError) as error:
+        how = "np.savez(path, images=images)" if kind == ".npz" else "np.save(path, images)"
+        message = (
+            f"{path} cannot be read as an {kind} file ({errors.first_line(error)}): write it again "
+            f"with {how}, images uint8."
+        )
+        raise ValueError(message) from error
+
+
+def _npy(path: pathlib.Path) -> np.ndarray:
+    # A map cannot be larger than its file, whatever that claims, and nothing is unpickled.
+    return np.array(np.lib.format.open_memmap(path, mode="r"))
+
+
+def _folder(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the images of a folder, and their labels if it has a folder for each class."""
+    here, classes = _files(path), [p for p in _visible(path) if p.is_dir() and _files(p)]
+    if bool(here) == bool(classes):
+        what = "both images and folders of images" if here else "no images"
+        message = (
+            f"{path} holds {what}: give a folder of {', '.join(SUFFIXES)} files, or one with one "
+            "such folder for each class."
+        )
+        raise ValueError(message)
+    groups = [_files(one) for one in classes] or [here]
+    images = _images([file for group in groups for file in group])
+    if not classes:
+        return {"images": images}
+    return {"images": images, "labels": np.repeat(np.arange(len(groups)), [*map(len, groups)])}
+
+
+def _visible(path: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(p for p in path.iterdir() if not p.name.startswith("."))
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+    return [p for p in _visible(path) if p.suffix.lower() in SUFFIXES and p.is_file()]
+
+
+def _images(files: list[pathlib.Path]) -> np.ndarray:
+    """Returns images of one size as uint8 `[n, h, w, c]`, gray ones only if all are."""
+    pillow = prepared.require("PIL.Image", "folder of images")
+    read = [_pixels(pillow, file) for file in tqdm.tqdm(files, desc="images", disable=None)]
+    for file, pixels in zip(files, read, strict=True):
+        if pixels.shape[:2] != read[0].shape[:2]:
+            sizes = ["x".join(map(str, one.shape[1::-1])) for one in (read[0], pixels)]
+            message = (
+                f"{files[0]} has {sizes[0]} pixels and {file} {sizes[1]}: bring all to one size, "
+                "such as with PIL.ImageOps.fit."
+            )
+            raise ValueError(message)
+    if len({pixels.shape for pixels in read}) > 1:  # a gray image among colored ones
+        read = [np.broadcast_to(pixels, (*pixels.shape[:2], 3)) for pixels in read]
+    return np.stack(read)
+
+
+def _pixels(pillow: ModuleType, file: pathlib.Path) -> np.ndarray:
+    """Returns one image as uint8 `[h, w, 1]` or `[h, w, 3]`."""
+    try:
+        with pillow.open(file) as image:
+            mode, transparent = image.mode, "A" in image.mode or "transparency" in image.info
+            pixels = np.asarray(image.convert("L" if mode in _GRAY else "RGB"))
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+        message = f"{file} cannot be read as an image ({errors.first_line(error)}): remove it."
+        raise ValueError(message) from error
+    wrong = ""
+    if transparent:
+        wrong = "is transparent: paste it on a background and save it without an alpha channel"
+    elif mode not in _GRAY | _COLORS:
+        wrong = f"has pixels of mode {mode!r}, not of 8 bits: scale them to 0 ... 255"
+    if wrong:
+        message = f"{file} {wrong}."
+        raise ValueError(message)
+    return pixels.reshape(*pixels.shape[:2], -1)
