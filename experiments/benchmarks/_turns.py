@@ -143,7 +143,9 @@ def milliseconds(values: Sequence[float]) -> str:
 
 
 def _short(value: float) -> str:
-    """Writes a positive number in two decimals, or without where it has three digits before."""
+    """Writes a positive number in two or three digits that count, and whole from 100 on."""
+    if value < 0.1:
+        return f"{value:.2g}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 

@@ -15,6 +15,8 @@ def test_quartiles_are_those_of_numpy_and_the_bar_is_held_against_the_median():
     values = [1.3, 0.9, 2.1, 1.7, 1.1, 1.2]
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     assert _turns.spread(values) == f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    small = [value / 1000 for value in values]
+    assert _turns.spread(small) == "0.0012 (0.0011 to 0.0016)"
     assert _turns.spread(values, bar=1.2).startswith("1.25 (")
     assert _turns.spread(values, bar=1.4).startswith("**1.25** (")
     assert _turns.spread(values, bar=1.2, least=False).startswith("**1.25** (")
