@@ -52,12 +52,13 @@ class Config:
             raise ValueError(message)
 
 
-def measure(name: str, figures: pathlib.Path) -> str:
+def measure(name: str, figures: pathlib.Path, commit: str) -> str:
     """Returns what stands between the markers of a benchmark: where it was measured, its tables.
 
     Args:
       name: of the benchmark.
       figures: the folder into which it draws its picture, if it has one.
+      commit: of the code.
     """
     module = importlib.import_module(f"experiments.benchmarks.{name}")
     config = module.Config()
@@ -66,7 +67,8 @@ def measure(name: str, figures: pathlib.Path) -> str:
     config.check()
     before = _page.load()
     tables = module.report(config)
-    stamp = _page.stamp(f"python -m experiments.benchmarks --only {name}", (before, _page.load()))
+    command = f"python -m experiments.benchmarks --only {name}"
+    stamp = _page.stamp(command, (before, _page.load()), commit)
     return f"{stamp}\n\n{tables}"
 
 
@@ -79,9 +81,10 @@ def main(config: Config) -> None:
     for name in config.only:
         _page.replace(page.read_text(), name, "")  # a page without markers is said first
     devices.announce()
+    commit = _page.commit()  # before the page is changed
     for name in config.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        body = measure(name, figures)
+        body = measure(name, figures, commit)
         page.write_text(_page.replace(page.read_text(), name, body))
         print(f"\n{body}", flush=True)
 

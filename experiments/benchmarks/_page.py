@@ -72,22 +72,27 @@ def show(config: Any, report: Callable[[Any], str]) -> None:
     print("\n" + report(config))
 
 
-def stamp(command: str, load: tuple[float, float]) -> str:
+def stamp(command: str, load: tuple[float, float], commit: str) -> str:
     """Returns one sentence: the command, machine, load, versions and commit of a table.
 
     Args:
       command: as it is typed.
       load: processes that wanted a core, before and after.
+      commit: of the code, asked before the page is changed.
     """
     installed = {"jax": "jax"} | {m: p for m, p in PEERS.items() if not missing(m)}
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in installed.values())
-    commit = provenance.commit(pathlib.Path(__file__).parent) or "unknown"
-    short = commit[:10] + ("-dirty" if commit.endswith("-dirty") else "")
     return (
         f"`{command}`, {processor()}, {os.cpu_count()} cores, device "
         f"{jax.devices()[0].device_kind}, load {load[0]:.1f} before and {load[1]:.1f} after, "
-        f"Python {platform.python_version()}, {versions}, commit {short}:"
+        f"Python {platform.python_version()}, {versions}, commit {commit}:"
     )
+
+
+def commit() -> str:
+    """Returns the commit of the code in ten digits, "-dirty" behind it if it was changed since."""
+    found = provenance.commit(pathlib.Path(__file__).parent) or "unknown"
+    return found[:10] + ("-dirty" if found.endswith("-dirty") else "")
 
 
 def processor() -> str:

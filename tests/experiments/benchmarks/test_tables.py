@@ -115,7 +115,7 @@ def test_the_readme_has_a_place_for_every_benchmark_and_every_benchmark_is_run()
 
 def test_a_table_says_where_it_was_measured(monkeypatch):
     monkeypatch.setattr(_page.provenance, "commit", lambda _: "0123456789abcdef-dirty")
-    text = _page.stamp("python -m x", (1.25, 3.0))
+    text = _page.stamp("python -m x", (1.25, 3.0), _page.commit())
     assert text.startswith("`python -m x`, ")
     assert "load 1.2 before and 3.0 after" in text
     assert f"jax {jax.__version__}" in text
