@@ -46,9 +46,9 @@ def read(name: str) -> dict[str, np.ndarray]:
       OSError: if there is no such file.
     """
     path = pathlib.Path(os.path.expanduser(name))
-    if path.is_dir():
-        return _folder(path)
     kind = path.suffix
+    if kind not in (".npz", ".npy"):
+        return _folder(path)
     if not path.exists():
         message = f"no file {path}: expected an {kind} file with uint8 images; check the path."
         raise FileNotFoundError(message)
