@@ -13,7 +13,7 @@ import experiments.run
 import fmjax
 from experiments.closed_form import efm_images
 from experiments.closed_form._efm import pictures, tables
-from experiments.images import data, quality, training
+from experiments.images import data, own, quality, training
 from experiments.images.features import Embedding
 from experiments.run import arrays, cli
 from tests.oracles import tiny
@@ -232,7 +232,7 @@ def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeyp
 
 @pytest.mark.slow
 def test_features_of_ones_own_need_no_labels(file, tmp_path, capsys):
-    images = data.read_npz(str(file))["images"]
+    images = own.read(str(file))["images"]
     np.savez(tmp_path / "bare.npz", images=images, levels=17)
     options = {"dataset": str(tmp_path / "bare.npz"), "workdir": str(tmp_path / "run")}
     config = tiny.replace(TINY, methods=("CFM",), banks=(), **options)
