@@ -11,7 +11,8 @@ Time:   3 minutes on two CPU cores.
 Expect: time proportional to the batch, the bank and, for one probe, to the dimension; an exact
         divergence has as many products as dimensions, each of which is as wide: its exponent goes
         from 1 to 2. Memory of the chunked divergence grows with the dimension to the power of 1,
-        of the whole Jacobian of 2; of the exact field of a bank in chunks it does not grow.
+        of the whole Jacobian of 2; of the exact field of a bank in chunks by one number for each
+        point.
 """
 
 import dataclasses
@@ -233,7 +234,8 @@ def picture(found: dict[str, tuple[Sweep, Growth]]) -> Figure:
                 label = f"{sweep.what}: {slope:.1f}"
                 (line,) = column[0].loglog(sweep.sizes, middle, "o-", label=label)
                 column[1].loglog(sweep.sizes, growth.mib, "o-", color=line.get_color())
-        column[0].set(title=f"growing {axis}")
+        low, high = column[0].get_ylim()
+        column[0].set(title=f"growing {axis}", ylim=(low, 12 * high))  # room for the legend
         column[0].legend(fontsize=10, title="exponent of time", title_fontsize=10)
         column[1].set(xlabel=axis)
     panels[0, 0].set_ylabel("time (ms)")
