@@ -11,9 +11,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from fmjax import _checks
+from fmjax import _assignment, _checks
 from fmjax.metrics import _transport
 from fmjax.metrics._common import check_equal, check_floating, check_samples, squared_distance
 from fmjax.types import Array
@@ -88,8 +87,8 @@ def wasserstein2(
     costs = jax.lax.map(lambda a: jax.vmap(partial(squared_distance, a))(y), x)
     if weights_x is None and weights_y is None and len(x) == len(y):
         # The best pairing is constant almost everywhere: its search need not carry derivatives.
-        rows, columns = optax.assignment.hungarian_algorithm(jax.lax.stop_gradient(costs))
-        return jnp.sqrt(jnp.mean(costs[rows, columns]))
+        rows = _assignment.best_rows(jax.lax.stop_gradient(costs))
+        return jnp.sqrt(jnp.mean(costs[rows, jnp.arange(len(rows))]))
     return jnp.sqrt(_transport.least(costs, weights_x, weights_y))
 
 

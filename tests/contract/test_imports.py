@@ -30,7 +30,7 @@ ALLOWED = {
     "diffrax": {"samplers"},
     "flax": {"models"},
     "matfree": {"estimators", "_krylov"},
-    "optax": {"train", "metrics"},
+    "optax": {"train"},
     "scipy": {"paths"},
 }
 
