@@ -11,7 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +35,25 @@ class Call(NamedTuple):
     setting: str = ""
     threads: int | None = None
     parts: int = 1
+
+
+class Program(NamedTuple):
+    """A compiled function with its arguments.
+
+    Attributes:
+      run: computes and waits.
+      mib: the temporary memory that the compiler plans, in MiB.
+    """
+
+    run: Callable[[], Any]
+    mib: float
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Program:
+    """Compiles a function for its arguments."""
+    program = jax.jit(function).lower(*arguments).compile()
+    mib = program.memory_analysis().temp_size_in_bytes / 2**20
+    return Program(lambda: jax.block_until_ready(program(*arguments)), mib)
 
 
 class Times(NamedTuple):

@@ -66,9 +66,7 @@ def make_batch(config: Config, size: int, count: int) -> tuple[Array, Array]:
 
 def our_way(x0: Array, x1: Array) -> Callable[[], tuple[Array, Array]]:
     """Returns `() -> (x0, x1)`, paired by us."""
-    key = jax.random.key(1)
-    program = jax.jit(fmjax.couplings.minibatch_ot).lower(key, x0, x1).compile()
-    return lambda: jax.block_until_ready(program(key, x0, x1))
+    return _turns.compiled(fmjax.couplings.minibatch_ot, jax.random.key(1), x0, x1).run
 
 
 def peer_ways(x0: Array, x1: Array) -> dict[str, Callable[[], tuple[Any, Any]]]:

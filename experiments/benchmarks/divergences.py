@@ -98,8 +98,7 @@ def make_calls(config: Config, size: int) -> dict[str, _turns.Call | list[_turns
         return field.apply(params, x, TIME)
 
     def ready(function: Callable) -> Callable[[], Any]:
-        program = jax.jit(jax.vmap(function, (None, 0))).lower(field.params, x).compile()
-        return lambda: jax.block_until_ready(program(field.params, x))
+        return _turns.compiled(jax.vmap(function, (None, 0)), field.params, x).run
 
     def way(divergence: Callable) -> Callable[[], Any]:
         return ready(lambda params, x: divergence(lambda x: velocity(params, x), x))

@@ -70,8 +70,7 @@ def our_way(
 
         return jax.vmap(one)(with_each, x1)
 
-    program = jax.jit(many).lower(field.params, with_each, x1).compile()
-    return lambda: jax.block_until_ready(program(field.params, with_each, x1))
+    return _turns.compiled(many, field.params, with_each, x1).run
 
 
 def exact(key: Array, f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:

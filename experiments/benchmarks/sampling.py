@@ -58,12 +58,7 @@ def our_ways(field: _fields.Field, x0: Array) -> dict[str, Callable[[], Array]]:
         return adaptive(jax.vmap(partial(field.apply, params), (0, None)), x0)
 
     ways = {"Euler": each(euler), "adaptive": each(adaptive), "adaptive, one state": whole}
-    return {name: _ready(way, field.params, x0) for name, way in ways.items()}
-
-
-def _ready(function: Callable, *arguments: Any) -> Callable[[], Any]:
-    program = jax.jit(function).lower(*arguments).compile()
-    return lambda: jax.block_until_ready(program(*arguments))
+    return {name: _turns.compiled(way, field.params, x0).run for name, way in ways.items()}
 
 
 def peer_ways(name: str, field: _fields.Field, x0: Array, peer: str) -> dict[str, Callable]:

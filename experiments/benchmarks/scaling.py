@@ -38,18 +38,6 @@ _CHUNK = 512  # points of the bank at a time
 _MIB = 2**20
 
 
-class Program(NamedTuple):
-    """A compiled function with its arguments.
-
-    Attributes:
-      run: computes and waits.
-      mib: the temporary memory that the compiler plans, in MiB.
-    """
-
-    run: Callable[[], object]
-    mib: float
-
-
 class Sweep(NamedTuple):
     """One function over several sizes.
 
@@ -63,7 +51,7 @@ class Sweep(NamedTuple):
     what: str
     axis: str
     sizes: tuple[int, ...]
-    make: Callable[[int], Program]
+    make: Callable[[int], _turns.Program]
 
 
 class Growth(NamedTuple):
@@ -78,34 +66,29 @@ class Growth(NamedTuple):
     mib: np.ndarray
 
 
-def compiled(function: Callable, *arguments: Any) -> Program:
-    """Compiles a function for its arguments."""
-    program = jax.jit(function).lower(*arguments).compile()
-    mib = program.memory_analysis().temp_size_in_bytes / _MIB
-    return Program(lambda: jax.block_until_ready(program(*arguments)), mib)
-
-
-def training(size: int) -> Program:
+def training(size: int) -> _turns.Program:
     """Returns the loss of flow matching and its gradient, of a batch in the plane."""
     field = _fields.make("perceptron", seed=0)
     loss = jax.value_and_grad(_fields.drawn(field.apply))
-    return compiled(loss, field.params, jax.random.key(1), _fields.moons(2, size))
+    return _turns.compiled(loss, field.params, jax.random.key(1), _fields.moons(2, size))
 
 
-def sampling(size: int) -> Program:
+def sampling(size: int) -> _turns.Program:
     """Returns 20 steps of Heun's method of a batch in the plane."""
     field = _fields.make("perceptron", seed=0)
     solve = partial(fmjax.samplers.fixed, partial(field.apply, field.params), num_steps=20)
-    return compiled(jax.vmap(solve), jax.random.normal(jax.random.key(1), (size, 2)))
+    return _turns.compiled(jax.vmap(solve), jax.random.normal(jax.random.key(1), (size, 2)))
 
 
-def coupling(size: int) -> Program:
+def coupling(size: int) -> _turns.Program:
     """Returns minibatch optimal transport of a batch in the plane."""
     x0 = jax.random.normal(jax.random.key(1), (size, 2))
-    return compiled(fmjax.couplings.minibatch_ot, jax.random.key(0), x0, _fields.moons(2, size))
+    return _turns.compiled(
+        fmjax.couplings.minibatch_ot, jax.random.key(0), x0, _fields.moons(2, size)
+    )
 
 
-def divergence(way: Callable[..., Any], size: int) -> Program:
+def divergence(way: Callable[..., Any], size: int) -> _turns.Program:
     """Returns a divergence of a perceptron of width 64; the way takes a key first."""
     field = _fields.make("perceptron", seed=0, size=size)
 
@@ -113,10 +96,10 @@ def divergence(way: Callable[..., Any], size: int) -> Program:
         return way(key, lambda x: field.apply(field.params, x, TIME), x)
 
     keys = jax.random.split(jax.random.key(1), _FEW)
-    return compiled(jax.vmap(one), keys, jax.random.normal(keys[0], (_FEW, size)))
+    return _turns.compiled(jax.vmap(one), keys, jax.random.normal(keys[0], (_FEW, size)))
 
 
-def bank(size: int) -> Program:
+def bank(size: int) -> _turns.Program:
     """Returns the exact field of a data set in chunks, whose posterior covers many points."""
     points = jax.random.normal(jax.random.key(1), (size, _PIXELS)) * np.geomspace(1, 0.05, _PIXELS)
     x = 0.5 * jax.random.normal(jax.random.key(2), (_FEW, _PIXELS))
@@ -125,7 +108,7 @@ def bank(size: int) -> Program:
         field = partial(fmjax.empirical.velocity, path, points, chunk_size=_CHUNK)
         return jax.vmap(lambda x: field(x, TIME))(x)
 
-    return compiled(many, points, x)
+    return _turns.compiled(many, points, x)
 
 
 def _keyless(way: Callable[..., Any]) -> Callable[..., Any]:
