@@ -59,10 +59,9 @@ def restored(
       ValueError: if it holds other arrays.
     """
     there, wanted = described(checkpoints, step), like._asdict()
+    held = {name: part for name, part in there.items() if name != _CHECKSUMS}
+    check_tree(checkpoints.directory / str(step), held, wanted)
     if _CHECKSUMS in there:
-        wanted[_CHECKSUMS] = there[_CHECKSUMS]
-    check_tree(checkpoints.directory / str(step), there, wanted)
-    if _CHECKSUMS in there:  # only now: of a size that the arrays of the run have
         wanted[_CHECKSUMS] = np.zeros(_count(there), np.uint32)
 
     def describe(x: Array) -> Any:
@@ -72,8 +71,8 @@ def restored(
     with reading():
         args = ocp.args.StandardRestore(jax.tree.map(describe, wanted))
         found = checkpoints.restore(step, args=args)
-    if (held := int(found["step"])) != step:
-        message = f"it holds step {held}"
+    if (saved := int(found["step"])) != step:
+        message = f"it holds step {saved}"
         raise Damage(message)
     return found
 
