@@ -35,8 +35,10 @@ Array = jax.Array
 Key = jax.Array
 
 NAMES = ("digits", *prepared.DOWNLOADED, *prepared.FOLDER_ONLY)
-_TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
-_TITLES["cifar10_subset"] = "a part of CIFAR-10"
+_TITLES = {
+    "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+    "cifar10_subset": "a part of CIFAR-10",
+}  # fmt: skip
 _BESIDES = ("held_out", "levels", "labels", "held_out_labels")  # what may be beside "images"
 _MIN_IMAGES = 10
 

@@ -71,7 +71,7 @@ def from_betas(betas: Array) -> Path:
 def _integral(cubics: np.ndarray, t: Array) -> Array:
     """Returns -log(abar) at a time, from the cubics `[4, N]` between two levels each."""
     count = cubics.shape[1]
-    level = count * (1.0 - t)
+    level = jnp.asarray(count * (1.0 - t))
     below = jnp.clip(jnp.floor(level), 0, count - 1)
     beyond = level - below
     a, b, c, d = jnp.asarray(cubics, level.dtype)[:, below.astype(int)]
@@ -79,8 +79,8 @@ def _integral(cubics: np.ndarray, t: Array) -> Array:
 
 
 def _alpha(cubics: np.ndarray, t: Array) -> Array:
-    return jnp.exp(-0.5 * _integral(cubics, jnp.asarray(t, jnp.result_type(t, float))))
+    return jnp.exp(-0.5 * _integral(cubics, t))
 
 
 def _sigma(cubics: np.ndarray, t: Array) -> Array:
-    return _preserving.sigma(_integral(cubics, jnp.asarray(t, jnp.result_type(t, float))))
+    return _preserving.sigma(_integral(cubics, t))
