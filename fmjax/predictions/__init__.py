@@ -27,6 +27,13 @@ numbered timesteps of diffusion models) turn a model of any kind into a velocity
 path where the system is singular they take the velocity of a time a little inside the path, so that
 every sampler runs from end to end.
 
+A network of any library is such a model once its parameters are bound and it takes one example:
+
+    flax nnx        apply, params = models.functional(network); partial(apply, params)
+    flax linen      partial(network.apply, variables)
+    equinox         the network itself, after `equinox.nn.inference_mode`
+    of a batch      unbatched(model); with the time in front unbatched(time_first(model))
+
 `conditioned` makes a velocity of its best linear prediction, which the mean and standard deviation
 of the data give, and a network whose input and target have unit variance at every time.
 
@@ -35,6 +42,7 @@ References:
   Lipman et al. (2023), Flow Matching for Generative Modeling, arXiv 2210.02747.
 """
 
+from fmjax.predictions.calls import time_first, unbatched
 from fmjax.predictions.conditioning import conditioned, residual_std
 from fmjax.predictions.conversion import as_velocity, convert, from_timesteps, reverse_time, target
 from fmjax.predictions.rows import Prediction, score, v, velocity, x0, x1
@@ -49,6 +57,8 @@ __all__ = [
     "reverse_time",
     "score",
     "target",
+    "time_first",
+    "unbatched",
     "v",
     "velocity",
     "x0",

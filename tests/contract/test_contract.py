@@ -418,6 +418,8 @@ MAKERS = {
     "predictions.conditioned",
     "predictions.from_timesteps",
     "predictions.reverse_time",
+    "predictions.time_first",
+    "predictions.unbatched",
     "train.init",
     "train.make_step",
     "train.repeat",
