@@ -108,13 +108,17 @@ def test_every_reference_key_is_in_the_bibliography():
 
 
 # The first block always; the training of the second takes two minutes.
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+BLOCKS = [
+    block
+    for page in (ROOT / "README.md", ROOT / "docs" / "start.md")
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+]
 
 
 @slow.but_the_first("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_the_code_in_the_readme_runs(block):
+def test_the_code_of_the_first_pages_runs(block):
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "page", "exec"), names)
     for name, leaf in ((n, leaf) for n in names for leaf in jax.tree.leaves(names[n])):
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
             assert jnp.isfinite(leaf).all(), name
@@ -122,7 +126,9 @@ def test_the_code_in_the_readme_runs(block):
 
 def test_the_readme_shows_code_and_a_picture_before_line_40():
     lines = (ROOT / "README.md").read_text().splitlines()
-    assert "```python" in lines[:40]
+    code = lines[lines.index("```python") + 1 : lines.index("```")]
+    assert lines.index("```") < 40
+    assert len([line for line in code if line]) <= 12
     assert any(line.startswith("![") for line in lines[:40])
     assert any("jax.jit(jax.vmap(partial(fmjax.samplers" in line for line in lines)
 
