@@ -1,4 +1,7 @@
-"""Lists the experiments: `python -m experiments`; or compares two runs: `... compare RUN RUN`.
+"""Lists the experiments: `python -m experiments`; compares two runs, or writes the page of one.
+
+    python -m experiments compare RUN RUN
+    python -m experiments report RUN
 
 Nothing is imported for the list: each line is read from the docstring of an experiment, its first
 line and the paragraph that begins with "Time:".
@@ -8,14 +11,16 @@ import ast
 import pathlib
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from experiments import PAPERS
 
 FOLDER = pathlib.Path(__file__).parent
 
 _END = """python -m experiments.PAPER.NAME --help explains the options.
+python -m experiments.PAPER.NAME --dry-run tells what memory and time a training will take.
 python -m experiments compare RUN RUN puts two runs side by side.
+python -m experiments report RUN writes RUN/report.html, the run on one page.
 What came out, with numbers and figures: experiments/README.md."""
 
 
@@ -57,29 +62,35 @@ def listing() -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the list, or compares two runs.
+    """Prints the list, compares two runs, or writes the page of one.
 
     Raises:
-      SystemExit: code 1 if a folder is no run that can be compared, 2 after a wrong argument.
+      SystemExit: code 1 if a folder is no run, is damaged or cannot be written, 2 after a wrong
+        argument.
     """
     if not arguments:
         print(listing())
         return
-    if arguments[0] != "compare" or len(arguments) != 3:
+    name, *runs = arguments
+    if (name, len(runs)) not in (("compare", 2), ("report", 1)):
         message = (
-            f"python -m experiments takes no argument, or compare RUN RUN, got "
+            f"python -m experiments takes no argument, compare RUN RUN or report RUN, got "
             f"{' '.join(arguments)}: run one experiment as python -m experiments.PAPER.NAME."
         )
         print(message, file=sys.stderr)
         raise SystemExit(2)
-    from experiments.run.compare import compare  # imports JAX, for which the list does not wait
-
     try:
-        found = compare(*arguments[1:])
-    except (ValueError, OSError) as error:
+        print(_command(name)(*runs))
+    except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    print(found)
+
+
+def _command(name: str) -> Callable[..., object]:
+    """Returns a command; it imports JAX, for which the list does not wait."""
+    from experiments.run import compare, report
+
+    return {"compare": compare.compare, "report": report.write}[name]
 
 
 if __name__ == "__main__":

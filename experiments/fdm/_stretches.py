@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 
+from experiments.run import rehearsal
 from fmjax import train
 from fmjax.types import Array, PyTree
 
@@ -51,6 +52,11 @@ def stretches(
         states = jax.block_until_ready(_advance(step, count, states, keys, batches))
         return states, time.perf_counter() - begin
 
+    if rehearsal.is_on():
+        states, whole = timed(step, states)
+        states, taken = timed(step, states)
+        found = rehearsal.Timed(states, count, taken / count, whole - taken)
+        rehearsal.tell(found, number * count)
     for index in range(number):
         states, taken = timed(step, states)
         if step is not plain and index < _COMPARED:

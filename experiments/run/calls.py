@@ -212,6 +212,20 @@ class Calls:
             self._skipped.append(info.skipped)
         return state, info
 
+    def workspace(self, state: train.TrainState, batch: PyTree) -> int | None:
+        """Compiles a single step, and tells what it needs on each device beside its arguments.
+
+        Args:
+          state: the state, which stays.
+          batch: of one step.
+
+        Returns:
+          Bytes, or None where the compiler does not tell.
+        """
+        arguments = (state, self._key, layout.shard(self._mesh, batch), self._shared)
+        found = self._programs.one.lower(*arguments).compile().memory_analysis()
+        return None if found is None else found.temp_size_in_bytes
+
     def skipped(self) -> int:
         """Returns how many steps were skipped since this was asked last."""
         counts, self._skipped = jax.device_get(self._skipped), []

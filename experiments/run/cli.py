@@ -13,6 +13,7 @@ traceback: an error counts as the user's only if this repository's own code rais
 library below, or if the operating system refused a file.
 """
 
+import contextlib
 import dataclasses
 import errno
 import sys
@@ -22,8 +23,9 @@ from typing import Any
 
 import jax
 import tyro
+from etils import epath
 
-from experiments.run import devices, layout, lock, programs, signals
+from experiments.run import devices, folder, layout, lock, programs, rehearsal, signals
 
 _OURS = ("experiments", "fmjax")
 _FULL = ": make room, then run the same command again, which continues from the last checkpoint."
@@ -39,6 +41,15 @@ class Machine:
     model_devices: int = 1
     """Devices among which one copy of the parameters, their average and the optimizer's state is
     split; 1 keeps them whole on every device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer(Machine):
+    """What every command that trains has."""
+
+    dry_run: bool = False
+    """Print the data, the number of parameters, and what memory and time the training will take by
+    a few real steps of it; then stop, and write nothing."""
 
 
 def run(
@@ -59,7 +70,7 @@ def run(
     module = sys.modules[main.__module__]
     title = (module.__doc__ or "").split("\n\n")[0]
     parsed = tyro.cli(
-        _command(config_type),
+        _command(config_type, Trainer if hasattr(module, "restore") else Machine),
         prog=_program(module),
         description=title,
         args=args,
@@ -69,8 +80,10 @@ def run(
     config = config_type(**{name: getattr(parsed, name) for name in names})
     if parsed.machine.compilation_cache:
         programs.keep()
+    is_dry = getattr(parsed.machine, "dry_run", False)
+    dry = rehearsal.of(config, module.restore) if is_dry else contextlib.nullcontext()
     try:
-        with signals.ending(), layout.split(parsed.machine.model_devices):
+        with signals.ending(), layout.split(parsed.machine.model_devices), dry:
             _run(main, config)
     except Exception:  # a mistake of ours
         if devices.is_one_of_several():
@@ -85,7 +98,10 @@ def _run(main: Callable[[Any], object], config: Any) -> None:
     """Runs the experiment; what the user can mend becomes one line."""
     try:
         devices.join_hosts()
-        main(config)
+        with folder.noticing() as opened:
+            main(config)
+        for place in (place for options, place in opened if options is config):
+            _report(place)
     except KeyboardInterrupt:
         _leave("interrupted; the same command continues from the last checkpoint.", code=130)
     except OSError as error:
@@ -100,9 +116,17 @@ def _run(main: Callable[[Any], object], config: Any) -> None:
         _leave(f"error: {devices.loss(error)}", code=1)
 
 
-def _command(config_type: type) -> type:
-    """Returns the dataclass of all options of a command: those of the experiment and `Machine`."""
-    fields = [("machine", Machine, Machine())]
+def _report(place: epath.Path) -> None:
+    """Writes the page of a run that has ended, on process 0."""
+    if jax.process_index() == 0 and lock.may_write(place):
+        from experiments.run import report  # imports matplotlib, which no refused command waits for
+
+        report.write(place)
+
+
+def _command(config_type: type, machine: type[Machine]) -> type:
+    """Returns the dataclass of all options of a command: those of the experiment and `machine`."""
+    fields = [("machine", machine, machine())]
     return dataclasses.make_dataclass("Command", fields, bases=(config_type,), frozen=True)
 
 

@@ -12,10 +12,10 @@ when it is read. Of several processes only process 0 writes.
 """
 
 import contextlib
-import dataclasses
+import contextvars
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -24,6 +24,7 @@ from etils import epath
 
 from experiments.run import (
     checksums,
+    configs,
     errors,
     layout,
     lines,
@@ -35,6 +36,20 @@ from experiments.run import (
 )
 
 T = TypeVar("T")
+_opened: contextvars.ContextVar[list | None] = contextvars.ContextVar("opened", default=None)
+
+
+@contextlib.contextmanager
+def noticing() -> Iterator[list[tuple[Any, epath.Path]]]:
+    """Gives a list to which every run folder that is opened in the context is added.
+
+    Each comes with the options that it was opened with.
+    """
+    token = _opened.set(found := [])
+    try:
+        yield found
+    finally:
+        _opened.reset(token)
 
 
 def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Path:
@@ -68,36 +83,25 @@ def open_folder(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.
             if is_new:
                 lock.release(folder)
             raise
+    if (opened := _opened.get()) is not None:
+        opened.append((config, folder))
     return folder
 
 
 def _record(folder: epath.Path, config: Any, facts: dict[str, Any]) -> None:
     """Records the options and this session, unless the folder holds another run."""
-    path = folder / "config.json"
-    is_new, holds_a_run = not path.exists(), _holds_a_run(folder)
-    if is_new and holds_a_run:
-        message = (
-            f"{folder} holds a run but no config.json: restore it, or give another --workdir. "
-            "Nothing was changed."
-        )
-        raise ValueError(message)
-    settings = records.plain(dataclasses.asdict(config) | facts)
-    before, free = {} if is_new else _recorded(path), options.free(config)
-    differing = "" if is_new else _differences(before, settings, skip=free)
-    if differing and holds_a_run:
-        message = (
-            f"{folder} holds a run with other options: {differing}; give another --workdir, or the "
-            "same options to continue that run. Nothing was changed."
-        )
-        raise ValueError(message)
-    places = options.places(config)
-    reshaped = before.keys() != settings.keys()
-    if is_new or reshaped or _differences(before, settings, skip=places):
+    configs.check_same(folder, config, facts)
+    path, settings = folder / "config.json", configs.settings(config, facts)
+    before = configs.recorded(path) if path.exists() else None
+    reshaped = before is None or before.keys() != settings.keys()
+    if reshaped or configs.differences(before, settings, skip=options.places(config)):
         # Other measurements, a run that failed before it recorded anything, or one of a version
         # that recorded the same options without their parts.
         write_json(path, settings)
     origin = folder / "provenance.json"
-    known = field(origin, "sessions", list) if origin.exists() and holds_a_run else []
+    known = (
+        field(origin, "sessions", list) if origin.exists() and configs.holds_a_run(folder) else []
+    )
     write_json(origin, provenance.record(known, config, facts))
 
 
@@ -114,7 +118,7 @@ def read_config(folder: epath.Path, config_type: type) -> Any:
     Raises:
       ValueError: if config.json is damaged, or does not hold these options and no other.
     """
-    recorded = _recorded(folder / "config.json")
+    recorded = configs.recorded(folder / "config.json")
     facts = field(folder / "provenance.json", "facts", list)
     try:
         return options.build(config_type, {k: v for k, v in recorded.items() if k not in facts})
@@ -128,13 +132,14 @@ def read_config(folder: epath.Path, config_type: type) -> Any:
 
 
 def check_facts(folder: str | os.PathLike, **facts: Any) -> None:
-    """Raises ValueError unless a run was started with the same facts, such as those of its data.
+    """Raises ValueError if a run was started with other facts, such as those of its data.
 
     Args:
-      folder: the run folder.
+      folder: the run folder; of a run that has not begun no facts are known.
       **facts: as they were given to `open_folder`.
     """
-    recorded = read_json(epath.Path(folder) / "config.json")
+    file = epath.Path(folder) / "config.json"
+    recorded = read_json(file) if file.exists() else records.plain(facts)
     for name, now in records.plain(facts).items():
         if (there := recorded.get(name, "absent")) != now:
             message = (
@@ -142,14 +147,6 @@ def check_facts(folder: str | os.PathLike, **facts: Any) -> None:
                 f"restore the {name} of that run."
             )
             raise ValueError(message)
-
-
-def _holds_a_run(folder: epath.Path) -> bool:
-    """Returns whether anything was recorded or saved in the folder or a network's folder."""
-    names = ("checkpoints/*", "metrics.jsonl", "results.json", "evaluation.json")
-    places = ("", "*/", "*/*/")  # as seed_0/weight_0.1
-    patterns = (f"{place}{name}" for place in places for name in names)
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
 def write_json(path: str | os.PathLike, value: dict[str, Any]) -> None:
@@ -242,38 +239,6 @@ def read_metrics(folder: str | os.PathLike, name: str = "step") -> list[dict[str
         )
         raise ValueError(message)
     return [line for line in found.lines if line.get(name) is not None]
-
-
-def _recorded(path: epath.Path) -> dict[str, Any]:
-    """Returns the recorded config, or says that it is damaged."""
-    try:
-        return records.read(path)
-    except ValueError as error:
-        message = (
-            f"{path} is damaged ({error}): restore it, or give another --workdir. If you have "
-            f"edited it, remove its {checksums.NAME}."
-        )
-        raise ValueError(message) from error
-
-
-def _differences(before: dict[str, Any], config: dict[str, Any], *, skip: Collection[str]) -> str:
-    """Returns how the recorded config differs from this one; "" if it does not.
-
-    Args:
-      before: the recorded config, with its parts.
-      config: this one.
-      skip: names of options that may differ.
-    """
-    before, config, absent = options.flat(before), options.flat(config), "absent"
-    say = lambda value: errors.short(json.dumps(value))  # noqa: E731
-    found = [
-        f"{errors.short(name)} ({say(before.get(name, absent))} there, "
-        f"{say(config.get(name, absent))} now)"
-        for name in {**before, **config}
-        if name not in skip and before.get(name, absent) != config.get(name, absent)
-    ]
-    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-    return ", ".join(found[:4]) + more
 
 
 def replace(path: epath.Path, content: bytes) -> None:

@@ -101,6 +101,15 @@ def release_all() -> None:
     _only_read.clear()
 
 
+def only_read(folder: epath.Path) -> None:
+    """Leaves out what this process would write in a folder, until it calls `release_all`.
+
+    Args:
+      folder: which need not be there.
+    """
+    _only_read.add(os.fspath(folder))
+
+
 def may_write(path: epath.Path) -> bool:
     """Returns whether a file may be written: False in a run folder that is only read.
 

@@ -23,7 +23,17 @@ import jax
 import optax
 from etils import epath
 
-from experiments.run import calls, checkpoints, devices, layout, lines, lock, paths, signals
+from experiments.run import (
+    calls,
+    checkpoints,
+    devices,
+    layout,
+    lines,
+    lock,
+    paths,
+    rehearsal,
+    signals,
+)
 from experiments.run import folder as run_folder
 from experiments.run.log import Log
 from fmjax import train
@@ -50,6 +60,8 @@ def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Pat
     devices.join_hosts()
     devices.announce()
     layout.make_mesh()  # or says how the devices may be split, before anything is written
+    if rehearsal.is_on():
+        return rehearsal.open_folder(workdir, config, facts)
     return run_folder.open_folder(workdir, config, **facts)
 
 
@@ -104,6 +116,7 @@ def fit(
       arrays of its parts.
 
     Raises:
+      rehearsal.Told: in a dry run, once its few steps are measured.
       SystemExit: code 128 + signal, after SIGTERM or SIGHUP: the step that was under way is saved;
         in an evaluation, who handled the signal before does so at once, and nothing is saved.
       FloatingPointError: if the loss or the gradient is not finite, and may not be skipped; that
@@ -125,6 +138,14 @@ def fit(
     every = (log_every, eval_every, save_every)
     compiled = calls.programs(loss, optimizer, ema_decay, mesh, skipping=max_skipped > 0)
     folder = paths.absolute(workdir)
+    if rehearsal.is_on():
+        gap = min(every)
+        several = calls.Calls(
+            compiled, key_train, shared, mesh, steps_per_call, left=num_steps, gap=gap
+        )
+        measure = lambda params: evaluate(layout.on_host(params), key_evaluate)  # noqa: E731
+        place = {"workdir": folder, "num_steps": num_steps, "every": every}
+        return rehearsal.of_training(several, state, batches(0), measure, **place)
     record = lines.read(folder / "metrics.jsonl")
     with checkpoints.opened(folder / "checkpoints") as saved:
         state = checkpoints.newest(saved, state, num_steps, record)

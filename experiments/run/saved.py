@@ -121,16 +121,9 @@ def _named(folder: epath.Path) -> Iterator[None]:
 
 def _experiment(folder: epath.Path) -> ModuleType:
     """Returns the module whose run a folder holds."""
-    for name in ("config.json", "provenance.json"):
-        if not (folder / name).exists():
-            message = (
-                f"{folder} is no run folder of this version: it has no {name}. Give the folder "
-                "that holds config.json; in the folder of an older run, the same command adds "
-                "provenance.json."
-            )
-            raise ValueError(message)
+    check_is_run(folder)
     name = run_folder.field(folder / "provenance.json", "module", str)
-    if name not in sys.modules and name not in _known():
+    if name not in sys.modules and name not in known():
         message = (
             f"{folder} is a run of {errors.short(repr(name))}, which this version does not have: a "
             "module that is not of this project is not imported on the word of a file; if it is "
@@ -144,7 +137,19 @@ def _experiment(folder: epath.Path) -> ModuleType:
     return module
 
 
-def _known() -> set[str]:
+def check_is_run(folder: epath.Path) -> None:
+    """Raises ValueError if a folder is not that of a run, or of one of an older version."""
+    for name in ("config.json", "provenance.json"):
+        if not (folder / name).exists():
+            message = (
+                f"{folder} is no run folder of this version: it has no {name}. Give the folder "
+                "that holds config.json; in the folder of an older run, the same command adds "
+                "provenance.json."
+            )
+            raise ValueError(message)
+
+
+def known() -> set[str]:
     """Names the experiments of this version, without importing any."""
     root = pathlib.Path(__file__).parents[1]
     files = (file for paper in PAPERS for file in (root / paper).glob("[a-z]*.py"))

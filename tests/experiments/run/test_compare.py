@@ -76,12 +76,15 @@ def test_what_is_no_finished_run_is_said_in_one_line(pair, tmp_path, capsys):
         compare.compare(*pair)
 
 
-@pytest.mark.parametrize("arguments", [["compare"], ["compare", "a"], ["contrast", "a", "b"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["compare"], ["compare", "a"], ["contrast", "a", "b"], ["report"], ["report", "a", "b"]],
+)
 def test_a_wrong_argument_is_said(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(arguments)
     assert caught.value.code == 2
-    assert "takes no argument, or compare RUN RUN, got" in capsys.readouterr().err
+    assert "takes no argument, compare RUN RUN or report RUN, got" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_comparison(pair, capsys):
