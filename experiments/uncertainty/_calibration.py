@@ -18,8 +18,8 @@ def rows(by_time: dict[float, dict[str, np.ndarray]]) -> list[dict[str, float]]:
     """Measures at every time how the uncertainties agree with the errors.
 
     Args:
-      by_time: from each time to `uncertainty` `[n]`, `error` `[n]`, its squared norm, and
-        `variance` `[n, *dims]`.
+      by_time: from each time to `uncertainty` `[n]`, `error` `[n]`, its squared norm, and, where
+        it was measured, `variance` `[n, *dims]`.
 
     Returns:
       For each time the entries of `fmjax.metrics.Calibration` under their names.
@@ -29,9 +29,10 @@ def rows(by_time: dict[float, dict[str, np.ndarray]]) -> list[dict[str, float]]:
 
 def _row(t: float, result: dict[str, np.ndarray]) -> dict[str, float]:
     found = fmjax.metrics.calibration(
-        result["uncertainty"], result["error"], variance=result["variance"]
+        result["uncertainty"], result["error"], variance=result.get("variance")
     )
-    numbers = {name: float(value) for name, value in found._asdict().items()}
+    told = {name: value for name, value in found._asdict().items() if value is not None}
+    numbers = {name: float(value) for name, value in told.items()}
     return {"t": t, "num_images": len(result["error"]), **numbers}
 
 
@@ -83,12 +84,18 @@ def typical(by_time: dict[float, dict[str, np.ndarray]]) -> int:
     return int(np.argsort(by_time[middle]["uncertainty"])[len(by_time[middle]["uncertainty"]) // 2])
 
 
-def picture(by_time: dict[float, dict[str, np.ndarray]], rows: list[dict[str, float]]) -> Figure:
-    """Returns U against the squared error of every image, one panel for each time.
+def picture(
+    by_time: dict[float, dict[str, np.ndarray]],
+    rows: list[dict[str, float]],
+    *,
+    points: str = "held-out image a point (units of x in [-1, 1])",
+) -> Figure:
+    """Returns U against the squared error of every example, one panel for each time.
 
     Args:
       by_time: from each time to the stacked output of `measures.measure`.
       rows: the table's row for each time, in the same order.
+      points: what the title says that every point is.
     """
     figure = Figure(figsize=(max(3.3 * len(rows), 9.0), 4.8), layout="constrained")
     axes = figure.subplots(1, len(rows), squeeze=False)[0]
@@ -104,7 +111,5 @@ def picture(by_time: dict[float, dict[str, np.ndarray]], rows: list[dict[str, fl
         )
     axes[0].set_ylabel("squared error of the mean")
     axes[0].legend(loc="lower right", fontsize=10)
-    figure.suptitle(
-        "Uncertainty against error, each held-out image a point (units of x in [-1, 1])"
-    )
+    figure.suptitle(f"Uncertainty against error, each {points}")
     return figure

@@ -1,0 +1,1 @@
+"""Workshop of `audit`: what is audited and on which data, measures, words, table, pictures."""
