@@ -135,7 +135,7 @@ def test_the_readme_shows_code_and_a_picture_before_line_40():
 
 PAGES = [
     *ROOT.glob("*.md"),
-    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
     *(ROOT / "experiments").rglob("README.md"),
 ]
 
@@ -159,7 +159,9 @@ def test_links_of_the_pages_resolve(page):
 
 def test_every_figure_is_shown_on_a_page():
     shown = {
-        target for page in PAGES for target in re.findall(r"([\w.-]+\.png)\)", page.read_text())
+        target
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\([^)]*?([\w.-]+\.png)\)", page.read_text())
     }
     assert shown == {path.name for path in (ROOT / "docs" / "figures").iterdir()}
 
