@@ -13,8 +13,13 @@ import jax
 __all__ = ["Array", "AverageVelocity", "Divergence", "Key", "PyTree", "Solve", "Velocity"]
 
 Array = jax.Array
+"""An array of JAX; where a time or a data set is meant, NumPy's arrays and numbers do as well."""
+
 Key = jax.Array
+"""One typed key, as `jax.random.key` makes it."""
+
 PyTree = Any
+"""Nested tuples, lists and dicts of arrays, such as the parameters of a network."""
 
 Velocity = Callable[[Array, Array], Array]
 """`(x[*dims], t[]) -> dx[*dims]`, the velocity of a flow at one point and time."""
