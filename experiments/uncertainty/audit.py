@@ -151,7 +151,8 @@ def _or_why(measure: Callable[[], Any]) -> Any:
     try:
         return measure()
     except ArithmeticError as error:
-        return f"the flow cannot be followed from noise to data ({errors.first_line(error)})"
+        what = errors.first_line(error).partition(": train")[0]  # its advice is for trainings
+        return f"the flow cannot be followed from noise to data ({what})"
 
 
 def _along_flow(
@@ -217,7 +218,9 @@ def audit(
             negative = None if None in shares else shares
             results["maps"] = shown if isinstance(shown, str) else {"negative": negative}
             results["jacobian"] = jacobians(field, by_time, asked, keys[1])
-            arrays |= {"posterior": by_time} | ({} if isinstance(shown, str) else {"maps": shown})
+            arrays["posterior"] = by_time
+            if shown is not by_time and not isinstance(shown, str):
+                arrays["maps"] = shown
         flow, more = _along_flow(field, data, asked, keys[2:])
     results = {"name": data.name, "about": _about(data), **results, **flow}
     return results | {"answers": answers.answers(results)}, arrays | more
@@ -239,8 +242,9 @@ def figures(results: dict[str, Any], arrays: dict[str, Any], title: str) -> dict
             arrays["posterior"], results["calibration"], points=points
         )
         made["jacobian"] = pictures.jacobian(results["jacobian"], title=title)
-    if "maps" in arrays:
-        made["maps"] = posterior_pictures.uncertainty(arrays["maps"], dataset=title)
+    if not isinstance(results["maps"], str):
+        shown = arrays.get("maps", arrays["posterior"])
+        made["maps"] = posterior_pictures.uncertainty(shown, dataset=title)
     if "ratios" in arrays:
         made["copies"] = pictures.copies(arrays["ratios"], title=title)
         if arrays["samples"].ndim == 4 and arrays["samples"].shape[-1] in (1, 3):

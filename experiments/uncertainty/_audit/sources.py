@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import fmjax
 from experiments.images import data, own, training
 from experiments.images.options import Source
 from experiments.run import numbers
@@ -67,6 +68,8 @@ def _of_run(recorded: Any, key: Key) -> Data:
     """Returns the data of a run: images, trajectories, or what is drawn from a law."""
     if isinstance(recorded, data.Images):
         return _images("the run's images", recorded, key)
+    if getattr(recorded, "_fields", ()) == ("weights", "means", "deviations"):
+        recorded = fmjax.toy.isotropic_mixture(*recorded)
     if hasattr(recorded, "sample"):
         keys = jax.random.split(key, DRAWN)
         return Data("the run's law", jax.jit(jax.vmap(recorded.sample))(keys))

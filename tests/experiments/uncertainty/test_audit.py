@@ -1,7 +1,9 @@
 """The audit of velocities whose every number is known: by hand, or in closed form."""
 
+import functools
 import json
 import math
+import sys
 import textwrap
 
 import jax
@@ -9,10 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import experiments.run
 import fmjax
+from experiments.fdm import _laws
+from experiments.fdm._trajectories import training
+from experiments.images import data
 from experiments.run import cli
 from experiments.uncertainty import audit, maps
-from experiments.uncertainty._audit import answers, measures, subjects
+from experiments.uncertainty._audit import answers, measures, sources, subjects
 from experiments.uncertainty._audit.options import Examples, Facts, Subject
 from experiments.uncertainty._audit.sources import Data
 from tests.oracles import tiny
@@ -42,19 +48,20 @@ def _said(results):
 @pytest.fixture(scope="module")
 def exact():
     """The audit of the exact velocity of the mixture."""
-    data = Data("mixture", _drawn(1000, 1), _drawn(500, 2))
-    return audit.audit(FIELD, PATH, data, key=jax.random.key(0), asked=ASKED), data
+    points = Data("mixture", _drawn(1000, 1), _drawn(500, 2))
+    return audit.audit(FIELD, PATH, points, key=jax.random.key(0), asked=ASKED), points
 
 
+@pytest.mark.slow
 def test_the_exact_velocity_passes_every_question(exact):
-    (results, arrays), data = exact
+    (results, arrays), points = exact
     for row in results["calibration"]:
         assert abs(row["ratio"] - 1) < 5 * row["ratio_standard_error"] < 0.5
         assert abs(row["pearson"] - row["best_pearson"]) < 0.15
     for row in results["jacobian"]:
         assert row["asymmetry"] < 1e-5
         assert row["negative_ratio"] == row["negative_share"] == row["negative_mass"] == 0.0
-    truth = np.asarray(jax.vmap(LAW.log_prob)(data.held_out[:16]))
+    truth = np.asarray(jax.vmap(LAW.log_prob)(points.held_out[:16]))
     assert results["likelihood"]["nats_mean"] == pytest.approx(truth.mean(), abs=1e-3)
     assert abs(measures.excess(results["copies"])) < 5
     said = _said(results)
@@ -94,6 +101,7 @@ def _probed(**flat):
     return tiny.replace(ASKED, probes=8, num_likelihood=0, num_samples=0, **flat)
 
 
+@pytest.mark.slow
 def test_probes_estimate_what_columns_compute(key):
     # A linear field in 12 dimensions with a known covariance: U = 8 at t = 1/2, not symmetric.
     spread = jnp.linspace(-0.2, 1.5, 12)
@@ -117,13 +125,14 @@ def test_probes_estimate_what_columns_compute(key):
         np.testing.assert_allclose(estimated.mean(), both[0][name].mean(), rtol=0.05, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_coupled_velocity_is_found_out_by_its_calibration_and_not_asked_if_it_is_said(key):
     # N(0, 1) coupled to N(0, 4) by x1 = 2 x0: v = x / (1 + t). At t = 1/2 (2) gives 2/3, and the
     # mean 4/3 x errs by (x1 - 2 x0)^2 * 4/9 ... = 8/9 on independent pairs: the ratio is 4/3.
-    data = Data("line", 2 * jax.random.normal(key, (4000, 1)))
+    points = Data("line", 2 * jax.random.normal(key, (4000, 1)))
     asked = tiny.replace(ASKED, times=(0.5,), num_uncertainty=4000, num_likelihood=0, num_samples=0)
     field = lambda x, t: x / (1 + t)
-    results, _ = audit.audit(field, PATH, data, key=key, asked=asked)
+    results, _ = audit.audit(field, PATH, points, key=key, asked=asked)
     (row,) = results["calibration"]
     assert row["mean_uncertainty"] == pytest.approx(2 / 3, rel=1e-4)
     assert abs(row["ratio"] - 4 / 3) < 5 * row["ratio_standard_error"] < 0.2
@@ -131,7 +140,7 @@ def test_a_coupled_velocity_is_found_out_by_its_calibration_and_not_asked_if_it_
     assert "U is too small" in said["Is U calibrated?"]["answer"]
     assert said["Does U tell one example from another?"]["answer"].endswith("for every example.")
     for facts, why in ((Facts(coupled=True), "coupled pairs"), (Facts(guided=True), "guided")):
-        silent, arrays = audit.audit(field, PATH, data, key=key, facts=facts, asked=asked)
+        silent, arrays = audit.audit(field, PATH, points, key=key, facts=facts, asked=asked)
         unanswered = [one for one in silent["answers"] if not one["answered"]]
         assert len(unanswered) == 8  # likelihood and copies were not asked for
         assert sum(why in one["answer"] for one in unanswered) == 6
@@ -156,9 +165,9 @@ def test_a_flow_that_cannot_be_followed_is_an_answer(key, monkeypatch):
     monkeypatch.setattr(measures, "likelihood", gives_up)
     monkeypatch.setattr(audit, "draw", gives_up)
     asked = tiny.replace(ASKED, times=(0.5,))
-    data = Data("line", jnp.ones((8, 1)), jnp.ones((8, 1)))
+    points = Data("line", jnp.ones((8, 1)), jnp.ones((8, 1)))
     results, arrays = audit.audit(
-        lambda x, t: x, PATH, data, key=key, facts=Facts(guided=True), asked=asked
+        lambda x, t: x, PATH, points, key=key, facts=Facts(guided=True), asked=asked
     )
     assert arrays == {}
     for one in results["answers"][-2:]:
@@ -208,7 +217,7 @@ def here(tmp_path, monkeypatch):
     np.save(tmp_path / "nan.npy", np.where(points > 2, np.nan, points))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "mymodel", raising=False)
+    monkeypatch.delitem(sys.modules, "mymodel", raising=False)
     return tmp_path
 
 
@@ -271,14 +280,43 @@ def test_a_users_mistake_is_one_line(here, arguments, words, capsys):
     assert "Traceback" not in error
 
 
-def test_parameters_that_a_partial_has_bound_are_arguments():
-    import functools
+def test_a_network_of_ours_that_couples_is_known(monkeypatch):
+    run = experiments.run.Run(FIELD, PATH, None, None, None, None)
+    monkeypatch.setattr(experiments.run, "load", lambda folder, name: run)
+    for name, coupled in (("seed_0/OT-CFM", True), ("seed_0/CFM", False), (None, False)):
+        found = subjects.load(Subject(run="runs/mine/digits/", network=name), Facts())
+        assert found.facts == Facts(coupled=coupled)
+        assert found.name == "_".join(["digits", *(name or "").split("/")]).rstrip("_")
 
+
+def test_parameters_that_a_partial_has_bound_are_arguments():
     apply = lambda params, x, t: params * x
     found, params = subjects.split(functools.partial(apply, jnp.float32(3)))
     assert (params, found(params, 2.0, 0.5)) == ((3.0,), 6.0)
     found, params = subjects.split(lambda x, t: 3 * x)
     assert (params, found(params, 2.0, 0.5)) == ((), 6.0)
+
+
+def test_the_data_of_every_kind_of_run(tmp_path):
+    drawn = sources.load(Examples(), _laws.PLANE, 0)
+    truth = _laws.PLANE.weights @ _laws.PLANE.means
+    assert drawn.held_out.shape == (sources.DRAWN, 2)
+    spread = drawn.held_out.std(axis=0) / sources.DRAWN**0.5
+    assert (abs(drawn.held_out.mean(axis=0) - truth) < 5 * spread).all()
+    assert drawn.train is None
+    held_out, train = np.zeros((3, 5, 2), np.float32), np.ones((4, 5, 2), np.float32)
+    found = sources.load(Examples(), training.Trajectories(None, train, held_out), 0)
+    np.testing.assert_array_equal(found.held_out, held_out)
+    np.testing.assert_array_equal(found.train, train)
+    images = data.load("digits")
+    found = sources.load(Examples(), images, 0)
+    np.testing.assert_array_equal(data.quantize(found.held_out, 17), images.held_out)
+    np.testing.assert_array_equal(data.quantize(found.train, 17), images.train)
+    with pytest.raises(ValueError, match="the run has none held out: give --dataset"):
+        sources.load(Examples(), train, 0)
+    np.savez(tmp_path / "two.npz", held_out=held_out, train=train[:, 0])
+    with pytest.raises(ValueError, match="examples of one shape"):
+        sources.load(Examples(dataset=str(tmp_path / "two.npz")), None, 0)
 
 
 @pytest.mark.slow
