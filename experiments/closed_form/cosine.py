@@ -31,7 +31,7 @@ import numpy as np
 import fmjax
 from experiments.closed_form._cosine import measures, photographs, pictures
 from experiments.images import data, own
-from experiments.run import cli, loop, options
+from experiments.run import cli, loop, options, points
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import remembered, write_json
 from experiments.run.options import Free, Place
@@ -90,9 +90,11 @@ class Config:
 
     datasets: Free[tuple[str, ...]] = ("moons", "digits")
     """Any of moons, digits, photographs, mnist, fashion_mnist, cifar10, cifar10_subset, and paths
-    of your own: .npz files with an array "images", uint8 [n, h, w] or [n, h, w, c], .npy files of
-    such an array, and folders of PNG or JPEG files. Of images the training part is used;
-    photographs are 550 crops of 256x256 pixels of the two of scikit-learn."""
+    of your own: points, in .npy or .csv files of numbers [n, d], taken as they are; and images, in
+    .npz files with an array "images", uint8 [n, h, w] or [n, h, w, c] (and "held_out" images and
+    "levels" of a pixel, if you have them), .npy files of such an array, and folders of PNG or JPEG
+    files. Of images the training part is used; photographs are 550 crops of 256x256 pixels of the
+    two of scikit-learn."""
     data_dir: Place = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
     a missing data set is downloaded. Only for data sets of tensorflow-datasets."""
@@ -133,21 +135,23 @@ def moons(asked: Moons, seed: int) -> np.ndarray:
 
 
 def load(config: Config, name: str) -> np.ndarray:
-    """Returns a data set as float32, `[n, 2]` or, in [-1, 1], `[n, h, w, c]`."""
+    """Returns a data set as float32, points `[n, d]` or, in [-1, 1], images `[n, h, w, c]`."""
     if name == "moons":
         return moons(config.moons, config.seed)
     if name == "photographs":
         return photographs.photographs()
+    if points.holds(name):
+        return points.read(name, "[n, d]")
     images = data.load(name, data_dir=config.data_dir, seed=config.seed)
     return data.centers(images.train, images.levels)
 
 
-def sized(points: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+def sized(bank: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     """Returns the data set at every size, the least first and last as it is."""
-    if points.ndim == 2:
-        return [points]
-    smaller = [side for side in sorted(sizes) if side < min(points.shape[1:3])]
-    return [*(photographs.subsample(points, side) for side in smaller), points]
+    if bank.ndim == 2:
+        return [bank]
+    smaller = [side for side in sorted(sizes) if side < min(bank.shape[1:3])]
+    return [*(photographs.subsample(bank, side) for side in smaller), bank]
 
 
 def measure(asked: Measures, seed: int, name: str, bank: np.ndarray) -> dict[str, Any]:
@@ -196,10 +200,10 @@ def main(config: Config) -> None:
     config.check()
     folder = loop.open_run(config.workdir or "runs/closed_form/cosine", config)
     # Mistakes come first.
-    points = {own.label(name): load(config, name) for name in config.datasets}
+    banks = {own.label(name): load(config, name) for name in config.datasets}
     found = {
         name: [kept(config, folder, name, bank) for bank in sized(whole, config.sizes)]
-        for name, whole in points.items()
+        for name, whole in banks.items()
     }
     if jax.process_index() != 0:
         return  # one process writes

@@ -13,6 +13,7 @@ training points, and during the training are measured
 The code's bank is the batch and 5,000 draws with replacement; here it is the training set itself.
 
 Run:    python -m experiments.closed_form.efm_toy
+        python -m experiments.closed_form.efm_toy --dataset mine.csv --num-train 500
 Time:   under 2 minutes on two CPU cores.
 Expect: the error of the velocity falls faster and further with a larger bank; the distances differ
         less, for a sample of the exact field repeats the training points.
@@ -22,24 +23,34 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import fmjax
-from experiments.closed_form._efm import toy_pictures, training
-from experiments.run import arrays, batches, checkpoints, cli, layout, loop, numbers, options
+from experiments.closed_form._efm import toy_data, toy_pictures, training
+from experiments.closed_form._efm.toy_data import Problem, problem
+from experiments.run import (
+    arrays,
+    batches,
+    checkpoints,
+    cli,
+    layout,
+    loop,
+    numbers,
+    options,
+    points,
+)
 from experiments.run import pictures as run_pictures
-from experiments.run.folder import read_metrics, write_json
+from experiments.run.folder import check_facts, read_metrics, write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
 from fmjax.models.perceptron import apply as perceptron
 from fmjax.types import Array, Key, PyTree
 
-path = training.path
-target = fmjax.empirical.anchored_velocity  # from differences: in the plane many points are near
+path, target = training.path, toy_data.target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +119,20 @@ class Config:
     """The options. Data, network, batch and learning rate are those of the paper's code."""
 
     workdir: Place = None
-    """Run folder; None is runs/closed_form/efm_toy. The same command continues it."""
+    """Run folder; None is runs/closed_form/efm_toy, of your own points efm_toy_NAME. The same
+    command continues it."""
+    dataset: str = "eight_gaussians"
+    """eight_gaussians, or points of your own in the plane: an .npy or .csv file of numbers [n, 2].
+    They are taken as they are: scale them to about 1 to 5."""
     num_train: int = 5000
-    """Training points, and as many test points."""
+    """Training points, and as many test points; of your own points n is at least twice as many."""
     networks: Free[Networks] = Networks()
     training: Training = Training()
     measures: Measures = Measures()
 
     def check(self) -> None:
         """Raises ValueError for options that would only fail after a training."""
+        toy_data.check(self.dataset)
         options.check_parts(self)
         options.check_bounds(self, {"num_train": (2, math.inf)})
         options.check_bounds(self.training, {"batch_size": (1, self.num_train)})
@@ -125,43 +141,6 @@ class Config:
 
 
 _distance = jax.jit(fmjax.metrics.wasserstein2)
-
-
-class Problem(NamedTuple):
-    """The data of one seed, and what a network is measured on.
-
-    Attributes:
-      train: `[n, 2]`, the training points.
-      x: `[k, 2]`, states on the paths of training points.
-      t: `[k]`, their times.
-      exact: `[k, 2]`, the exact velocity of the training set there.
-      noise: `[m, 2]`, from which points are generated.
-      near: `[2, m, 2]`, training and test points.
-    """
-
-    train: Array
-    x: Array
-    t: Array
-    exact: Array
-    noise: Array
-    near: Array
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def problem(key: Key, num_train: int, num_pairs: int, num_points: int) -> tuple[Problem, Array]:
-    """Returns the data of one seed, and the variance of the target of CFM per dimension."""
-    key_data, key_index, key_noise, key_time, key_sample = jax.random.split(key, 5)
-    density = fmjax.toy.eight_gaussians()
-    both = jax.vmap(density.sample)(jax.random.split(key_data, 2 * num_train))
-    train, test = both[:num_train], both[num_train:]
-    x1 = train[jax.random.randint(key_index, (num_pairs,), 0, num_train)]
-    x0 = jax.random.normal(key_noise, x1.shape)
-    t = fmjax.times.stratified(key_time, (num_pairs,))
-    exact = jax.lax.map(lambda pair: target(path, train, *pair), (x0, x1, t), batch_size=64)
-    x = jax.vmap(functools.partial(fmjax.paths.interpolate, path))(x0, x1, t)
-    noise = jax.random.normal(key_sample, (num_points, 2))
-    near = jnp.stack([train[:num_points], test[:num_points]])
-    return Problem(train, x, t, exact, noise, near), jnp.mean((x1 - x0 - exact) ** 2)
 
 
 @functools.partial(jax.jit, static_argnames="tolerance")
@@ -207,7 +186,9 @@ def train(
     return layout.on_host(state.ema_params)
 
 
-def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def run(
+    config: Config, folder: Any, own: np.ndarray | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns a row for every network, and one for the data of every seed."""
     rows, of_data = [], []
     measures = config.measures
@@ -215,17 +196,17 @@ def run(config: Config, folder: Any) -> tuple[list[dict[str, Any]], list[dict[st
     losses = training.losses(perceptron, config.networks, target=target)
     for seed in config.networks.seeds:
         key = jax.random.fold_in(jax.random.key(seed), 1000)
-        given, variance = jax.device_get(problem(key, *sizes))
+        given, variance = jax.device_get(problem(key, *sizes, own))
         floor = float(_distance(*given.near))
         of_data.append({"seed": seed, "variance": float(variance), "w2_train_test": floor})
         for name, loss in losses.items():
             place = folder / f"seed_{seed}" / name
             training.announce(seed, name)
             params = train(config, given, loss, seed, place)
-            errors, points = measure(params, given, tolerance=measures.tolerance)
+            errors, made = measure(params, given, tolerance=measures.tolerance)
             errors = {name: float(value) for name, value in errors.items()}
             row = {"seed": seed, "method": name, **errors, "curve": read_metrics(place)}
-            rows.append(row | {"points": points, "train": given.near[0]})
+            rows.append(row | {"points": made, "train": given.near[0]})
     return rows, of_data
 
 
@@ -234,14 +215,16 @@ def restore(config: Config, folder: Any) -> dict[str, Network]:
     sizes = (config.num_train, config.measures.num_pairs, config.measures.num_points)
     shape = {"width": config.training.width, "depth": config.training.depth}
     like = fmjax.models.perceptron(jax.random.key(0), 2, **shape)[1]
+    own = toy_data.load(config.dataset, config.num_train)
+    check_facts(folder, **toy_data.facts(own))
 
-    def points(seed: int) -> Array:
-        return problem(jax.random.fold_in(jax.random.key(seed), 1000), *sizes)[0].train
+    def data(seed: int) -> Array:
+        return problem(jax.random.fold_in(jax.random.key(seed), 1000), *sizes, own)[0].train
 
     def one(name: str) -> Network:
         steps, seed = config.training.num_steps, int(name.split("/")[0].removeprefix("seed_"))
         read = functools.partial(checkpoints.averaged, folder / name, like, steps)
-        return Network(perceptron, read, path, functools.partial(points, seed))
+        return Network(perceptron, read, path, functools.partial(data, seed))
 
     return {name: one(name) for name in training.names(config.networks)}
 
@@ -262,12 +245,15 @@ def table(rows: list[dict[str, Any]], of_data: list[dict[str, Any]]) -> str:
 def main(config: Config) -> None:
     """Trains or continues every network, measures, and leaves everything under the run folder."""
     config.check()
-    folder = loop.open_run(config.workdir or "runs/closed_form/efm_toy", config)
-    rows, of_data = run(config, folder)
+    own = toy_data.load(config.dataset, config.num_train)
+    title = "8 Gaussians" if own is None else points.label(config.dataset)
+    folder = "runs/closed_form/efm_toy" + ("" if own is None else f"_{title}")
+    folder = loop.open_run(config.workdir or folder, config, **toy_data.facts(own))
+    rows, of_data = run(config, folder, own)
     if jax.process_index() != 0:
         return  # one process writes
     with run_pictures.style():
-        run_pictures.save(folder / "figures", toy_pictures.figures(rows, of_data))
+        run_pictures.save(folder / "figures", toy_pictures.figures(rows, of_data, title))
     drawn = {
         f"seed_{row['seed']}/{row['method']}": {k: row.pop(k) for k in ("points", "train")}
         for row in rows

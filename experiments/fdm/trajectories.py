@@ -13,6 +13,7 @@ the same noise; then
 
 Run:    python -m experiments.fdm.trajectories                         (Lorenz)
         python -m experiments.fdm.trajectories --system fitzhugh_nagumo
+        python -m experiments.fdm.trajectories --system mine.npy --num-train 400 --num-test 100
         python -m experiments.fdm.trajectories --fdm-learning-rate 2e-3   (tuned apart)
 Time:   6 minutes on two CPU cores.
 Expect: the tables of experiments/fdm/README.md.
@@ -33,7 +34,7 @@ import jax
 from experiments.fdm._trajectories import measures, pictures, settings, tables, training
 from experiments.fdm._trajectories.options import Measures, Source, Training
 from experiments.run import arrays as run_arrays
-from experiments.run import checkpoints, cli, loop, options
+from experiments.run import checkpoints, cli, loop, options, points
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import check_facts, read_metrics, write_json
 from experiments.run.options import Free, Place
@@ -63,8 +64,9 @@ class Config:
             ("path", self.path, settings.PATHS),
             ("matching", self.training.matching, training.MATCHINGS),
         ):
-            if value not in table:
-                message = f"{name} must be one of {', '.join(table)}, got {value!r}."
+            if value not in table and not (name == "system" and points.is_own(value)):
+                more = ", or a path ending in .npy or .csv" if name == "system" else ""
+                message = f"{name} must be one of {', '.join(table)}{more}, got {value!r}."
                 raise ValueError(message)
         options.check_parts(self)
         options.check_bounds(self, {"seed": (0, 2**32 - 1)})
@@ -167,7 +169,8 @@ def main(config: Config) -> None:
     config.check()
     trajectories = training.load(config.source, config.seed)
     _check_event(trajectories)
-    folder = config.workdir or f"runs/fdm/trajectories/{config.source.system}_{config.path}"
+    system = trajectories.system.name
+    folder = config.workdir or f"runs/fdm/trajectories/{system}_{config.path}"
     facts = {"trajectories": training.fingerprint(trajectories)}
     folder = loop.open_run(folder, config, **facts)
     key_loss, key_evaluate = (

@@ -179,10 +179,13 @@ def _levels(path: str, levels: np.ndarray) -> int:
 def _checked(path: str, name: str, images: np.ndarray, levels: int, at_least: int) -> np.ndarray:
     """Returns images as uint8 `[n, h, w, c]`, or says what is wrong with them."""
     if images.dtype != np.uint8:
+        eight = "if all lie in 0 ... 255, use images.astype(np.uint8)"
+        sixteen = "16 bits that fill 0 ... 65535 become 8 by np.uint8(images // 257)"
         convert = {
             "f": "floats in [0, 1] become pixels by np.round(255 * images).astype(np.uint8)",
             "b": "use images.astype(np.uint8) together with levels=2",
-        }.get(images.dtype.kind, "if all lie in 0 ... 255, use images.astype(np.uint8)")
+            "u": sixteen if images.dtype == np.uint16 else eight,
+        }.get(images.dtype.kind, eight)
         wrong = f"must be uint8, got {images.dtype}: {convert}"
     elif images.ndim not in (3, 4) or 0 in images.shape[1:]:
         wrong = f"must have shape [n, h, w] or [n, h, w, c], got {list(images.shape)}"

@@ -9,16 +9,19 @@ from experiments.run.options import Free, Place
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The simulated trajectories."""
+    """The trajectories, simulated or a user's own."""
 
     system: str = "lorenz"
-    """lorenz or fitzhugh_nagumo."""
+    """lorenz, fitzhugh_nagumo, or trajectories of your own: an .npy file of numbers
+    [n, length, channels], or a .csv file with one trajectory of one channel in each line. They are
+    taken as they are: scale them to about 1. The event is then that the largest value of the first
+    channel is above the 0.9-quantile of those of the training trajectories."""
     data_dir: Place = None
     """Folder in which simulated trajectories are kept; None simulates them again."""
     num_train: int = 4000
-    """Simulated trajectories to train on; the paper has 32,000."""
+    """Trajectories to train on; the paper has 32,000."""
     num_test: Free[int] = 10000
-    """Simulated trajectories to compare with; the paper has 32,000."""
+    """Trajectories to compare with, none of them trained on; the paper has 32,000."""
 
     def check(self) -> None:
         """Raises ValueError for too few trajectories."""

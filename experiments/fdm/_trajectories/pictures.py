@@ -71,7 +71,8 @@ def trajectories(
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_STATES)
     )
-    figure.suptitle(f"Trajectories of {_NAMES[system.name]} and of the learned flows")
+    name = _NAMES.get(system.name, system.name.replace("$", r"\$"))
+    figure.suptitle(f"Trajectories of {name} and of the learned flows")
     return figure
 
 

@@ -36,7 +36,7 @@ References:
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import diffrax
 import jax
@@ -124,6 +124,34 @@ def _fitzhugh_nagumo_field(z: Array) -> Array:
 
 def _fitzhugh_nagumo_event(x: Array) -> Array:
     return jnp.max(0.5 * (x[:, 0] + x[:, 1])) - 2.5  # eq. (4)
+
+
+def own(name: str, train: np.ndarray) -> System:
+    """Returns what stands for the system of a user's own trajectories.
+
+    The event is that the largest value of the first channel is above the 0.9-quantile of those of
+    the training trajectories. Times count the states.
+
+    Args:
+      name: of the trajectories.
+      train: `[n, length, channels]`.
+    """
+    level = float(np.quantile(train[..., 0].max(axis=1), 0.9))
+
+    def unknown(_: Array) -> NoReturn:
+        message = f"nothing is known of the system of {name} but its trajectories."
+        raise ValueError(message)
+
+    return System(
+        name=name,
+        field=unknown,
+        initial=unknown,
+        save_every=1.0,
+        num_steps=train.shape[1],
+        num_dropped=0,
+        event=lambda x: jnp.max(x[:, 0]) - level,
+        states=tuple(f"channel {channel}" for channel in range(train.shape[2])),
+    )
 
 
 def simulate(

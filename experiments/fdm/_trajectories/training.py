@@ -28,14 +28,14 @@ from flax import nnx
 import fmjax
 from experiments.fdm._trajectories import settings, systems
 from experiments.fdm._trajectories.options import Source, Training
-from experiments.run import batches, layout, loop, numbers
+from experiments.run import batches, layout, loop, numbers, points
 from fmjax.types import Array, Key, PyTree
 
 SYSTEMS = {"lorenz": systems.lorenz, "fitzhugh_nagumo": systems.fitzhugh_nagumo}
 
 
 class Trajectories(NamedTuple):
-    """A system with its simulated trajectories, float32 `[n, length, d]` each."""
+    """A system with its trajectories, float32 `[n, length, d]` each."""
 
     system: systems.System
     train: np.ndarray
@@ -43,15 +43,20 @@ class Trajectories(NamedTuple):
 
 
 def load(source: Source, seed: int) -> Trajectories:
-    """Returns the trajectories of a run, simulated or read from the folder that keeps them.
+    """Returns the trajectories of a run: simulated, read from where they are kept, or a user's own.
 
     Args:
       source: which trajectories, and how many.
       seed: of the trajectories.
     """
+    sizes = (source.num_train, source.num_test)
+    if points.is_own(source.system):
+        whole = points.read(source.system, "[n, length, channels]")
+        asked = dict(zip(("--num-train", "--num-test"), sizes, strict=True))
+        train, test = points.split(source.system, whole, asked, seed)
+        return Trajectories(systems.own(points.label(source.system), train), train, test)
     system = SYSTEMS[source.system]()
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2000))
-    sizes = (source.num_train, source.num_test)
     parts = [
         systems.simulate(system, key, size, cache=source.data_dir)
         for key, size in zip(keys, sizes, strict=True)

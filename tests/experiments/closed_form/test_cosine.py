@@ -264,6 +264,19 @@ def test_without_images_there_is_no_figure_of_sizes(tmp_path):
     tiny.check_pictures(tmp_path / "run" / "figures", {"histograms", "means"})
 
 
+def test_a_users_own_points_are_measured_as_they_are(tmp_path):
+    random = np.random.default_rng(0)
+    points = np.float32(random.gamma(2.0, 1.0, (30, 3)))
+    np.save(tmp_path / "cloud.npy", points)
+    config = tiny.replace(CONFIG, datasets=(str(tmp_path / "cloud.npy"),))
+    bank = closed_form_cosine.load(config, config.datasets[0])
+    np.testing.assert_array_equal(bank, points)
+    assert [whole.shape for whole in closed_form_cosine.sized(bank, (4,))] == [(30, 3)]
+    closed_form_cosine.main(tiny.replace(config, workdir=str(tmp_path / "run")))
+    (entry,) = tiny.results(tmp_path / "run")["cloud"]
+    assert (entry["label"], entry["dimension"], entry["num_points"]) == ("cloud", 3, 30)
+
+
 def test_another_configuration_is_refused(run):
     before = tiny.contents(run)
     with pytest.raises(ValueError, match=r"other options: num_pairs .*--workdir"):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+import experiments.run
 import fmjax
 from experiments.closed_form import efm_toy
+from experiments.closed_form._efm import toy_data
 from experiments.run import arrays, cli
 from tests.oracles import tiny
 
@@ -121,6 +123,42 @@ def test_another_configuration_is_refused(run):
         efm_toy.main(tiny.replace(TINY, workdir=str(run), learning_rate=1e-4))
 
 
+def _own(path, n):
+    random = np.random.default_rng(0)
+    np.savetxt(path, random.gamma(2.0, 1.0, (n, 2)), delimiter=",", header="x,y")
+    return str(path)
+
+
+def test_a_users_own_points_are_drawn_without_repetition(tmp_path):
+    file = _own(tmp_path / "mine.csv", 100)
+    own = toy_data.load(file, 40)
+    given, _ = efm_toy.problem(jax.random.key(3), *SIZES, own)
+    assert given.train.shape == (40, 2)
+    whole = {row.tobytes() for row in own}
+    drawn = [row.tobytes() for row in (*np.asarray(given.train), *np.asarray(given.near[1]))]
+    assert len(set(drawn)) == 50
+    assert set(drawn) < whole
+    other, _ = efm_toy.problem(jax.random.key(4), *SIZES, own)
+    assert not np.array_equal(other.train, given.train)
+    with pytest.raises(ValueError, match=r"holds 100 points, .*give --num-train 50 or less"):
+        toy_data.load(file, 51)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_users_own_points(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = _own(tmp_path / "mine.csv", 100)
+    efm_toy.main(tiny.replace(TINY, dataset=file, banks=()))
+    folder = tmp_path / "runs" / "closed_form" / "efm_toy_mine"
+    tiny.check_pictures(folder / "figures", {"training", "points"})
+    own = toy_data.load(file, 40)
+    found = experiments.run.load(folder, "seed_0/CFM").data
+    assert {row.tobytes() for row in np.asarray(found)} < {row.tobytes() for row in own}
+    np.savetxt(file, own + 1.0, delimiter=",")
+    with pytest.raises(ValueError, match="a run with other points"):
+        experiments.run.load(folder, "seed_0/CFM")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -129,6 +167,8 @@ def test_another_configuration_is_refused(run):
         (["--methods", "--banks"], "one method or bank"),
         (["--banks", "64"], "banks must be from batch_size 128 to the 5000 training points"),
         (["--num-points", "6000"], "num_points must be between 1 and 5000"),
+        (["--dataset", "moons"], "dataset must be eight_gaussians or a path ending in .npy or"),
+        (["--dataset", "none.csv"], "no file none.csv: an .npy or .csv file of numbers [n, 2]"),
         (["--num-steps", "0"], "num_steps must be at least 1"),
         (["--workdir", __file__ + "/run"], "cannot write the run folder"),
     ],

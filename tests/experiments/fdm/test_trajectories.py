@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import experiments.run
 import fmjax
 from experiments.fdm import trajectories as fdm_trajectories
 from experiments.fdm._trajectories import measures, settings, systems, training
@@ -366,7 +367,11 @@ def test_the_methods_differ_in_what_was_asked_for_and_in_nothing_else():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--system", "pendulum"], "system must be one of lorenz, fitzhugh_nagumo, got 'pendulum'"),
+        (
+            ["--system", "pendulum"],
+            "one of lorenz, fitzhugh_nagumo, or a path ending in .npy",
+        ),
+        (["--system", "none.npy"], "no file none.npy: an .npy or .csv file of numbers [n, length"),
         (["--path", "vp"], "path must be one of ve, linear, got 'vp'"),
         (["--matching", "curl"], "matching must be one of trace, product, jacobian, got 'curl'"),
         (["--seed", "-1"], "seed must be between"),
@@ -388,6 +393,52 @@ def test_a_users_mistake_is_one_line(arguments, words, capsys, monkeypatch, tmp_
     assert words in error
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+def _own(path, n=64, length=20):
+    """Waves of two channels in a file."""
+    random = np.random.default_rng(0)
+    phase = random.uniform(0.0, 6.0, (n, 1, 2))
+    size = random.gamma(2.0, 0.5, (n, 1, 2))
+    np.save(path, size * np.sin(np.arange(float(length))[:, None] / 3.0 + phase) + 0.3)
+    return str(path)
+
+
+def test_a_users_own_trajectories_are_split_and_have_an_event(tmp_path):
+    file = _own(tmp_path / "waves.npy")
+    source = Source(system=file, num_train=40, num_test=20)
+    found = load(source, 0)
+    assert (found.train.shape, found.test.shape) == ((40, 20, 2), (20, 20, 2))
+    whole = {row.tobytes() for row in np.float32(np.load(file))}
+    parts = [row.tobytes() for part in found[1:] for row in part]
+    assert len(set(parts)) == 60
+    assert set(parts) < whole
+    assert found.system.name == "waves"
+    # The event against its words: the first channel rises above nine tenths of the maxima.
+    happens = measures.statistic(found.system.event, found.train) > 0
+    maxima = found.train[:, :, 0].max(axis=1)
+    np.testing.assert_array_equal(happens, maxima > np.quantile(maxima, 0.9))
+    assert happens.sum() == 4
+    again, other = load(source, 0), load(source, 1)
+    np.testing.assert_array_equal(again.train, found.train)
+    assert not np.array_equal(other.train, found.train)
+    with pytest.raises(ValueError, match=r"holds 64 examples, too few for --num-train 60"):
+        load(Source(system=file, num_train=60, num_test=20), 0)
+    with pytest.raises(ValueError, match="nothing is known of the system of waves"):
+        found.system.field(jnp.zeros(2))
+
+
+@pytest.mark.slow
+def test_a_run_on_a_users_own_trajectories(tmp_path):
+    file = _own(tmp_path / "waves.npy", n=200)
+    options = {"system": file, "num_train": 100, "num_test": 100, "forecast_steps": 0}
+    _main(tmp_path / "run", **options, num_likelihood=0)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(results["free"]) == ["data", "fm", "fdm"]
+    assert arrays.read(tmp_path / "run" / "arrays.npz")["free"]["fm"].shape[1:] == (20, 2)
+    tiny.check_pictures(tmp_path / "run" / "figures", {"trajectories", "statistic", "training"})
+    run = experiments.run.load(tmp_path / "run", "fm")
+    assert run.data.train.shape == (100, 20, 2)
 
 
 def test_trajectories_are_those_of_the_seed_and_kept(monkeypatch):

@@ -322,6 +322,10 @@ def test_npz_may_bring_its_own_split_and_levels(tmp_path, images):
 
 BAD_FILES = {
     "floats": (lambda x: {"images": x / 255}, r"uint8, got float64: .*np\.round\(255"),
+    "16 bits": (
+        lambda x: {"images": x.astype(np.uint16) * 257},
+        r"got uint16: 16 bits .* become 8 by np\.uint8\(images // 257\)",
+    ),
     "integers": (lambda x: {"images": x.astype(int)}, r"got int64: .*astype\(np\.uint8\)"),
     "booleans": (lambda x: {"images": x > 9}, "got bool: .*levels=2"),
     "rank": (lambda x: {"images": x[0, 0]}, r"shape \[n, h, w\] or .*, got \[4, 3\]"),

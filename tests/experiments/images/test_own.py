@@ -1,6 +1,7 @@
 """Images of a user: .npy files and folders of pictures."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -126,6 +127,26 @@ def _deep(folder, x):
     return _write(folder, [x[0, ..., 0].astype(np.uint16) * 257])
 
 
+def _deep_colors(folder, x):
+    """A PNG file of 16 bits for each color, which pillow reads as if it had 8."""
+    _write(folder, [x[0]])
+    height, width = x.shape[1:3]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in x[0] * np.uint16(257))
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    whole = [
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in parts.items()
+    ]
+    (folder / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(whole))
+
+
 def _broken(folder, x):
     _write(folder, x)
     file = folder / "03.png"
@@ -149,7 +170,11 @@ BAD_FOLDERS = {
     "both": (_both, "holds both images and folders of images"),
     "sizes": (_wide, r"00\.png has 6x4 pixels and .*01\.png 4x6: bring all to one size"),
     "transparent": (_transparent, r"00\.png is transparent: paste it on a background"),
-    "16 bits": (_deep, r"00\.png has pixels of mode 'I;16', not of 8 bits: scale them"),
+    "16 bits": (
+        _deep,
+        r"00\.png has pixels of 16 bits, and 8 are wanted: .*np\.uint8\(pixels // 257",
+    ),
+    "16 bits of colors": (_deep_colors, r"00\.png has pixels of 16 bits, and 8 are wanted: where"),
     "broken": (_broken, r"03\.png cannot be read as an image \(.+\): remove it"),
     "bomb": (_bomb, r"03\.png cannot be read as an image \(.+\): remove it"),
 }
