@@ -99,21 +99,30 @@ def functions(text: str, public: Mapping[str, Collection[str]]) -> str:
       public: of every module its public names.
 
     Returns:
-      The text. In a cell of a table a bare name is one of the last module named there.
+      The text. In a table a bare name is one of the last module named in its cell, or of the module
+      that a cell before it in its row holds alone.
     """
     return "\n".join(
-        "|".join(_referring(cell, public, table=True) for cell in line.split("|"))
-        if line.startswith("|")
-        else _referring(line, public, table=False)
+        _row(line, public) if line.startswith("|") else _referring(line, public, None)
         for line in text.split("\n")
     )
 
 
-def _referring(text: str, public: Mapping[str, Collection[str]], *, table: bool) -> str:
-    """Returns a line or a cell with its public names as references."""
-    module = ""
+def _row(line: str, public: Mapping[str, Collection[str]]) -> str:
+    """Returns a row of a table with its public names as references."""
+    cells, module = [], ""
+    for cell in line.split("|"):
+        cells.append(_referring(cell, public, module))
+        alone = re.fullmatch(r"\s*`fmjax\.(\w+)`\s*", cell)
+        module = alone[1] if alone else module
+    return "|".join(cells)
+
+
+def _referring(text: str, public: Mapping[str, Collection[str]], module: str | None) -> str:
+    """Returns a text with its public names as references, bare ones too if a module is given."""
     if text.startswith("    ") or text.startswith("#"):
         return text
+    table = module is not None
 
     def reference(span: re.Match[str]) -> str:
         nonlocal module
@@ -125,9 +134,8 @@ def _referring(text: str, public: Mapping[str, Collection[str]], *, table: bool)
             module = first
             return f"[{span[0]}][fmjax.{first}.{name}]"
         if span[1] == f"fmjax.{first}" and first in public:
-            module = first
             return f"[{span[0]}][fmjax.{first}]"
-        if table and not words[2] and first in public.get(module, ()):
+        if table and not name and first in public.get(module, ()):
             return f"[{span[0]}][fmjax.{module}.{first}]"
         return span[0]
 

@@ -88,6 +88,9 @@ def test_names_of_functions_become_references():
         "| [`posterior.trace`][fmjax.posterior.trace], [`mean`][fmjax.posterior.mean] | `mean` |"
     )
     assert changed(row) == wanted
+    row = "| `fmjax.posterior` | `trace`, `other` |"
+    wanted = "| [`fmjax.posterior`][fmjax.posterior] | [`trace`][fmjax.posterior.trace], `other` |"
+    assert changed(row) == wanted
     for same in ("    `posterior.mean`", "# `posterior.mean`", "[`posterior.mean`](page.md)"):
         assert changed(same) == same
 
