@@ -91,7 +91,7 @@ def _formula(found: re.Match[str]) -> str:
 
 def on_page_context(context: Any, *, page: Page, **_: Any) -> Any:
     """Keeps the titles of the pages for `llms.txt`."""
-    _titles[page.url] = page.title
+    _titles[page.url or "./"] = page.title
     return context
 
 

@@ -40,7 +40,8 @@ COMMANDS = sorted(
 def test_a_block_pastes_into_a_fresh_interpreter_and_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
-    with mpl.rc_context({"backend": "agg"}):
+    # As on a user's machine, where JAX lets shapes of different ranks meet.
+    with mpl.rc_context({"backend": "agg"}), jax.numpy_rank_promotion("allow"):
         exec(compile(block, "page", "exec"), names)
     for name, leaf in ((n, leaf) for n in names for leaf in jax.tree.leaves(names[n])):
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
