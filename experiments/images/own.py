@@ -10,12 +10,11 @@ import pathlib
 from types import ModuleType
 
 import numpy as np
-import tqdm
 from etils import epath
 
 from experiments.images import prepared
 from experiments.run import arrays as npz
-from experiments.run import errors
+from experiments.run import errors, progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _GRAY, _COLORS = {"1", "L"}, {"P", "RGB", "CMYK", "YCbCr"}
@@ -97,7 +96,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 def _images(files: list[pathlib.Path]) -> np.ndarray:
     """Returns images of one size as uint8 `[n, h, w, c]`, gray ones only if all are."""
     pillow = prepared.require("PIL.Image", "folder of images")
-    read = [_pixels(pillow, file) for file in tqdm.tqdm(files, desc="images", disable=None)]
+    read = [_pixels(pillow, file) for file in progress.each(files, "images", unit="image")]
     for file, pixels in zip(files, read, strict=True):
         if pixels.shape[:2] != read[0].shape[:2]:
             sizes = ["x".join(map(str, one.shape[1::-1])) for one in (read[0], pixels)]

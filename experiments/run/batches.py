@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-import tqdm
 
-from experiments.run import layout
+from experiments.run import layout, progress
 from fmjax.types import Array, PyTree
 
 
@@ -53,7 +52,7 @@ def in_batches(
     Raises:
       ArithmeticError: if a result is not finite, or a solver gave up.
     """
-    count, options = len(arrays[0]), {"desc": label, "unit": "batch", "leave": False}
+    count = len(arrays[0])
     shown = label is not None and jax.process_index() == 0
     if shown and not sys.stderr.isatty():
         print(f"{label}: {count} examples", file=sys.stderr, flush=True)
@@ -64,8 +63,7 @@ def in_batches(
     together = _on_each(function, layout.make_mesh())
 
     def parts() -> Iterator[PyTree]:
-        # disable=None: no bar where stderr is no terminal.
-        for start in tqdm.tqdm(range(0, count, size), disable=None if shown else True, **options):
+        for start in progress.each(range(0, count, size), label, unit="batch", shows=shown):
             # The last batch is filled up with earlier examples, so that one program serves all.
             index = np.arange(start, start + size) % count
             part = layout.spread(tuple(a[index] for a in arrays))

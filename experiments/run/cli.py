@@ -25,7 +25,7 @@ import jax
 import tyro
 from etils import epath
 
-from experiments.run import devices, folder, layout, lock, programs, rehearsal, signals
+from experiments.run import board, devices, folder, layout, lock, programs, rehearsal, signals
 
 _OURS = ("experiments", "fmjax")
 _FULL = ": make room, then run the same command again, which continues from the last checkpoint."
@@ -52,8 +52,21 @@ class Trainer(Machine):
     a few real steps of it; then stop, and write nothing."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Logger(Trainer):
+    """What every command has whose trainings write metrics.jsonl."""
+
+    tensorboard: bool = False
+    """Write the metrics in the format of TensorBoard too, into a folder tensorboard/ beside each
+    metrics.jsonl; needs the extra tensorboard."""
+
+
 def run(
-    main: Callable[[Any], object], config_type: type, *, args: Sequence[str] | None = None
+    main: Callable[[Any], object],
+    config_type: type,
+    *,
+    args: Sequence[str] | None = None,
+    metrics: bool = True,
 ) -> None:
     """Parses the command line into a config and runs the experiment on it.
 
@@ -62,6 +75,7 @@ def run(
       config_type: a dataclass whose fields all have a default and a docstring, or are such
         dataclasses.
       args: the options; `sys.argv[1:]` if not given.
+      metrics: whether its trainings, if it has any, write metrics.jsonl, as `loop.fit` does.
 
     Raises:
       SystemExit: code 1 after a user's mistake, 2 after a wrong option, 130 after Ctrl-C, 143
@@ -69,8 +83,9 @@ def run(
     """
     module = sys.modules[main.__module__]
     title = (module.__doc__ or "").split("\n\n")[0]
+    machine = (Logger if metrics else Trainer) if hasattr(module, "restore") else Machine
     parsed = tyro.cli(
-        _command(config_type, Trainer if hasattr(module, "restore") else Machine),
+        _command(config_type, machine),
         prog=_program(module),
         description=title,
         args=args,
@@ -83,7 +98,9 @@ def run(
     is_dry = getattr(parsed.machine, "dry_run", False)
     dry = rehearsal.of(config, module.restore) if is_dry else contextlib.nullcontext()
     try:
-        with signals.ending(), layout.split(parsed.machine.model_devices), dry:
+        split = layout.split(parsed.machine.model_devices)
+        kept = board.kept(asked=getattr(parsed.machine, "tensorboard", False))
+        with signals.ending(), split, kept, dry:
             _run(main, config)
     except Exception:  # a mistake of ours
         if devices.is_one_of_several():

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import tqdm
 
+from experiments.run import progress
 from fmjax.types import Array
 
 
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 def in_turn(cases: dict[str, Case], turns: int) -> dict[str, list[float]]:
     """Returns the seconds of every run of every program."""
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in tqdm.trange(turns + 1, desc="time", disable=None):
+    for turn in progress.each(range(turns + 1), "time", unit="turn"):
         for name, case in cases.items():
             begin = time.perf_counter()
             jax.block_until_ready(case.call(*case.arguments))

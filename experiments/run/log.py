@@ -10,10 +10,8 @@ import jax
 import tqdm
 from etils import epath
 
-from experiments.run import lines, records
+from experiments.run import board, lines, progress, records
 from experiments.run.folder import replace
-
-_QUIET_SECONDS = 10.0  # between two lines of progress where stderr is no terminal
 
 
 class Log:
@@ -33,7 +31,9 @@ class Log:
         self._shows = self._writes and start < num_steps
         self._terminal = sys.stderr.isatty()
         self._cold, self._clock, self._shown = True, math.nan, time.monotonic()
-        self.checksum = _kept(path, start) if self._writes else 0
+        kept = _kept(path, start) if self._writes else None
+        self.checksum = kept.checksum if kept else 0
+        self._board = board.Board(path.parent, kept.lines if kept else []) if self._writes else None
         self._bar = tqdm.tqdm(
             desc="train",
             initial=start,
@@ -63,8 +63,10 @@ class Log:
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Adds a line to the metrics and the loss to the progress."""
         if self._writes:
-            line, self.checksum = lines.text(step, records.plain(values), self.checksum)
+            plain = records.plain(values)
+            line, self.checksum = lines.text(step, plain, self.checksum)
             _add(self._path, line)
+            self._board.write(step, **plain)
         self._show(step, values)
         self._step, self._clock = step, time.perf_counter()
 
@@ -73,17 +75,18 @@ class Log:
         now = time.monotonic()
         if self._terminal or not self._shows:
             return
-        if step == self._num_steps or now - self._shown >= _QUIET_SECONDS:
-            line = f"train: step {step}/{self._num_steps}, loss {values['loss']:.4g}"
-            if (speed := values["steps_per_second"]) > 0:
-                left = tqdm.tqdm.format_interval((self._num_steps - step) / speed)
-                line = f"{line}, {speed:.3g} steps/s, {left} left"
-            print(line, file=sys.stderr, flush=True)
+        if step == self._num_steps or now - self._shown >= progress.QUIET_SECONDS:
+            more, speed = f", loss {values['loss']:.4g}", values["steps_per_second"]
+            more += f", {speed:.3g} steps/s" if speed > 0 else ""
+            seconds = 1 / speed if speed > 0 else 0.0
+            progress.say("train", step, self._num_steps, "step", seconds=seconds, more=more)
             self._shown = now
 
     def close(self) -> None:
-        """Ends the line of progress."""
+        """Ends the line of progress and the files of TensorBoard."""
         self._bar.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _add(path: epath.Path, line: str) -> None:
@@ -96,18 +99,15 @@ def _add(path: epath.Path, line: str) -> None:
         path.write_text(before + line)
 
 
-def _kept(path: epath.Path, step: int) -> int:
-    """Drops the lines after the restored step, which will be written again.
-
-    Returns the checksum of the lines that stay.
-    """
+def _kept(path: epath.Path, step: int) -> lines.Lines | None:
+    """Drops the lines after the restored step, which will be written again; returns the others."""
     found = lines.read(path)
     if found is None:
         if step:
             message = f"{path} is missing: the record of this training begins after step {step}"
             print(message, file=sys.stderr, flush=True)
-        return 0
+        return None
     kept = found.until(step)
     if b"".join(kept.texts) != path.read_bytes():
         replace(path, b"".join(kept.texts))
-    return kept.checksum
+    return kept

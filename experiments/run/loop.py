@@ -24,6 +24,7 @@ import optax
 from etils import epath
 
 from experiments.run import (
+    board,
     calls,
     checkpoints,
     devices,
@@ -60,6 +61,7 @@ def open_run(workdir: str | os.PathLike, config: Any, **facts: Any) -> epath.Pat
     devices.join_hosts()
     devices.announce()
     layout.make_mesh()  # or says how the devices may be split, before anything is written
+    board.check(workdir)
     if rehearsal.is_on():
         return rehearsal.open_folder(workdir, config, facts)
     return run_folder.open_folder(workdir, config, **facts)

@@ -42,10 +42,9 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from etils import epath
 
-from experiments.run import arrays, numbers, paths
+from experiments.run import arrays, numbers, paths, progress
 from fmjax import _compat
 
 Array = jax.Array
@@ -208,8 +207,7 @@ def _simulate(
     size = min(batch_size, n)
 
     def batches() -> Iterator[np.ndarray]:
-        # disable=None: no bar where stderr is no terminal.
-        for start in tqdm.tqdm(range(0, n, size), desc=system.name, unit="batch", disable=None):
+        for start in progress.each(range(0, n, size), system.name, unit="batch"):
             # The last batch is filled up with earlier ones, so that one program serves all.
             yield np.asarray(run(jnp.arange(start, start + size) % n), np.float32)
 
