@@ -12,6 +12,7 @@ at `t = 0` to data at `t = 1`. The modules, from the ground up:
 * `path_error`: how far the law of a learned flow is from the true law, with a bound
 * `onestep`: mean and covariance of the data for models that sample in one step
 * `losses`, `couplings`, `times`, `train`: training
+* `simplex`: flow matching of categories, as letters of a sequence, with all of the above
 * `samplers`, `likelihood`, `metrics`: sample from a model and evaluate it
 * `toy`, `models`: densities and networks to start with
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:  # editors and type checkers read this, and do not run `__geta
         posterior,
         predictions,
         samplers,
+        simplex,
         times,
         toy,
         train,
@@ -74,6 +76,7 @@ __all__ = [
     "posterior",
     "predictions",
     "samplers",
+    "simplex",
     "times",
     "toy",
     "train",

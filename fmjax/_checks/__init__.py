@@ -6,6 +6,7 @@ reads the values of arrays; docstrings say what the values must be.
 
 * `arrays`: states, shapes, banks, counts
 * `clock`: times
+* `letters`: points of the simplex, and classes
 * `paths`: a path, and where its coefficients vanish
 * `functions`: velocities, and every other argument that is a function, and what such a
   function returns
@@ -41,16 +42,19 @@ from fmjax._checks.functions import (
     returned,
     returned_tree,
 )
+from fmjax._checks.letters import alphabet, classes, letters, positions
 from fmjax._checks.paths import check as path
 from fmjax._checks.paths import positive_alpha, positive_sigma
 from fmjax._checks.words import described
 
 __all__ = [
     "MAX_DENSE",
+    "alphabet",
     "array",
     "at",
     "bank",
     "bank_shape",
+    "classes",
     "count",
     "dense",
     "described",
@@ -62,9 +66,11 @@ __all__ = [
     "function",
     "functions",
     "instance",
+    "letters",
     "moments",
     "pair",
     "path",
+    "positions",
     "positive_alpha",
     "positive_sigma",
     "real",

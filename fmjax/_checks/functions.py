@@ -37,6 +37,7 @@ _SIGNATURES = {
     ),
     "network": ("(y, t) -> rest", "pass, for example, functools.partial(apply, params)"),
     "model": ("(x, t) -> prediction", "pass, for example, functools.partial(apply, params)"),
+    "logits": ("(x, t) -> logits", "pass, for example, functools.partial(apply, params)"),
     "average_velocity": ("(x, r, t) -> u", "pass, for example, functools.partial(apply, params)"),
     "conditional": (
         "(x, r, t) -> u",

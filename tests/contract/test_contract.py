@@ -37,6 +37,7 @@ from fmjax import (
     posterior,
     predictions,
     samplers,
+    simplex,
     times,
     toy,
     train,
@@ -77,6 +78,18 @@ def _log_density(x, t):
 
 def _event(x):
     return jnp.sum(x) - 0.3
+
+
+LETTERS = simplex.dirichlet(3)
+
+
+def _letters(x):
+    """A point of the simplex, of three classes at every entry of the state."""
+    return jax.nn.softmax(jnp.stack([x, 0.3 - x, 0.1 * x], -1))
+
+
+def _classes(x):
+    return jnp.ones(x.shape, int)
 
 
 def _average(x, r, t):
@@ -338,6 +351,37 @@ PER_EXAMPLE = {
     "samplers.memoryless_sde": Case(
         lambda k, x, t: samplers.memoryless_sde(k, _field, PATH, x, t, num_steps=3), "kxt"
     ),
+    "simplex.velocity": Case(
+        lambda x, t: simplex.velocity(LETTERS, _letters(x), _letters(-x), t), STATE
+    ),
+    "simplex.coefficient": Case(
+        lambda x, t: simplex.coefficient(jax.nn.sigmoid(x), t, num_classes=3), STATE
+    ),
+    "simplex.posterior": Case(
+        lambda x, t: simplex.posterior(
+            LETTERS, jnp.stack([_classes(x), 0 * _classes(x)]), _letters(x), t
+        ),
+        STATE,
+    ),
+    "simplex.divergence": Case(
+        lambda x, t: simplex.divergence(lambda z: _field(z, t), _letters(x)), STATE
+    ),
+    "simplex.cross_entropy": Case(
+        lambda x, t: simplex.cross_entropy(_field, _letters(x), _classes(x), t), STATE
+    ),
+    **{
+        f"simplex.{name}": Case(
+            lambda x, t, loss=loss: loss(_field, LETTERS, _letters(x), _classes(x), t), STATE
+        )
+        for name, loss in (
+            ("residual", simplex.residual), ("cdm", simplex.cdm),
+            ("fdm", partial(simplex.fdm, weight=0.5)),
+        )
+    },
+    "simplex.sample": Case(
+        lambda x: simplex.sample(simplex.as_velocity(_field, LETTERS), _letters(x), num_steps=3),
+        "x",
+    ),
     "likelihood.standard_normal": Case(partial(likelihood.standard_normal, scale=2.0), "x"),
     "likelihood.log_prob": Case(
         partial(
@@ -362,6 +406,8 @@ BATCH = {
     "times.log_normal": lambda k, x, y: times.log_normal(k, (5,), PATH),
     "times.intervals": lambda k, x, y: times.intervals(k, (5,)),
     "onestep.prior": lambda k, x, y: onestep.prior(y),
+    "simplex.uniform": lambda k, x, y: simplex.uniform(k, (5, 3)),
+    "simplex.tangent_probe": lambda k, x, y: simplex.tangent_probe(k, (5, 3)),
     "losses.probe_every": lambda k, x, y: losses.probe_every(
         2, lambda weight, x, y: jnp.sum(y**2) + weight * jnp.sum(x), 0.5, x, y
     ),
@@ -420,6 +466,9 @@ MAKERS = {
     "predictions.reverse_time",
     "predictions.time_first",
     "predictions.unbatched",
+    "simplex.as_velocity",
+    "simplex.dirichlet",
+    "simplex.linear",
     "train.init",
     "train.make_step",
     "train.repeat",
@@ -556,7 +605,8 @@ TIMED = [
     name
     for name, case in PER_EXAMPLE.items()
     # A field of x alone, whose time is the caller's, has none to check.
-    if "t" in case.arguments and not name.startswith(("divergence.", "estimators."))
+    if "t" in case.arguments
+    and not name.startswith(("divergence.", "estimators.", "simplex.divergence"))
 ]
 
 

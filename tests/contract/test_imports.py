@@ -19,7 +19,7 @@ FLOORS = [
     {"_assignment", "_jacobian"},
     set("paths divergence estimators couplings metrics train models _krylov".split()),
     {"predictions", "samplers", "_bank", "collapse", "times"},
-    {"likelihood", "toy"},
+    {"likelihood", "toy", "simplex"},
     {"empirical", "posterior", "path_error"},
     {"losses", "onestep", "events"},
 ]
@@ -30,8 +30,8 @@ ALLOWED = {
     "diffrax": {"samplers"},
     "flax": {"models"},
     "matfree": {"estimators", "_krylov"},
-    "optax": {"train"},
-    "scipy": {"paths"},
+    "optax": {"simplex", "train"},
+    "scipy": {"paths", "simplex"},
 }
 
 

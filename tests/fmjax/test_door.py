@@ -35,6 +35,7 @@ from fmjax import (
     posterior,
     predictions,
     samplers,
+    simplex,
     times,
     train,
 )
@@ -87,7 +88,13 @@ GOOD = {
     "velocities": [_field], "velocity": _field, "wanted": predictions.x1, "weight": 0.3, "x": X,
     "x0": X, "x1": X, "y": X,
 }  # fmt: skip
+LETTERS = {
+    "path": simplex.dirichlet(2), "logits": _field, "probs": jnp.array([0.4, 0.6]),
+    "x": jnp.array([0.3, 0.7]), "x0": jnp.array([0.3, 0.7]), "x1": jnp.array(1),
+    "bank": jnp.array([0, 1]), "b": 0.3, "s": 1.5, "num_classes": 3,
+}  # fmt: skip
 SPECIAL = {
+    **{f"simplex.{name}": LETTERS for name in simplex.__all__},
     "couplings.independent": {"x0": BATCH, "x1": BATCH},
     "couplings.minibatch_ot": {"x0": BATCH, "x1": BATCH},
     "losses.dm": {"target": losses.of_bank},
@@ -192,6 +199,7 @@ STATES = [
     if {"path", "velocity", "average_velocity", "exact"}
     & {*inspect.signature(PUBLIC[name]).parameters}
     and not name.startswith("samplers.")
+    and not (name.startswith("simplex.") and parameter == "x1")  # its classes are integers
 ]
 ARRAYS = [
     (name, parameter)
@@ -245,7 +253,10 @@ def test_what_is_no_path_is_refused(case):
         (None, "got None: build one"),
         (paths.Path, "got the class `Path`: build one"),
     ):
-        _refused(name, re.escape(f"path must be a fmjax.paths.Path, {words}"), path=value)
+        said = f"path must be a fmjax.paths.Path, {words}"
+        if name.startswith("simplex."):
+            said = "path must be a path on the simplex, " + words.partition(":")[0]
+        _refused(name, re.escape(said), path=value)
 
 
 @pytest.mark.parametrize("case", [case for case in FUNCTIONS if case[1] in VELOCITIES], ids=_id)
