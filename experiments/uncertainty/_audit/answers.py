@@ -24,6 +24,8 @@ GUIDED = (
 )
 SURE = 3.0
 """Standard errors from which a difference is called one."""
+CLOSE = 0.1
+"""Distance of a ratio from 1 within which it is right, if no difference is sure."""
 NOISE = 0.5
 """Asymmetry of the covariance from which it is mostly error."""
 
@@ -52,7 +54,7 @@ def answers(results: dict[str, Any]) -> list[dict[str, Any]]:
         "Is there a map of every example?": ("maps", _maps),
         "Is the Jacobian symmetric, as the exact one is?": ("jacobian", _symmetric),
         "Is the covariance positive?": ("jacobian", _positive),
-        "Which times are too near to the noise?": ("jacobian", _near_noise),
+        "Which times are too near to the noise?": ("near_noise", _near_noise),
         "How likely are examples that were held out?": ("likelihood", _likely),
         "Does the model repeat its training data?": ("copies", _copies),
     }
@@ -70,23 +72,20 @@ def _times(rows: list[dict[str, float]]) -> str:
 
 
 def _calibrated(rows: list[dict[str, float]]) -> str:
-    off = [
-        row
-        for row in rows
-        if not abs(row["ratio"] - 1.0) <= SURE * row["ratio_standard_error"]  # or it is NaN
-    ]
-    right = [row for row in rows if row not in off]
+    off, unsure, right = [], [], []
+    for row in rows:
+        differs = not abs(row["ratio"] - 1.0) <= SURE * row["ratio_standard_error"]  # or it is NaN
+        close = abs(row["ratio"] - 1.0) <= CLOSE
+        (off if differs else right if close else unsure).append(row)
     parts = []
     if right:
         parts.append(
-            f"At t = {_times(right)} E[error] / E[U] is 1 within {SURE:g} standard errors."
+            f"At t = {_times(right)} yes, E[error] / E[U] is 1 within {SURE:g} standard errors."
         )
     for row in off:
         side = "U is too small" if row["ratio"] > 1.0 else "U is too large"
-        parts.append(
-            f"At t = {row['t']:g} it is {row['ratio']:.3f} ± {row['ratio_standard_error']:.3f}: "
-            f"{side}."
-        )
+        parts.append(f"At t = {row['t']:g} it is {_ratio(row)}: {side}.")
+    parts += [f"At t = {row['t']:g} it is {_ratio(row)}: too uncertain to tell." for row in unsure]
     if off:
         parts.append(
             "A ratio off 1 comes from a Jacobian that was not learned well, from a path or a "
@@ -95,23 +94,28 @@ def _calibrated(rows: list[dict[str, float]]) -> str:
     return " ".join(parts)
 
 
+def _ratio(row: dict[str, float]) -> str:
+    return f"{row['ratio']:.3f} ± {row['ratio_standard_error']:.3f}"
+
+
 def _tells(rows: list[dict[str, float]]) -> str:
     constant = [row for row in rows if not math.isfinite(row["pearson"])]
-    rows = [row for row in rows if row not in constant]
-    error = 1.0 / math.sqrt(max(rows[0]["num_images"] - 1, 1)) if rows else math.inf  # of none
-    does = [row for row in rows if row["pearson"] > SURE * error]
+    noisy = [row for row in rows if row["best_pearson"] > 1.0]
+    error = 1.0 / math.sqrt(max(rows[0]["num_images"] - 1, 1))  # of a correlation of zero
+    rest = [row for row in rows if row not in constant and row not in noisy]
+    does = [row for row in rest if row["pearson"] > SURE * error]
     parts = [
         f"At t = {row['t']:g} yes, Pearson {row['pearson']:.2f}, of at most "
         f"{row['best_pearson']:.2f} by its own U."
         for row in does
     ]
-    if others := [row for row in rows if row not in does]:
+    if others := [row for row in rest if row not in does]:
         parts.append(
             f"At t = {_times(others)} the correlation is less than {SURE:g} standard errors "
             f"({error:.2f} each) above 0."
         )
-    if any(row["best_pearson"] > 1.0 for row in rows):
-        parts.append("A best of more than 1 comes from a U that is mostly noise.")
+    if noisy:
+        parts.append(f"At t = {_times(noisy)} no, U differs more than the errors allow.")
     if constant:
         parts.append(f"At t = {_times(constant)} U is the same for every example.")
     return " ".join(parts)
@@ -162,15 +166,28 @@ def _positive(rows: list[dict[str, float]]) -> str:
 
 
 def _near_noise(rows: list[dict[str, float]]) -> str:
-    near = [row for row in rows if row["asymmetry_covariance"] > NOISE]
-    if not near:
-        return "None of these, by the asymmetry of the covariance."
-    shares = ", ".join(f"{row['asymmetry_covariance']:.2f}" for row in near)
-    return (
-        f"t = {_times(near)}: there the part of the covariance that cannot be right is {shares} of "
-        "the part that can. The mean of U may still be right; its differences and its maps are "
-        "mostly the error of the Jacobian."
-    )
+    parts = []
+    for row in rows:
+        reasons = []
+        if row["mean_error"] > row["data_variance"]:
+            reasons.append(
+                f"the posterior mean errs more ({row['mean_error']:.4g}) than the mean of all data "
+                f"({row['data_variance']:.4g})"
+            )
+        if row["best_pearson"] > 1.0:
+            reasons.append(
+                f"U differs more than the errors allow (best Pearson {row['best_pearson']:.2f})"
+            )
+        if row["asymmetry_covariance"] > NOISE:
+            reasons.append(
+                "the part of the covariance that cannot be right is "
+                f"{row['asymmetry_covariance']:.2f} of the part that can"
+            )
+        if reasons:
+            parts.append(f"t = {row['t']:g}: {'; '.join(reasons)}.")
+    if not parts:
+        return "None of these."
+    return f"{' '.join(parts)} There U of a single example and maps are mostly error."
 
 
 def _likely(found: dict[str, Any]) -> str:

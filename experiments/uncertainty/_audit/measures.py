@@ -7,8 +7,10 @@ covariance C but for a factor. Of a learned velocity
 
 (Frobenius norms) are shares of what cannot be right in what can. Both have the same antisymmetric
 part; towards the noise C is a small difference of large numbers, so a(C) grows, and where it
-passes 1/2 the covariance is mostly the error of the Jacobian. Of the eigenvalues l of the symmetric
-part of C, none of which may be negative,
+passes 1/2 the covariance is mostly the error of the Jacobian. So it is where the posterior mean
+errs more than the mean of all data, and where U differs from example to example more than the
+errors allow (a best correlation above 1, `fmjax.metrics.calibration`). Of the eigenvalues l of the
+symmetric part of C, none of which may be negative,
 
     share = #{l < -0.001 max l} / d,    mass = sum |min(l, 0)| / sum |l|                   (2)
 
@@ -108,6 +110,29 @@ def spectra(t: float, found: dict[str, np.ndarray]) -> dict[str, float]:
         for name, one in means.items()
         for key, value in ((name, one["mean"]), (f"{name}_standard_error", one["standard_error"]))
     }
+
+
+def near_noise(
+    calibration: list[dict[str, float]], jacobian: list[dict[str, float]], x1: Array
+) -> list[dict[str, float]]:
+    """Returns for each time what tells that it is too near to the noise for the model.
+
+    Args:
+      calibration: the rows of the calibration.
+      jacobian: the rows of `spectra` at the same times.
+      x1: `[n, *dims]`, the examples; their total variance is what their mean errs by.
+    """
+    variance = float(np.var(np.asarray(x1, np.float64), axis=0, ddof=1).sum())
+    return [
+        {
+            "t": one["t"],
+            "mean_error": one["mean_error"],
+            "data_variance": variance,
+            "best_pearson": one["best_pearson"],
+            "asymmetry_covariance": other["asymmetry_covariance"],
+        }
+        for one, other in zip(calibration, jacobian, strict=True)
+    ]
 
 
 def log_density(

@@ -33,13 +33,13 @@ def jacobian(rows: list[dict[str, float]], *, title: str) -> Figure:
                 errors = [row[f"{name}_standard_error"] for row in rows]
                 values = [row[name] for row in rows]
                 ax.errorbar(t, values, errors, fmt="o-", capsize=3, color=f"C{place}", label=label)
-        ax.set(xlabel="t (noise at 0, data at 1)", ylim=(0.0, None))
-        ax.margins(y=0.15)
+        ax.set(xlabel="t (noise at 0, data at 1)")
     left.axhline(answers.NOISE, color="gray", linestyle=":", label="above: mostly error")
     left.set_title("|M - Mᵀ| / |M + Mᵀ|, exact: 0")
     right.set_title("negative eigenvalues of C, exact: none")
     for ax in (left, right):
         ax.legend(fontsize=11)
+        ax.set_ylim(0.0, 1.3 * ax.get_ylim()[1])  # above all, the legend
     figure.suptitle(f"What a posterior's Jacobian does not have ({title})")
     return figure
 
@@ -66,6 +66,6 @@ def copies(ratios: dict[str, np.ndarray], *, title: str) -> Figure:
         ylabel="share",
         xlim=(0.0, 1.0),
     )
-    ax.legend(fontsize=11)
+    ax.legend(fontsize=11, loc="upper left")
     figure.suptitle(f"Does it repeat its training data? ({title})")
     return figure

@@ -67,14 +67,14 @@ def _images(name: str, images: data.Images, key: Key) -> Data:
 def _of_run(recorded: Any, key: Key) -> Data:
     """Returns the data of a run: images, trajectories, or what is drawn from a law."""
     if isinstance(recorded, data.Images):
-        return _images("the run's images", recorded, key)
+        return _images("its images", recorded, key)
     if getattr(recorded, "_fields", ()) == ("weights", "means", "deviations"):
         recorded = fmjax.toy.isotropic_mixture(*recorded)
     if hasattr(recorded, "sample"):
         keys = jax.random.split(key, DRAWN)
-        return Data("the run's law", jax.jit(jax.vmap(recorded.sample))(keys))
+        return Data("its law", jax.jit(jax.vmap(recorded.sample))(keys))
     if hasattr(recorded, "train") and hasattr(recorded, "test"):
-        return Data("the run's data", jnp.asarray(recorded.test), jnp.asarray(recorded.train))
+        return Data("its data", jnp.asarray(recorded.test), jnp.asarray(recorded.train))
     what = "a model of yours brings no data" if recorded is None else "the run has none held out"
     message = (
         f"{what}: give --dataset, a name such as digits, a folder of images, or an .npy file of "

@@ -67,7 +67,8 @@ def load(subject: Subject, facts: Facts) -> Audited:
     _check_one(subject)
     if subject.model is not None:
         velocity, path = _model(subject.model)
-        name = subject.model.replace(":", ".")
+        module, _, function = subject.model.partition(":")
+        name = f"{module.rpartition('.')[2]}.{function}"
         return Audited(name, velocity, path, None, facts)
     run = experiments.run.load(subject.run, subject.network)
     parts = [os.path.basename(os.path.abspath(subject.run)), *(subject.network or "").split("/")]

@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 _CALIBRATION = (
-    "| t | E[error] | E[U] | E[error] / E[U] | Pearson | Spearman | best Pearson |",
-    "|---|---|---|---|---|---|---|",
+    "| t | alpha/sigma | E[error] | E[U] | E[error] / E[U] | Pearson | Spearman | best Pearson |",
+    "|---|---|---|---|---|---|---|---|",
 )
 _JACOBIAN = (
-    "| t | asymmetry of J | asymmetry of C | -least / greatest eigenvalue | negative eigenvalues | "
-    "their mass |",
+    "| t | asymmetry of J | asymmetry of C | -least / greatest eigenvalue | "
+    "negative eigenvalues, % | their mass |",
     "|---|---|---|---|---|---|",
 )
 
@@ -36,17 +36,20 @@ def _calibration(row: dict[str, float]) -> str:
         for name in ("pearson", "spearman", "best_pearson")
     )
     return (
-        f"| {row['t']:g} | {row['mean_error']:.4g} | {row['mean_uncertainty']:.4g} | "
-        f"{row['ratio']:.3f} ± {row['ratio_standard_error']:.3f} | {' | '.join(correlations)} |"
+        f"| {row['t']:g} | {row['alpha_over_sigma']:.2g} | {row['mean_error']:.4g} | "
+        f"{row['mean_uncertainty']:.4g} | {row['ratio']:.3f} ± {row['ratio_standard_error']:.3f} | "
+        f"{' | '.join(correlations)} |"
     )
 
 
 def _jacobian(row: dict[str, float]) -> str:
-    with_error = lambda name, form: (  # noqa: E731
-        f"{row[name]:{form}} ± {row[f'{name}_standard_error']:{form}}" if name in row else "-"
+    with_error = lambda name, form, factor=1: (  # noqa: E731
+        f"{factor * row[name]:{form}} ± {factor * row[f'{name}_standard_error']:{form}}"
+        if name in row
+        else "-"
     )
     return (
         f"| {row['t']:g} | {with_error('asymmetry', '.3f')} | "
         f"{with_error('asymmetry_covariance', '.3f')} | {with_error('negative_ratio', '.3f')} | "
-        f"{with_error('negative_share', '.1%')} | {with_error('negative_mass', '.3f')} |"
+        f"{with_error('negative_share', '.1f', 100)} | {with_error('negative_mass', '.3f')} |"
     )

@@ -68,7 +68,9 @@ def test_the_exact_velocity_passes_every_question(exact):
     assert [one["question"] for one in said.values() if not one["answered"]] == [
         "Is there a map of every example?"
     ]
-    assert said["Is U calibrated?"]["answer"].startswith("At t = 0.3, 0.7 E[error] / E[U] is 1")
+    assert said["Is U calibrated?"]["answer"].startswith(
+        "At t = 0.3, 0.7 yes, E[error] / E[U] is 1"
+    )
     assert said["Is the covariance positive?"]["answer"] == "Yes, but for rounding."
     assert arrays["samples"].shape == (64, 2)
     text = audit.report(results)
@@ -146,6 +148,42 @@ def test_a_coupled_velocity_is_found_out_by_its_calibration_and_not_asked_if_it_
         assert sum(why in one["answer"] for one in unanswered) == 6
         assert arrays == {}
         assert "| t |" not in audit.report(silent)
+
+
+def _row(t, ratio, error, **more):
+    row = {"t": t, "num_images": 101, "ratio": ratio, "ratio_standard_error": error}
+    return row | {"pearson": 0.4, "best_pearson": 0.5} | more
+
+
+def test_the_words_say_what_is_right_wrong_and_not_known():
+    rows = [_row(0.1, 0.6, 0.15), _row(0.3, 0.8, 0.02), _row(0.5, 1.2, 0.01), _row(0.7, 1.02, 0.02)]
+    said = answers._calibrated(rows)
+    assert "At t = 0.7 yes," in said
+    assert "At t = 0.3 it is 0.800 ± 0.020: U is too large." in said
+    assert "At t = 0.5 it is 1.200 ± 0.010: U is too small." in said
+    assert "At t = 0.1 it is 0.600 ± 0.150: too uncertain to tell." in said
+    rows = [
+        _row(0.1, 1, 1, best_pearson=1.4), _row(0.3, 1, 1, pearson=0.2), _row(0.5, 1, 1),
+        _row(0.7, 1, 1, pearson=math.nan),
+    ]  # fmt: skip
+    said = answers._tells(rows)  # the standard error of no correlation is 0.1
+    assert "At t = 0.1 no, U differs more than the errors allow." in said
+    assert "At t = 0.3 the correlation is less than 3 standard errors (0.10 each)" in said
+    assert "At t = 0.5 yes, Pearson 0.40, of at most 0.50" in said
+    assert "At t = 0.7 U is the same for every example." in said
+
+
+def test_a_time_too_near_to_the_noise_is_told_by_each_of_three_signs():
+    x1 = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]])  # variances 4 and 3
+    rows = [_row(t, 1, 1, mean_error=6.9) for t in (0.1, 0.3, 0.5, 0.7)]
+    rows[0]["mean_error"], rows[1]["best_pearson"] = 7.1, 1.2
+    jacobian = [{"asymmetry_covariance": a} for a in (0.4, 0.4, 0.6, 0.4)]
+    said = answers._near_noise(measures.near_noise(rows, jacobian, x1))
+    assert "t = 0.1: the posterior mean errs more (7.1) than the mean of all data (7)." in said
+    assert "t = 0.3: U differs more than the errors allow (best Pearson 1.20)." in said
+    assert "t = 0.5: the part of the covariance that cannot be right is 0.60 of" in said
+    assert "t = 0.7" not in said
+    assert answers._near_noise(measures.near_noise(rows[3:], jacobian[3:], x1)) == "None of these."
 
 
 def test_copies_are_called_copies(key):
