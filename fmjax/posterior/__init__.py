@@ -22,6 +22,7 @@ Why (2): differentiating (1) gives `grad m`, and by Bayes' rule `grad m = alpha 
     what remains once the class is known          total_covariance, total_diagonal
     the noise end                                 gain, near_noise, prior_variance, prior_covariance
     scaled data                                   in_data_units
+    how many dimensions the data have here        dimension
     is this field a posterior's?                  asymmetry, extremes
 
 A model that predicts something else, or counts time from the data, becomes a velocity by
@@ -68,6 +69,7 @@ from fmjax.posterior.limits import (
     prior_covariance,
     prior_variance,
 )
+from fmjax.posterior.manifold import dimension
 from fmjax.posterior.moments import covariance, diagonal, estimate, matvec, mean, trace
 from fmjax.posterior.spectrum import (
     Components,
@@ -84,6 +86,7 @@ __all__ = [
     "asymmetry",
     "covariance",
     "diagonal",
+    "dimension",
     "estimate",
     "extremes",
     "gain",

@@ -196,6 +196,7 @@ PER_EXAMPLE = {
     "posterior.gain": Case(partial(posterior.gain, _field, PATH), STATE),
     "posterior.covariance": Case(partial(posterior.covariance, _field, PATH), STATE),
     "posterior.diagonal": Case(partial(posterior.diagonal, _field, PATH), STATE),
+    "posterior.dimension": Case(partial(posterior.dimension, _field, PATH), STATE),
     "posterior.trace": Case(partial(posterior.trace, _field, PATH), STATE),
     "posterior.estimate": Case(
         lambda k, x, t: posterior.estimate(
