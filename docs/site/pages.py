@@ -72,7 +72,7 @@ def with_pictures(gallery: str) -> str:
         caption, page, heading = shown[file]
         name = "the front page" if page == "README.md" else heading
         there = f"[{name}](../{page}#{slug(heading)})"
-        return f"**{title}**, from {there}\n\n![{title}](figures/{file})\n\n*{caption}*\n"
+        return f"**{title}**, from {there}\n\n![{title}](figures/{file})\n\n*{caption}*\n\n"
 
     return re.sub(r"^\* \[([^\]]+)\]\(figures/([\w.-]+\.png)\)\n", picture, gallery, flags=re.M)
 

@@ -43,9 +43,9 @@ def test_a_block_pastes_into_a_fresh_interpreter_and_runs(block, tmp_path, monke
     # As on a user's machine, where JAX lets shapes of different ranks meet.
     with mpl.rc_context({"backend": "agg"}), jax.numpy_rank_promotion("allow"):
         exec(compile(block, "page", "exec"), names)
-    for name, leaf in ((n, leaf) for n in names for leaf in jax.tree.leaves(names[n])):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
-            assert jnp.isfinite(leaf).all(), name
+    for name, value in names.items():
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
+            assert jnp.isfinite(value).all(), name
 
 
 @pytest.mark.parametrize("command", COMMANDS)
