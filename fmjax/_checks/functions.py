@@ -74,6 +74,7 @@ _SIGNATURES = {
     "log_prob0": ("(x) -> log-density", "pass, for example, likelihood.standard_normal"),
     "log_density": ("(x, t) -> log-density", "pass, for example, a toy law's, at time t"),
     "event": ("(x1) -> number", "pass, for example, lambda x: x.max() - 2.5"),
+    "measure": ("(x1) -> y", "pass, for example, lambda x1: mask * x1"),
     "log_cdf": ("(z) -> log-probability", "pass, for example, jax.scipy.special.log_ndtr"),
     "guide": ("(v, x, t) -> v", "pass, for example, losses.guidance(...)"),
     "quantity": ("(velocity, path, x, t) -> quantity", "pass, for example, posterior.diagonal"),

@@ -443,6 +443,7 @@ MAKERS = {
     "empirical.partition",
     "estimators.as_divergence",
     "events.conditioned",
+    "events.given_linear",
     "paths.linear",
     "paths.cosine",
     "paths.from_betas",

@@ -97,6 +97,7 @@ SPECIAL = {
     **{f"simplex.{name}": LETTERS for name in simplex.__all__},
     "couplings.independent": {"x0": BATCH, "x1": BATCH},
     "couplings.minibatch_ot": {"x0": BATCH, "x1": BATCH},
+    "events.given_linear": {"measure": lambda x1: 2.0 * x1, "noise_std": 0.5},
     "losses.dm": {"target": losses.of_bank},
     "losses.efm": {"target": empirical.anchored_velocity},
     "losses.probe_every": {"every": 1, "loss": lambda weight, x: jnp.sum(x), "arrays": BATCH},
