@@ -18,7 +18,7 @@ from experiments.fdm._trajectories import training
 from experiments.images import data
 from experiments.run import cli
 from experiments.uncertainty import audit, maps
-from experiments.uncertainty._audit import answers, measures, sources, subjects
+from experiments.uncertainty._audit import answers, foreign, measures, sources, subjects
 from experiments.uncertainty._audit.options import Examples, Facts, Subject
 from experiments.uncertainty._audit.sources import Data
 from tests.oracles import tiny
@@ -355,6 +355,41 @@ def test_the_data_of_every_kind_of_run(tmp_path):
     np.savez(tmp_path / "two.npz", held_out=held_out, train=train[:, 0])
     with pytest.raises(ValueError, match="examples of one shape"):
         sources.load(Examples(dataset=str(tmp_path / "two.npz")), None, 0)
+
+
+def test_the_model_of_another_convention_has_the_posterior_of_its_table():
+    # The exact noise of images N(0, 4), by the model's own table: U = d 4 s^2 / (4 a^2 + s^2).
+    abar = jnp.asarray(np.cumprod(1 - foreign.BETAS), jnp.float32)
+
+    def noise(x, timesteps):
+        level = abar[jnp.round(timesteps).astype(int)][:, None, None, None]
+        return jnp.sqrt(1 - level) * x / (4 * level + 1 - level)
+
+    velocity, path = foreign.velocity(noise)
+    trace = jax.jit(lambda t: fmjax.posterior.trace(velocity, path, jnp.ones((2, 2, 1)), t))
+    for timestep in (99, 499):
+        level = float(abar[timestep])
+        assert float(trace(1 - (timestep + 1) / 1000)) == pytest.approx(
+            4 * 4 * (1 - level) / (3 * level + 1), rel=1e-3
+        )
+
+
+@pytest.mark.slow
+def test_the_model_of_another_convention_learns():
+    images, network = data.load("digits"), foreign.Denoiser(width=16)
+    bank, errors = data.centers(images.held_out, images.levels), []
+    key = jax.random.key(3)
+    noise, t = jax.random.normal(key, bank.shape), jnp.full(len(bank), 0.8)
+    for num_steps in (1, 300):
+        weights = foreign.train(network, images, num_steps, key, batch_size=32)
+        velocity, path = foreign.velocity(functools.partial(network.apply, weights))
+
+        def error(x0, x1, t, velocity=velocity, path=path):
+            x = fmjax.paths.interpolate(path, x0, x1, t)
+            return jnp.sum((fmjax.posterior.mean(velocity, path, x, t) - x1) ** 2)
+
+        errors.append(float(jax.jit(jax.vmap(error))(noise, bank, t).mean()))
+    assert errors[1] < 0.5 * errors[0]
 
 
 @pytest.mark.slow
