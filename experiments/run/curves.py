@@ -37,8 +37,8 @@ def _legend(series: Series) -> str:
     if len(series) == 1:
         return ""
     keys = (
-        f'<span class="key" style="border-top-color: {_color(place)}; '
-        f'border-top-style: {_line(place)}"></span>{page.text(name)}'
+        f'<span><span class="key" style="border-top-color: {_color(place)}; '
+        f'border-top-style: {_line(place)}"></span>{page.text(name)}</span>'
         for place, name in enumerate(series)
     )
     return f'<p class="legend">{" ".join(keys)}</p>\n'

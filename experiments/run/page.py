@@ -28,7 +28,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--paper)
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0.5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 0.75rem; border-bottom: 1px solid var(--line); }
 h3, h4, h5, h6 { font-size: 1rem; margin: 1.25rem 0 0.25rem; }
-nav a { margin-right: 1rem; } a { color: inherit; }
+nav a { display: inline-block; margin-right: 1rem; } a { color: inherit; }
 p, figcaption, summary, .legend { color: var(--soft); }
 summary { cursor: pointer; padding: 0.25rem 0; }
 .wide { overflow-x: auto; margin: 0.5rem 0; }
@@ -43,6 +43,7 @@ thead th:first-child { text-align: left; } tbody th { font-weight: normal; color
 figure { margin: 0; } svg { width: 100%; height: auto; }
 img { width: 100%; height: auto;
   background: #ffffff; border: 1px solid var(--line); padding: 0.5rem; }
+.legend span { white-space: nowrap; }
 .key { display: inline-block; width: 1.5rem; border-top-width: 3px; vertical-align: middle;
   margin: 0 0.35rem 0 1rem; }
 .list { background: var(--card); padding: 0.5rem; font: 0.8125rem/1.4 ui-monospace, monospace; }

@@ -146,12 +146,12 @@ WANTED = {"folder", "trainings", "network", "memory", "time", "how"}
 @pytest.mark.parametrize(
     ("paper", "name"),
     [
-        ("fdm", "ablations"),
+        pytest.param("fdm", "ablations", marks=pytest.mark.long),
         ("fdm", "checkerboard"),
         ("fdm", "convergence"),
         ("fdm", "mixture"),
         ("fdm", "trajectories"),
-        ("closed_form", "learning"),
+        pytest.param("closed_form", "learning", marks=pytest.mark.long),
         ("closed_form", "efm_toy"),
     ],
 )
