@@ -69,6 +69,12 @@ def with_pictures(gallery: str) -> str:
 
     def picture(item: re.Match[str]) -> str:
         title, file = item[1], item[2]
+        if file not in shown:
+            message = (
+                f"no page of the experiments shows {file} with a caption: put a paragraph in "
+                "single asterisks under the picture."
+            )
+            raise ValueError(message)
         caption, page, heading = shown[file]
         name = "the front page" if page == "README.md" else heading
         there = f"[{name}](../{page}#{slug(heading)})"

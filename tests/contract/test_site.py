@@ -112,6 +112,11 @@ def test_the_gallery_shows_every_figure_with_the_caption_of_its_page():
     assert "\n* [" not in page
 
 
+def test_a_figure_without_a_caption_is_named():
+    with pytest.raises(ValueError, match=r"no page of the experiments shows none\.png"):
+        pages.with_pictures("* [None](figures/none.png)\n")
+
+
 def test_the_summary_for_programs_names_every_function():
     summary = pages.for_programs({"papers/": "Papers"})
     assert "- [Papers](papers/)" in summary
