@@ -390,6 +390,9 @@ PER_EXAMPLE = {
         ),
         "x",
     ),
+    "likelihood.from_errors": Case(
+        lambda k, x: likelihood.from_errors(k, _field, PATH, x, num_draws=3), "kx"
+    ),
     "likelihood.bits_per_dim": Case(
         lambda x: likelihood.bits_per_dim(x, 3, bin_width=0.5), "x"
     ),
