@@ -6,5 +6,15 @@ workshop (measures, tables, pictures) lies beside it behind an underscore. `run`
 needs, `images` what runs on images share.
 """
 
+from importlib import util
+
 PAPERS = ("uncertainty", "fdm", "closed_form")
 """The folders of the papers, in the order in which they are listed."""
+
+_NEEDED = ("etils", "matplotlib", "orbax", "PIL", "sklearn", "tensorflow_datasets", "tqdm", "tyro")
+if _MISSING := [name for name in _NEEDED if util.find_spec(name) is None]:
+    _MESSAGE = (
+        f"the experiments need {', '.join(_MISSING)}, which the library alone does not: in the "
+        'root of the repository run pip install -e ".[experiments]".'
+    )
+    raise ImportError(_MESSAGE)

@@ -121,3 +121,17 @@ def test_an_experiment_has_its_tests_and_a_line_in_the_table():
             assert f"`experiments.{folder}.{name}`" in page
             tests = (ROOT.parent / "tests" / "experiments" / folder).glob("test_*.py")
             assert any(f"experiments.{folder}.{name}" in _imports(path) for path in tests)
+
+
+def test_without_the_extra_one_line_says_what_to_install():
+    hidden = (
+        "from importlib import util; find = util.find_spec; "
+        "util.find_spec = lambda name: None if name in {'tqdm', 'tyro'} else find(name); "
+        "import experiments"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hidden], cwd=ROOT.parent, capture_output=True, text=True, check=False
+    )
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("ImportError: the experiments need tqdm, tyro, which the library")
+    assert last.endswith('run pip install -e ".[experiments]".')
