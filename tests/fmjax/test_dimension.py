@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import divergence, empirical, paths, posterior, predictions
+from tests import slow
 
 PATHS = [paths.linear(), paths.cosine(), paths.vp()]
 
@@ -57,7 +58,7 @@ def test_it_tends_to_the_dimension_of_the_subspace():
     assert posterior.dimension(field, path, away, 0.99) > 50
 
 
-@pytest.mark.parametrize("path", PATHS)
+@slow.but_the_first("path", PATHS)
 def test_it_is_the_number_of_flipd(path):
     """By second derivatives of the density of a skewed data set."""
     bank = jnp.asarray(np.random.default_rng(1).gamma(1.5, size=(12, 3)))
@@ -70,6 +71,7 @@ def test_it_is_the_number_of_flipd(path):
     assert posterior.dimension(field, path, x1, t) == pytest.approx(float(expected), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_sphere_in_six_dimensions_has_two():
     points = np.random.default_rng(2).normal(size=(4000, 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
@@ -81,6 +83,7 @@ def test_a_sphere_in_six_dimensions_has_two():
     assert found.std() < 0.6
 
 
+@pytest.mark.slow
 def test_a_random_divergence_leaves_it_unbiased():
     path = paths.linear()
     bank = jnp.asarray(np.random.default_rng(1).gamma(1.5, size=(12, 3)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import likelihood, paths, toy
+from tests import slow
 
 PATHS = {"linear": paths.linear(), "cosine": paths.cosine(), "vp": paths.vp()}
 WEIGHTS = np.array([0.2, 0.5, 0.3])
@@ -19,7 +20,7 @@ LAW = toy.gaussian_mixture(WEIGHTS, MEANS, COVARIANCES)
 POINTS = jnp.array([[-1.5, 0.4], [0.5, 1.4], [0.2, -0.3]])
 
 
-@pytest.mark.parametrize("name", PATHS)
+@slow.but_the_first("name", PATHS)
 def test_of_a_known_law_it_is_the_log_density(name):
     path = PATHS[name]
     draw = partial(likelihood.from_errors, num_draws=4000)
@@ -31,6 +32,7 @@ def test_of_a_known_law_it_is_the_log_density(name):
     assert (found.standard_error < 0.1).all()
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_no_smaller_than_the_spread():
     path = PATHS["linear"]
     draw = partial(likelihood.from_errors, num_draws=64)

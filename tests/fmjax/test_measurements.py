@@ -60,6 +60,7 @@ def test_of_gaussian_data_it_is_the_velocity_of_the_conditional_law(name, t):
         np.testing.assert_allclose(found(x, t), exact(jnp.asarray(x), t), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_samples_have_the_mean_and_the_covariance_of_the_conditional_law():
     path = PATHS["linear"]
     field = events.given_linear(
@@ -75,6 +76,7 @@ def test_samples_have_the_mean_and_the_covariance_of_the_conditional_law():
     assert (np.abs(np.cov(x.T) - covariance) < 5 * spread + 1e-3).all()
 
 
+@pytest.mark.slow
 def test_of_two_peaks_it_is_exact_towards_the_data():
     path = PATHS["linear"]
     weights, centers, stds = np.array([0.3, 0.7]), np.array([-1.5, 1.0]), np.array([0.3, 0.5])

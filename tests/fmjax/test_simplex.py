@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import divergence, estimators, samplers, simplex
+from tests import slow
 
 K, N = 4, 3
 PATHS = {"linear": simplex.linear(K), "dirichlet": simplex.dirichlet(K, limit=6.0)}
@@ -49,7 +50,7 @@ def _raw(path, logits, x, x1, t):
     return -(change + div + jnp.sum(flow * score))
 
 
-@pytest.mark.parametrize("name", PATHS)
+@slow.but_the_first("name", ["dirichlet", "linear"])
 def test_the_residual_is_its_definition(name):
     path, t = PATHS[name], 0.35
     x = _state(path, t)
@@ -67,7 +68,7 @@ def test_the_residual_of_the_linear_path_is_the_divergence_of_the_probabilities(
     assert simplex.residual(_network, path, x, BANK[3], t) == pytest.approx(-float(div), rel=1e-12)
 
 
-@pytest.mark.parametrize("t", [0.2, 0.6, 1.0])
+@slow.but_the_first("t", [0.2, 0.6, 1.0])
 def test_at_the_exact_field_the_residual_vanishes_on_average(t):
     """Over the data given x, enumerated; a single residual does not vanish."""
     path = PATHS["dirichlet"]
@@ -78,6 +79,7 @@ def test_at_the_exact_field_the_residual_vanishes_on_average(t):
     assert weights @ jnp.stack(found) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_exact_field_is_stationary_because_no_gradient_passes_through_the_score():
     path, t = PATHS["dirichlet"], 0.15
     x, exact = _state(path, t, seed=1), _exact(path)
@@ -132,7 +134,7 @@ def test_tangent_probes_have_the_projection_as_their_covariance():
     np.testing.assert_allclose(z.T @ z / n, expected, atol=5 * np.sqrt(2 / n))
 
 
-@pytest.mark.parametrize("name", PATHS)
+@slow.but_the_first("name", ["dirichlet", "linear"])
 def test_an_estimated_residual_has_the_right_mean(name):
     path, t = PATHS[name], 0.35
     x = _state(path, t)
@@ -172,6 +174,7 @@ def test_mixed_velocities_are_the_velocity_of_mixed_probabilities():
     np.testing.assert_allclose(guided(x, t), simplex.velocity(path, mixed, x, t), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_samples_of_the_exact_field_are_the_data_with_their_frequencies():
     path, n, rows = PATHS["dirichlet"], 600, {tuple(row): 0 for row in BANK.tolist()}
     field = simplex.as_velocity(_exact(path), path)
@@ -198,6 +201,7 @@ def test_eulers_steps_on_the_linear_path_end_at_what_is_predicted():
     np.testing.assert_allclose(x, probs, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32():
     path, x1 = PATHS["dirichlet"], jnp.array([2, 2, 1])
     x = path.sample(jax.random.key(0), x1, 0.5).astype(jnp.float32)

@@ -9,6 +9,7 @@ import scipy.special
 import scipy.stats
 
 from fmjax import simplex
+from tests import slow
 
 PATHS = {
     "linear": simplex.linear(5),
@@ -40,7 +41,7 @@ def _by_scipy(b, s, classes):
     return flux / (density * (1 - b))
 
 
-@pytest.mark.parametrize("classes", [2, 4, 40, 200])
+@slow.but_the_first("classes", [4, 2, 40, 200])
 def test_the_coefficient_is_the_flux_through_b_over_the_density_there(classes):
     for s in (0.0, 0.3, 1.0, 7.0, 40.0):
         b = np.array([1e-6, 0.003, 0.03, 0.2, 0.5, 0.8, 0.99])
@@ -62,7 +63,7 @@ def test_the_coefficient_of_two_and_of_three_classes_in_closed_form():
     np.testing.assert_allclose(simplex.coefficient(b, a - 1, num_classes=3), three, rtol=1e-12)
 
 
-@pytest.mark.parametrize("classes", [2, 4, 40, 500])
+@slow.but_the_first("classes", [4, 2, 40, 500])
 def test_the_coefficient_has_its_limit_and_its_derivative_at_the_corner(classes):
     for s in (0.0, 7.0):
         harmonic = scipy.special.digamma(s + classes) - scipy.special.digamma(s + 1)
@@ -74,7 +75,7 @@ def test_the_coefficient_has_its_limit_and_its_derivative_at_the_corner(classes)
         assert simplex.coefficient(jnp.array(0.0), s, num_classes=classes) == 0
 
 
-@pytest.mark.parametrize("classes", [2, 4, 40])
+@slow.but_the_first("classes", [4, 2, 40])
 def test_the_coefficient_in_float32(classes):
     b = jnp.array([1e-30, 1e-6, 0.003, 0.03, 0.2, 0.5, 0.8, 0.99, 1.0])
     for s in (0.0, 0.3, 7.0):
@@ -91,8 +92,8 @@ def _inside(path, t, seed=3):
     return corner if path is PATHS["linear"] else 0.5 * corner + 0.5 * noise
 
 
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("t", [0.0, 0.1])
+@slow.but_the_first("t", [0.1, 0.0])
+@slow.but_the_first("name", ["dirichlet", "linear", "dirichlet to 30"])
 def test_every_class_satisfies_the_continuity_equation(name, t):
     path = PATHS[name]
     x = _inside(path, t)
