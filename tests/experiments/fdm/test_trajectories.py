@@ -429,7 +429,8 @@ def test_a_users_own_trajectories_are_split_and_have_an_event(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_on_a_users_own_trajectories(tmp_path):
+def test_a_run_on_a_users_own_trajectories(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "load", load)  # the fixture `run` has waves in its place
     file = _own(tmp_path / "waves.npy", n=200)
     options = {"system": file, "num_train": 100, "num_test": 100, "forecast_steps": 0}
     _main(tmp_path / "run", **options, num_likelihood=0)
