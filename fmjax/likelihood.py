@@ -35,6 +35,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable
 
@@ -194,10 +195,11 @@ def from_errors(
         return c.alpha / c.sigma * (known - jnp.sum(jnp.square(error)) / c.wronskian)
 
     key_time, key_noise = jax.random.split(key)
-    ts = times.stratified(key_time, (num_draws,))
+    ts = times.stratified(key_time, (num_draws,)).astype(_checks.wide_dtype(x1))
     terms = jax.vmap(term)(jax.random.split(key_noise, num_draws), ts)
     found = _jacobian.summary(terms)
-    return Estimate(found.mean - 0.5 * x1.size * jnp.log(2 * jnp.pi * jnp.e), found.standard_error)
+    entropy = 0.5 * x1.size * math.log(2 * math.pi * math.e)
+    return Estimate(found.mean - entropy, found.standard_error)
 
 
 def bits_per_dim(log_prob: Array, num_dims: int, *, bin_width: float = 1.0) -> Array:

@@ -172,6 +172,8 @@ def divergence(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
     _checks.functions(f=f)
     f, x = _jacobian.widened(f, _checks.positions(_checks.floating(x)))
     value, tangent_map = jax.linearize(f, x)
+    if x.size == 0:
+        return value, jnp.zeros_like(x, shape=())
     basis = jnp.asarray(_tangents(x.shape[-1]), x.dtype)
     count = x.size // x.shape[-1]
     units = jnp.einsum("np,rk->nrpk", jnp.eye(count, dtype=x.dtype), basis)

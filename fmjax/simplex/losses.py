@@ -244,11 +244,12 @@ def _entropy(value: Array, x1: Array) -> Array:
 
 def _fitting(x: Array, x1: Array) -> Array:
     """Returns the classes of a state, or raises ValueError."""
+    _checks.entries(x, "a loss is a mean over them")
     x1 = _checks.classes(x1, x.shape[-1], "x1")
-    if x1.shape != x.shape[:-1] or x1.size == 0:
+    if x1.shape != x.shape[:-1]:
         message = (
-            f"x1 must hold a class for each position of x, shape {x.shape[:-1]}, at least one, got "
-            f"shape {x1.shape}."
+            f"x1 must hold a class for each position of x, shape {x.shape[:-1]}, got shape "
+            f"{x1.shape}."
         )
         raise ValueError(message)
     return x1
