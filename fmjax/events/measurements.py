@@ -25,7 +25,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks, _jacobian, paths, posterior
+from fmjax import _checks, _jacobian, posterior
+from fmjax.events import _held
 from fmjax.events.thresholds import JITTER
 from fmjax.paths import Path
 from fmjax.types import Array, Velocity
@@ -84,15 +85,10 @@ def given_linear(
       [boys2023tweedie; rozet2024learning]
     """
     _checks.functions(measure=measure, velocity=velocity, path=path)
-    _checks.moments(smallest_t=smallest_t)
+    _held.check_smallest_t(smallest_t)
     _checks.count("it counts the steps of a solver", num_iterations=num_iterations)
     y = _checks.state(y, "y")
-    if not 0.0 <= smallest_t < 1.0:
-        message = f"smallest_t must lie in [0, 1), got {smallest_t}: take the default for linear()."
-        raise ValueError(message)
-    if not jitter >= 0:
-        message = f"jitter must not be negative, got {jitter}: it is added to a variance; give 0."
-        raise ValueError(message)
+    _held.check_jitter(jitter)
     if isinstance(noise_std, int | float) and not noise_std > 0:
         message = (
             f"noise_std must be positive, got {noise_std}: without noise the system can be "
@@ -119,15 +115,7 @@ def given_linear(
         u, _ = jax.scipy.sparse.linalg.cg(system, y - seen, maxiter=num_iterations)
         return spread(back(u)[0])
 
-    def field(x: Array, t: Array) -> Array:
-        t, x = _checks.time(t), _checks.state(x)
-        here = paths.coefficients(path, t)
-        held = jnp.maximum(t, smallest_t)
-        ended = here.sigma == 0
-        # Of the same noise at the time `held`; one from smallest_t on.
-        sigma = path.sigma(held)
-        ratio = jnp.where(ended, 1, sigma) / jnp.where(ended, 1, here.sigma)
-        pull = here.wronskian / jnp.where(ended, 1, here.sigma) * shift(ratio * x, held)
-        return _checks.at(velocity, t)(x) + jnp.where(ended, jnp.zeros_like(x), pull)
+    def pull(x: Array, t: Array) -> tuple[Array, Array]:
+        return 1 / path.sigma(t), shift(x, t)
 
-    return field
+    return _held.pulled(velocity, path, smallest_t, pull)

@@ -54,7 +54,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fmjax import _checks, paths, posterior
+from fmjax import _checks, posterior
+from fmjax.events import _held
 from fmjax.paths import Path
 from fmjax.types import Array, Velocity
 
@@ -112,9 +113,7 @@ def log_probability(
       Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]
     """
     _checks.functions(event=event, velocity=velocity, path=path, log_cdf=log_cdf)
-    if not jitter >= 0:
-        message = f"jitter must not be negative, got {jitter}: it is added to a variance; give 0."
-        raise ValueError(message)
+    _held.check_jitter(jitter)
     instead = "events.conditioned keeps the event's pull of smallest_t below it"
     _checks.positive_alpha(path, t, instead)
     _checks.positive_sigma(path, t)
@@ -174,27 +173,15 @@ def conditioned(
       Finzi et al. (2023), arXiv 2306.07526, user-defined events. [finzi2023user]
     """
     _checks.functions(event=event, velocity=velocity, path=path, log_cdf=log_cdf)
-    _checks.moments(smallest_t=smallest_t)
-    if not 0.0 <= smallest_t < 1.0:
-        message = f"smallest_t must lie in [0, 1), got {smallest_t}: take the default for linear()."
-        raise ValueError(message)
+    _held.check_smallest_t(smallest_t)
 
     def log_p(x: Array, t: Array) -> Array:
         return log_probability(event, velocity, path, x, t, jitter=jitter, log_cdf=log_cdf)
 
-    def field(x: Array, t: Array) -> Array:
-        t, x = _checks.time(t), _checks.state(x)
-        here = paths.coefficients(path, t)
-        held = jnp.maximum(t, smallest_t)
-        alpha, sigma = path.alpha(held), path.sigma(held)
-        ended = here.sigma == 0
-        # Of the same noise at the time `held`; one from smallest_t on.
-        ratio = sigma / jnp.where(ended, 1, here.sigma)
-        slope = jax.grad(log_p)(ratio * x, held)
-        pull = here.wronskian * ratio * (sigma / alpha) * slope  # eq. (2)
-        return _checks.at(velocity, t)(x) + jnp.where(ended, jnp.zeros_like(x), pull)
+    def pull(x: Array, t: Array) -> tuple[Array, Array]:
+        return path.sigma(t) / path.alpha(t), jax.grad(log_p)(x, t)  # eq. (2)
 
-    return field
+    return _held.pulled(velocity, path, smallest_t, pull)
 
 
 def _check(event: Event, x: Array) -> None:
