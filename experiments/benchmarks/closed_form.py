@@ -196,7 +196,8 @@ def step_cases(config: Config) -> dict[str, clock.Case]:
         return jax.vmap(one)(x0, x1, t).mean()
 
     state = fmjax.train.init(params, optimizer)
-    step = jax.jit(fmjax.train.make_step(loss, optimizer))
+    options = fmjax.train.compiler_options()
+    step = jax.jit(fmjax.train.make_step(loss, optimizer), compiler_options=options)
     batches = {"flow matching": (x1, None), "exact target": (x1, bank)}
     return {
         name: clock.Case(step.lower(state, key, batch).compile(), 2, (state, key, batch))

@@ -157,7 +157,11 @@ def measure(config: Config, name: str) -> dict[str, dict[str, float]]:
     variants = {n: v for n, v in VARIANTS.items() if "unrolled" not in n or name == "perceptron"}
     states = {variant: fmjax.train.init(case.params, optimizer) for variant in variants}
     programs = {
-        variant: jax.jit(make_step(case, options), donate_argnums=0)
+        variant: jax.jit(
+            make_step(case, options),
+            donate_argnums=0,
+            compiler_options=fmjax.train.compiler_options(),
+        )
         .lower(states[variant], key, case.x1)
         .compile()
         for variant, options in tqdm.tqdm(variants.items(), f"{name}, compile", disable=None)

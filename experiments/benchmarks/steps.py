@@ -68,7 +68,9 @@ def our_calls(field: _fields.Field, x1: Array, *, fused: bool) -> dict[str, _tur
 
     def going(program: Callable, batch: Array, parts: int) -> _turns.Call:
         states, key = [fmjax.train.init(field.params, optimizer)], jax.random.key(0)
-        compiled = jax.jit(program, donate_argnums=0).lower(states[0], key, batch).compile()
+        options = fmjax.train.compiler_options()
+        program = jax.jit(program, donate_argnums=0, compiler_options=options)
+        compiled = program.lower(states[0], key, batch).compile()
 
         def run() -> Any:
             states[0], info = compiled(states[0], key, batch)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments.run import layout, progress
+from fmjax.train import compiler_options
 from fmjax.types import Array, PyTree
 
 
@@ -94,12 +95,12 @@ def _on_each(
     waits for another device, and where an example fails on one device, the others do not hang.
     """
     both = lambda shared, examples: function(*shared, *examples)  # noqa: E731
-    if mesh.size == 1:
-        return jax.jit(both)
-    split = jax.P(("data", "model"))
-    return jax.jit(
-        jax.shard_map(both, mesh=mesh, in_specs=(jax.P(), split), out_specs=split, check_vma=False)
-    )
+    if mesh.size > 1:
+        split = jax.P(("data", "model"))
+        both = jax.shard_map(
+            both, mesh=mesh, in_specs=(jax.P(), split), out_specs=split, check_vma=False
+        )
+    return jax.jit(both, compiler_options=compiler_options())
 
 
 def _prefix(label: str | None) -> str:

@@ -79,9 +79,10 @@ def programs(
         last = jax.tree.map(lambda x: x[-1], infos)
         return state, last._replace(skipped=infos.skipped.sum()) if skipping else last
 
-    return Programs(
-        jax.jit(one, donate_argnums=0), jax.jit(many, donate_argnums=0, static_argnums=4)
+    compiled = functools.partial(
+        jax.jit, donate_argnums=0, compiler_options=train.compiler_options()
     )
+    return Programs(compiled(one), compiled(many, static_argnums=4))
 
 
 def how_many(start: float, step: float, compiling: float, *, left: int, gap: int) -> int:

@@ -11,6 +11,9 @@ Where a step takes less time than its start, several go into one call, with the 
     many = jax.jit(fmjax.train.repeat(step), donate_argnums=0)
     state, infos = many(state, key, ten_batches)             # every array [10, ...]
 
+On a CPU a network with convolutions trains some three times faster with
+`jax.jit(step, compiler_options=fmjax.train.compiler_options())`.
+
 Step k draws from `fold_in(key, k)`, so the state holds no key, and a resumed run gives the same
 results as an uninterrupted run. A step also updates the exponential moving average (ema) of the
 parameters theta, which gives better samples than the last iterate:
@@ -27,7 +30,16 @@ Reference:
   Polyak and Juditsky (1992), Acceleration of Stochastic Approximation by Averaging.
 """
 
+from fmjax.train._compilation import compiler_options
 from fmjax.train.states import Info, TrainState, init
 from fmjax.train.steps import make_step, repeat, skip_nonfinite
 
-__all__ = ["Info", "TrainState", "init", "make_step", "repeat", "skip_nonfinite"]
+__all__ = [
+    "Info",
+    "TrainState",
+    "compiler_options",
+    "init",
+    "make_step",
+    "repeat",
+    "skip_nonfinite",
+]

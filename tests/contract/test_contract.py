@@ -474,6 +474,7 @@ MAKERS = {
     "simplex.as_velocity",
     "simplex.dirichlet",
     "simplex.linear",
+    "train.compiler_options",
     "train.init",
     "train.make_step",
     "train.repeat",

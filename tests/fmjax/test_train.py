@@ -1,5 +1,8 @@
 """fmjax.train: one step against gradient descent by hand, and what a loop relies on."""
 
+import importlib.metadata
+from functools import partial
+
 import chex
 import equinox as eqx
 import jax
@@ -9,6 +12,7 @@ import optax
 import pytest
 
 from fmjax import train
+from fmjax.train import _compilation
 
 # The bias is weakly typed, which init must cure: see the test of the trace count.
 PARAMS = {"weight": jnp.array([1.0, -2.0]), "bias": jnp.array(0.5)}
@@ -302,3 +306,45 @@ def test_a_loss_with_auxiliary_outputs_is_refused(key):
     step = train.make_step(lambda params, *_: (params**2, {"norm": params}), optimizer)
     with pytest.raises(ValueError, match="must be a scalar, got a tuple"):
         step(train.init(jnp.array(1.0), optimizer), key, None)
+
+
+def test_the_compiler_options_change_products_not_at_all_and_convolutions_by_rounding():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.gamma(1.0, size=(8, 9, 9, 5)), jnp.float32)
+    w, m = jnp.asarray(rng.normal(size=(3, 3, 5, 7))), jnp.asarray(rng.normal(size=(7, 7)))
+
+    def gradient(w, m):
+        conv = partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.grad(lambda w: (jnp.sin(conv(x, w, dimension_numbers=layout)) @ m).sum())(w)
+
+    def product(w, m):
+        return jnp.sin(w @ m) @ m
+
+    with_options = partial(jax.jit, compiler_options=train.compiler_options())
+    assert (with_options(product)(w, m) == jax.jit(product)(w, m)).all()
+    with jax.enable_x64(True):
+        exact = np.asarray(gradient(w, m))
+    chex.assert_trees_all_close(with_options(gradient)(w, m), exact, atol=2e-4, rtol=2e-5)
+
+
+def test_there_are_compiler_options_for_a_cpu_whose_compiler_knows_them(monkeypatch):
+    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if not (0, 8) < version < (0, 10):  # not tried in between
+        assert bool(train.compiler_options()) == (version >= (0, 10))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=reduce")
+    assert train.compiler_options() == {}  # the user's own choice stands
+
+
+def test_there_are_no_compiler_options_for_others(monkeypatch):
+    monkeypatch.setattr(_compilation, "_OPTIONS", {"no_such_option": "1"})
+    monkeypatch.setattr(_compilation, "_NAME", "no_such_option")
+    _compilation._is_known.cache_clear()
+    try:
+        assert train.compiler_options() == {}
+    finally:
+        _compilation._is_known.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert train.compiler_options() == {}
