@@ -1,0 +1,1 @@
+"""Workshop of `dimension`: laws whose dimension is known, and what is measured of each field."""
