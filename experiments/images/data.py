@@ -4,9 +4,10 @@
 |--------------------------------------|------------------------------------------|--------|
 | digits                               | 1,797 of 8x8, shipped with scikit-learn  | 17     |
 | mnist, fashion_mnist, cifar10        | tensorflow-datasets, official split      | 256    |
-| cifar10_subset                       | the same, from a prepared folder only    | 256    |
+| cifar10_subset, or another name      | the same, from a prepared folder only    | 256    |
 | path/to/images.npz or images.npy     | your own array                           | 256    |
 | path/to/folder                       | your own PNG or JPEG files               | 256    |
+| hf:OWNER/NAME or hf:path/to/folder   | a Hugging Face data set                  | 256    |
 
 A pixel is an integer in 0 ... levels - 1. A density needs real numbers, so uniform noise fills
 the bin of each pixel (uniform dequantization):
@@ -61,10 +62,11 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
     """Returns a data set by its name, or a user's own from a file or folder.
 
     Args:
-      name: one of `NAMES`, or a user's own. An .npz file holds uint8 `[n, h, w]` or `[n, h, w, c]`
-        as "images" (or as its only array), and may hold the same as "held_out", one integer as
-        "levels", and what `experiments.images.labels` reads. An .npy file holds the images alone.
-        Of a folder see `experiments.images.own`.
+      name: one of `NAMES`, another data set of images in data_dir, or a user's own. An .npz file
+        holds uint8 `[n, h, w]` or `[n, h, w, c]` as "images" (or as its only array), and may hold
+        the same as "held_out", one integer as "levels", and what `experiments.images.labels`
+        reads. An .npy file holds the images alone. Of a folder see `experiments.images.own`, of
+        hf:NAME `experiments.images.hub`.
       data_dir: folder with data sets prepared by tensorflow-datasets; its default folder if
         None, where a missing data set is downloaded. No other data set reads it.
       held_out: share of the images to hold out, in (0, 1), where no split is given.
@@ -85,13 +87,14 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
     if name == "digits":
         sklearn = prepared.require("sklearn.datasets", "data set digits")
         return Images(*split(np.uint8(sklearn.load_digits().images[..., None]), held_out, seed), 17)
-    if name in NAMES:
+    if name in NAMES or prepared.is_in(name, data_dir):
         return Images(*prepared.load(name, data_dir), 256)
     if own.is_own(name):
         return _own(os.path.expanduser(name), held_out, seed)
     message = (
         f"unknown data set {name!r}: give one of {', '.join(NAMES)}, or a path ending in .npz or "
-        ".npy, or a folder of images."
+        ".npy, a folder of images, hf:NAME of a Hugging Face data set, or the name of a data set "
+        "that tensorflow-datasets has prepared in --data-dir."
     )
     raise ValueError(message)
 

@@ -16,14 +16,14 @@ class Source:
     """The images; they are checked as they are read."""
 
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, cifar10, cifar10_subset, or your own: a folder of PNG or JPEG
-    files (or of one such folder for each class), an .npy file of uint8 [n, h, w] or
-    [n, h, w, c], or an .npz file of such "images" with, if you have them, "held_out" images,
-    "levels" of a pixel (256) and, where a classifier is trained, "labels" and "held_out_labels",
-    integers [n]."""
+    """digits, mnist, fashion_mnist, cifar10, cifar10_subset, another data set in data_dir, hf:NAME
+    of a Hugging Face data set, or your own: a folder of PNG or JPEG files (or of one such folder
+    for each class), an .npy file of uint8 [n, h, w] or [n, h, w, c], or an .npz file of such
+    "images" with, if you have them, "held_out" images, "levels" of a pixel (256) and, where a
+    classifier is trained, "labels" and "held_out_labels", integers [n]."""
     data_dir: Place = None
     """Folder of data sets prepared by tensorflow-datasets; None is its default folder, to which
-    a missing data set is downloaded. Not used by digits and your own files."""
+    one of the four above that is missing is downloaded. Not used by digits and your own files."""
     held_out: float = 0.2
     """Share of the images held out, in (0, 1), where the data set has no split of its own."""
 

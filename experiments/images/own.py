@@ -12,22 +12,25 @@ from types import ModuleType
 import numpy as np
 from etils import epath
 
-from experiments.images import prepared
+from experiments.images import decoded, hub, prepared
 from experiments.run import arrays as npz
 from experiments.run import errors, progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_GRAY, _COLORS = {"1", "L"}, {"P", "RGB", "CMYK", "YCbCr"}
 
 
 def is_own(name: str) -> bool:
-    """Returns whether a data set is a file or a folder of the user, and not the name of one."""
-    return name.endswith((".npz", ".npy")) or os.path.isdir(os.path.expanduser(name))
+    """Returns whether a data set is of the user or of Hugging Face, and not the name of one."""
+    return (
+        name.startswith(hub.PREFIX)
+        or name.endswith((".npz", ".npy"))
+        or os.path.isdir(os.path.expanduser(name))
+    )
 
 
 def label(name: str) -> str:
     """Returns the name of a data set, of a user's own without its place and ending."""
-    base = os.path.basename(name.rstrip("/"))
+    base = os.path.basename(name.removeprefix(hub.PREFIX).rstrip("/"))
     return base[:-4] if base.endswith((".npz", ".npy", ".csv")) else base
 
 
@@ -35,7 +38,7 @@ def read(name: str) -> dict[str, np.ndarray]:
     """Returns the arrays of a user's data set by their names.
 
     Args:
-      name: a path that ends in .npz or .npy, or a folder.
+      name: a path that ends in .npz or .npy, a folder, or hf:NAME (`experiments.images.hub`).
 
     Returns:
       Of an .npz file what it holds; else "images", uint8 `[n, h, w, c]` of a folder, and "labels"
@@ -45,6 +48,8 @@ def read(name: str) -> dict[str, np.ndarray]:
       ValueError: if a file cannot be read, or the images of a folder are not of one kind.
       OSError: if there is no such file.
     """
+    if name.startswith(hub.PREFIX):
+        return hub.read(name)
     path = pathlib.Path(os.path.expanduser(name))
     kind = path.suffix
     if kind not in (".npz", ".npy"):
@@ -97,43 +102,19 @@ def _images(files: list[pathlib.Path]) -> np.ndarray:
     """Returns images of one size as uint8 `[n, h, w, c]`, gray ones only if all are."""
     pillow = prepared.require("PIL.Image", "folder of images")
     read = [_pixels(pillow, file) for file in progress.each(files, "images", unit="image")]
-    for file, pixels in zip(files, read, strict=True):
-        if pixels.shape[:2] != read[0].shape[:2]:
-            sizes = ["x".join(map(str, one.shape[1::-1])) for one in (read[0], pixels)]
-            message = (
-                f"{files[0]} has {sizes[0]} pixels and {file} {sizes[1]}: bring all to one size, "
-                "such as with PIL.ImageOps.fit."
-            )
-            raise ValueError(message)
-    if len({pixels.shape for pixels in read}) > 1:  # a gray image among colored ones
-        read = [np.broadcast_to(pixels, (*pixels.shape[:2], 3)) for pixels in read]
-    return np.stack(read)
+    return decoded.stacked([*map(str, files)], read)
 
 
 def _pixels(pillow: ModuleType, file: pathlib.Path) -> np.ndarray:
     """Returns one image as uint8 `[h, w, 1]` or `[h, w, 3]`."""
     try:
-        deep = _is_deep(file)
-        with pillow.open(file) as image:
-            mode, transparent = image.mode, "A" in image.mode or "transparency" in image.info
-            pixels = np.asarray(image.convert("L" if mode in _GRAY else "RGB"))
+        deep, image = _is_deep(file), pillow.open(file)
+        with image:
+            image.load()
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
         message = f"{file} cannot be read as an image ({errors.first_line(error)}): remove it."
         raise ValueError(message) from error
-    wrong = ""
-    if transparent:
-        wrong = "is transparent: paste it on a background and save it without an alpha channel"
-    elif deep or mode.startswith("I;16"):
-        wrong = (
-            "has pixels of 16 bits, and 8 are wanted: where they fill 0 ... 65535, save "
-            "np.uint8(pixels // 257)"
-        )
-    elif mode not in _GRAY | _COLORS:
-        wrong = f"has pixels of mode {mode!r}, not of 8 bits: scale them to 0 ... 255"
-    if wrong:
-        message = f"{file} {wrong}."
-        raise ValueError(message)
-    return pixels.reshape(*pixels.shape[:2], -1)
+    return decoded.pixels(str(file), image, deep=deep)
 
 
 def _is_deep(file: pathlib.Path) -> bool:

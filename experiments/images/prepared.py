@@ -30,7 +30,7 @@ def load(name: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the official training and test images of a data set.
 
     Args:
-      name: one of `DOWNLOADED` or `FOLDER_ONLY`.
+      name: one of `DOWNLOADED` or `FOLDER_ONLY`, or another one for which `is_in` holds.
       data_dir: the folder above `<name>/`; if None, tfds' own default (the environment's
         TFDS_DATA_DIR or ~/tensorflow_datasets), into which a missing data set is downloaded.
 
@@ -63,6 +63,14 @@ def load_labels(name: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray
     return _load(name, data_dir, "label", skip=("image",))
 
 
+def is_in(name: str, data_dir: str | None) -> bool:
+    """Returns whether a folder of prepared data sets holds one of this name."""
+    if data_dir is None or not re.fullmatch(r"\w+", name):
+        return False
+    tfds = require("tensorflow_datasets", f"data set {name}")
+    return bool(_versions(tfds.core.Path(data_dir).expanduser() / name))
+
+
 def _load(
     name: str, data_dir: str | None, column: str, skip: tuple[str, ...] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -80,14 +88,14 @@ def _load(
     return train, test
 
 
-def require(module: str, what: str) -> ModuleType:
+def require(module: str, what: str, *, extra: str = "experiments") -> ModuleType:
     """Imports an optional package, or says which extra brings it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         message = (
             f"{what} needs {error.name}, which is not installed: "
-            'in the checkout, pip install -e ".[experiments]".'
+            f'in the checkout, pip install -e ".[{extra}]".'
         )
         raise ModuleNotFoundError(message, name=error.name) from error
 

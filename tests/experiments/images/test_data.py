@@ -514,3 +514,18 @@ def test_written_info_is_that_of_a_real_data_set(written):
     info = json.loads((written / "mnist" / "3.0.1" / "dataset_info.json").read_text())
     lengths = {split["name"]: split["shardLengths"] for split in info["splits"]}
     assert lengths == {"train": ["20", "20", "10"], "test": ["20"]}
+
+
+def test_another_data_set_in_the_folder_is_read_by_its_name(written, tmp_path):
+    shutil.copytree(written / "mnist", tmp_path / "letters")
+    got, wanted = (
+        data.load(name, data_dir=str(place))
+        for name, place in (("letters", tmp_path), ("mnist", written))
+    )
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    found = labels.load("letters", got, data_dir=str(tmp_path))
+    assert [len(part) for part in found] == [len(got.train), len(got.held_out)]
+    with pytest.raises(ValueError, match="unknown data set 'figures'"):
+        data.load("figures", data_dir=str(tmp_path))
+    assert not prepared.is_in("../letters", str(tmp_path))
