@@ -1,0 +1,1 @@
+"""Workshop of `measurements`: laws with a known posterior, problems, methods, scores."""
