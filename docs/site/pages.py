@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ WRITTEN = (
     "docs/site/*.css",
 )
 ELSEWHERE = ("docs/package.md",)  # what a package index shows
+_NOTEBOOKS = "experiments/notebooks/*.ipynb"
+_BADGE = re.compile(r"\[!\[Open in Colab\].*")
 _FIGURE = re.compile(r"!\[[^\]]*\]\([^)]*?([\w.-]+\.png)\)\n+\*((?:[^*\n]+\n?)+)\*\n")
 
 
@@ -58,6 +61,23 @@ def reference() -> dict[str, str]:
 
 def _module(name: str) -> object:
     return importlib.import_module(f"fmjax.{name}")
+
+
+# The notebooks.
+
+
+def notebooks() -> dict[str, str]:
+    """Returns the notebooks as pages of text and code, without outputs, by their paths."""
+    return {
+        path.removesuffix(".ipynb") + ".md": _notebook(ROOT / path) for path in glob(_NOTEBOOKS)
+    }
+
+
+def _notebook(path: pathlib.Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    parts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    shown = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in parts]
+    return _BADGE.sub(f"Run it: `experiments/notebooks/{path.name}`.", "\n\n".join(shown)) + "\n"
 
 
 # The gallery.

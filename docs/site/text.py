@@ -78,6 +78,9 @@ def links(text: str, page: str, site: Collection[str], exists: Callable[[str], b
         index = posixpath.normpath(f"{path}/README.md")
         if path in site or not exists(path):
             continue
+        if path.endswith(".ipynb") and path.replace(".ipynb", ".md") in site:
+            text = text.replace(f"]({target})", f"]({target.replace('.ipynb', '.md')})")
+            continue
         if index in site:
             there = posixpath.relpath(index, folder or ".") + (f"#{anchor}" if anchor else "")
             text = text.replace(f"]({target})", f"]({there})")

@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -56,6 +57,7 @@ def test_a_list_within_a_block_of_code_stays():
         ("[the `tests`](../tests/fmjax)", "the `tests`"),
         ("[license](../LICENSE) and [page](notation.md)", "license and [page](notation.md)"),
         ("[gone](gone.md)", "[gone](gone.md)"),
+        ("[one](../experiments/1.ipynb)", "[one](../experiments/1.md)"),
         ("[here](#below)", "[here](#below)"),
         ("[web](https://arxiv.org)", "[web](https://arxiv.org)"),
         ("![p](figures/p.png)", "![p](figures/p.png)"),
@@ -67,7 +69,9 @@ def test_a_list_within_a_block_of_code_stays():
 )
 def test_links_lead_to_what_the_site_has(link, wanted):
     site = {"docs/notation.md", "docs/figures/p.png", "experiments/fdm/README.md"}
-    exists = {*site, "experiments/fdm", "tests/fmjax", "LICENSE"}.__contains__
+    site |= {"experiments/1.md"}
+    elsewhere = {"experiments/fdm", "experiments/1.ipynb", "tests/fmjax", "LICENSE"}
+    exists = (site | elsewhere).__contains__
     assert text.links(link, "docs/page.md", site, exists) == wanted
 
 
@@ -188,6 +192,26 @@ def test_formulas_are_mathml_and_lists_are_lists(site):
         assert "arithmatex" not in path.read_text()
         assert "$" not in path.read_text().split("<article")[1].split("</article>")[0]
     assert found[folder / "api" / "divergence" / "index.html"].tags.count("ul") > 5
+
+
+def _list(folder):
+    """The page that lists the notebooks."""
+    return folder / "experiments" / "notebooks" / "index.html"
+
+
+@pytest.mark.slow
+def test_every_notebook_is_a_page_with_its_code_and_formulas(site):
+    folder, found = site
+    room = ROOT / "experiments" / "notebooks"
+    for path in room.glob("*.ipynb"):
+        page = folder / "experiments" / "notebooks" / path.stem / "index.html"
+        cells = json.loads(path.read_text())["cells"]
+        code = sum(cell["cell_type"] == "code" for cell in cells)
+        assert page.read_text().count('<div class="highlight">') >= code
+        assert any(f"{path.stem}/" in link for link in found[_list(folder)].links)
+        assert "OWNER" in page.read_text()  # of the first cell
+        assert "badge" not in page.read_text()
+        assert "math" in found[page].tags or "$" not in str(cells)
 
 
 @pytest.mark.slow
