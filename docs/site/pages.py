@@ -22,7 +22,6 @@ WRITTEN = (
     "docs/site/*.css",
 )
 ELSEWHERE = ("docs/package.md",)  # what a package index shows
-_NOTEBOOKS = "experiments/notebooks/*.ipynb"
 _BADGE = re.compile(r"\[!\[Open in Colab\].*")
 _FIGURE = re.compile(r"!\[[^\]]*\]\([^)]*?([\w.-]+\.png)\)\n+\*((?:[^*\n]+\n?)+)\*\n")
 
@@ -68,9 +67,8 @@ def _module(name: str) -> object:
 
 def notebooks() -> dict[str, str]:
     """Returns the notebooks as pages of text and code, without outputs, by their paths."""
-    return {
-        path.removesuffix(".ipynb") + ".md": _notebook(ROOT / path) for path in glob(_NOTEBOOKS)
-    }
+    paths = sorted(glob("experiments/notebooks/*.ipynb"))
+    return {path.removesuffix(".ipynb") + ".md": _notebook(ROOT / path) for path in paths}
 
 
 def _notebook(path: pathlib.Path) -> str:
