@@ -35,8 +35,8 @@ def jacobian(rows: list[dict[str, float]], *, title: str) -> Figure:
                 ax.errorbar(t, values, errors, fmt="o-", capsize=3, color=f"C{place}", label=label)
         ax.set(xlabel="t (noise at 0, data at 1)")
     left.axhline(answers.NOISE, color="gray", linestyle=":", label="above: mostly error")
-    left.set_title("|M - Mᵀ| / |M + Mᵀ|, exact: 0")
-    right.set_title("negative eigenvalues of C, exact: none")
+    left.set(title="asymmetry, exact: 0", ylabel="|M - Mᵀ| / |M + Mᵀ|")
+    right.set(title="negative eigenvalues of C, exact: none", ylabel="share")
     for ax in (left, right):
         ax.legend(fontsize=11)
         ax.set_ylim(0.0, 1.3 * ax.get_ylim()[1])  # above all, the legend
