@@ -12,13 +12,14 @@ whole batch.
   for a divergence on a share of the batch
 * empirical flow matching: `efm`, on the closed form of the data set or of a draw from it
   (`draw_bank`)
-* average velocities: `meanflow`, `improved_meanflow`, `guidance`
+* average velocities: `meanflow`, `improved_meanflow`; what they train on, `guidance`, `marginal`
 """
 
-from fmjax.losses.average_velocity import Guide, guidance, improved_meanflow, meanflow
+from fmjax.losses.average_velocity import improved_meanflow, meanflow
 from fmjax.losses.empirical_flow import draw_bank, efm
 from fmjax.losses.flow import adaptive, cfm
 from fmjax.losses.flow_divergence import cdm, cdm_absolute, dm, fdm
+from fmjax.losses.guides import Guide, guidance, marginal
 from fmjax.losses.matching import Matching, match_jacobian, match_product, match_trace
 from fmjax.losses.share import probe_every
 from fmjax.losses.target import Target, of_bank, of_large_bank, of_pair, scaled_residual
@@ -37,6 +38,7 @@ __all__ = [
     "fdm",
     "guidance",
     "improved_meanflow",
+    "marginal",
     "match_jacobian",
     "match_product",
     "match_trace",

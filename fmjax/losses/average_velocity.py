@@ -26,9 +26,7 @@ mean zero given x_t, and by (2) they differ by the Jacobian of the flow map from
 So (4) has the smaller variance in directions in which the flow expands, and the larger variance
 where it contracts. Its advantage in training is a target that does not move with the network.
 
-`guidance` replaces v_c by a combination with the network's own velocities. A network trained with
-it has guidance built in. Its slice `u(x, t, t)` is then not the marginal velocity of any data, and
-the identities of `fmjax.posterior` do not hold for it.
+What v_c is replaced by is a function, a guide: see `guides`.
 
 References:
   Geng et al. (2025), Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
@@ -37,20 +35,15 @@ References:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from fmjax import _checks, paths, predictions
+from fmjax.losses.guides import Guide
 from fmjax.paths import Path
 from fmjax.types import Array, AverageVelocity, Velocity
 
-__all__ = ["Guide", "guidance", "improved_meanflow", "meanflow"]
-
-Guide = Callable[[Array, Array, Array], Array]
-"""`(v[*dims], x[*dims], t[]) -> [*dims]`: what the velocity v of a pair is replaced by."""
+__all__ = ["improved_meanflow", "meanflow"]
 
 
 def _unguided(v: Array, x: Array, t: Array) -> Array:  # noqa: ARG001
@@ -79,7 +72,7 @@ def meanflow(
       r: `[]`, in [t, 1], the time to which u leads. If they are arrays, r < t is not noticed and
         trains the way back.
       t: `[]`, in [0, 1], the time of x.
-      guide: replaces the velocity of the pair, in target and tangent; see `guidance`.
+      guide: replaces the velocity of the pair, in target and tangent; see `marginal`, `guidance`.
 
     Returns:
       `[]`, the squared error per dimension; the gradient passes through u alone.
@@ -161,77 +154,6 @@ def improved_meanflow(
     u, du = _along_the_flow(average_velocity, x, r, t, tangent)
     compound = u + (t - r) * jax.lax.stop_gradient(du)  # so no gradient through velocity either
     return jnp.mean(jnp.square(_checks.wide(compound - target)))
-
-
-def guidance(
-    conditional: AverageVelocity,
-    unconditional: AverageVelocity,
-    *,
-    scale: Array | float,
-    mix: Array | float = 0.0,
-    low: Array | float = 0.0,
-    high: Array | float = 1.0,
-) -> Guide:
-    """Makes a guide that trains classifier-free guidance into an average velocity.
-
-    The velocity v of a pair of class c becomes, where `low <= t <= high`,
-
-        scale v + (1 - scale - mix) u(x, t, t | no class) + mix u(x, t, t | c)
-
-    without gradient through the slices. In the paper's letters scale is omega and mix is kappa; the
-    network learns guidance of strength `omega / (1 - kappa)`. `scale=1, mix=1 - 1 / omega` is the
-    form of improved MeanFlow. For examples whose class was dropped use `scale=1, mix=0`, which is v
-    itself. With any other values the learned field is not the velocity of a posterior.
-
-    Args:
-      conditional: the network at the class of the example, `(x, r, t) -> [*dims]`; for a second
-        head that gives velocities pass `lambda x, r, t: head(x, t)`.
-      unconditional: the network at no class, likewise.
-      scale: omega, the weight of v. Like the other three options it may be traced, per example.
-      mix: kappa, the weight of the conditional slice, below 1.
-      low: where guidance begins, in [0, 1]; 1 - t_end of a paper whose t = 1 is noise.
-      high: where guidance ends, in [low, 1]; 1 - t_start of such a paper.
-
-    Returns:
-      `(v, x, t) -> [*dims]`, for the argument `guide` of the MeanFlow losses.
-
-    Raises:
-      ValueError: if static ends are not `0 <= low <= high <= 1`; on a call, if a network's value
-        is not shaped like `v`, or `t` is batched or a static number outside [0, 1].
-
-    Example:
-      >>> import fmjax
-      >>> import jax.numpy as jnp
-      >>> two, one = lambda x, r, t: x + 2.0, lambda x, r, t: x + 1.0
-      >>> guide = fmjax.losses.guidance(two, one, scale=1.5, mix=0.25, low=0.1)
-      >>> guide(jnp.array([2.0]), jnp.zeros(1), 0.5).tolist()  # 1.5 * 2 - 0.75 * 1 + 0.25 * 2
-      [2.75]
-      >>> guide(jnp.array([2.0]), jnp.zeros(1), 0.05).tolist()  # t < low
-      [2.0]
-
-    Reference:
-      Geng et al. (2025), arXiv 2505.13447, section 4.2 and appendix; Geng et al. (2025), arXiv
-      2512.02012. [geng2025mean; geng2025improved]
-    """
-    _checks.functions(conditional=conditional, unconditional=unconditional)
-    _checks.moments(low=low, high=high)
-    ends = [0.0, *(end for end in (low, high) if not isinstance(end, jax.Array)), 1.0]
-    if not all(before <= after for before, after in itertools.pairwise(ends)):
-        message = f"guidance needs 0 <= low <= high <= 1, got low {low} and high {high}."
-        raise ValueError(message)
-
-    def guide(v: Array, x: Array, t: Array) -> Array:
-        t = _checks.time(t)
-        without = jax.lax.stop_gradient(unconditional(x, t, t))
-        _checks.returned(v, unconditional=without)
-        guided = scale * v + (1.0 - scale - mix) * without
-        if isinstance(mix, jax.Array) or mix != 0.0:  # else the network need not be asked
-            with_class = jax.lax.stop_gradient(conditional(x, t, t))
-            _checks.returned(v, conditional=with_class)
-            guided = guided + mix * with_class
-        return jnp.where((low <= t) & (t <= high), guided, v)
-
-    return guide
 
 
 def _interval(r: Array | float, t: Array | float) -> tuple[Array, Array]:

@@ -460,6 +460,7 @@ MAKERS = {
     "toy.checkerboard",
     "toy.moons",
     "losses.guidance",
+    "losses.marginal",
     "onestep.instantaneous",
     "onestep.reverse_time",
     "posterior.in_data_units",

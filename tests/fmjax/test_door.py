@@ -121,6 +121,7 @@ SPECIAL = {
 RETURNED = {
     "estimators.as_divergence": (jnp.tanh, X),
     "losses.guidance": (X, X, 0.5),
+    "losses.marginal": (X, X, 0.5),
     "onestep.reverse_time": (X, 0.7, 0.5),
     "posterior.near_noise": (_field, PATH, X, 0.5),
 }
