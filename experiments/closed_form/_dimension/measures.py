@@ -156,12 +156,19 @@ def by_class(values: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
-def agreement(some: list[dict[str, Any]], others: list[dict[str, Any]], i: int, j: int) -> float:
-    """Returns the rank correlation of two lists of `by_class`, at the i-th and the j-th time."""
+def agreement(
+    some: list[dict[str, Any]], others: list[dict[str, Any]], i: int, j: int
+) -> float | None:
+    """Returns the rank correlation of two lists of `by_class`, at the i-th and the j-th time.
+
+    It is None if they have fewer than three classes in common.
+    """
     first, second = (
         {row["label"]: row["dimensions"][k]["mean"] for row in rows}
         for rows, k in ((some, i), (others, j))
     )
     both = [label for label in first if label in second]
+    if len(both) < 3:
+        return None
     pair = (np.array([means[label] for label in both]) for means in (first, second))
     return float(fmjax.metrics.spearman(*pair))

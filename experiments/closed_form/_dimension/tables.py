@@ -77,6 +77,8 @@ def _classes(found: dict[str, Any]) -> list[str]:
             f"{row['label']:5d}{row['count']:9d}   {_with_error(row['dimensions'][i]):16s}   {told}"
         )
     agreement = measures.agreement(classes["network"], classes["bank"], i, j)
+    if agreement is None:
+        return lines
     return [*lines, f"rank correlation of the two over classes: {agreement:.2f}"]
 
 

@@ -121,8 +121,14 @@ def test_rows_classes_and_the_least_noise_by_hand():
     assert [at["mean"] for at in found[0]["dimensions"]] == [4.0, 3.0]
     assert found[1]["dimensions"][0]["standard_error"] == pytest.approx(stats.sem([1.0, 8.0]))
     assert measures.by_class(values, np.array([0, 1, 2, 3])) == []  # no class has two images
-    images = {"rows": rows, "classes": {"network": found, "bank": found}}
+    images = {"rows": rows, "title": "two", "classes": {"network": found, "bank": found}}
     assert tables.classes_at(images) == (1, 0)
+    assert measures.agreement(found, found, 0, 1) is None  # of two classes
+    three = [
+        {"label": k, "dimensions": [{"mean": m}, {"mean": -m}]} for k, m in enumerate((5, 1, 2))
+    ]
+    assert measures.agreement(three, three[::-1], 0, 0) == pytest.approx(1)
+    assert measures.agreement(three, three, 0, 1) == pytest.approx(-1)
 
 
 # A run of a few steps, on images of one's own.
@@ -132,7 +138,7 @@ def test_rows_classes_and_the_least_noise_by_hand():
 def images(tmp_path_factory):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
     file = tmp_path_factory.mktemp("mine") / "mine.npz"
-    np.savez(file, images=pixels, labels=np.arange(50) % 3)
+    np.savez(file, images=pixels, labels=np.zeros(50, int))  # one class: nothing to rank
     return str(file)
 
 
