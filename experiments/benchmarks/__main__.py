@@ -14,7 +14,7 @@ import pathlib
 import sys
 
 from experiments.benchmarks import _page
-from experiments.run import cli, devices
+from experiments.run import cli, devices, options
 from experiments.run.options import Place
 
 # Those against peers first, then those of the papers.
@@ -46,10 +46,7 @@ class Config:
 
     def check(self) -> None:
         """Raises ValueError for an unknown benchmark."""
-        unknown = [name for name in self.only if name not in NAMES]
-        if unknown or not self.only:
-            message = f"only must name some of {', '.join(NAMES)}, got {unknown or 'none'}."
-            raise ValueError(message)
+        options.check_among(self, "only", NAMES)
 
 
 def measure(name: str, figures: pathlib.Path, commit: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fmjax._checks.words import described, is_array
 from fmjax.types import Array
@@ -21,6 +23,7 @@ __all__ = [
     "entries",
     "fitting",
     "floating",
+    "penalty",
     "real",
     "same_shape",
     "state",
@@ -121,6 +124,27 @@ def count(why: str, *, at_least: int = 1, **counts: Any) -> None:
             kind = "" if whole else "an integer of "
             message = f"{name} must be {kind}at least {at_least}, got {described(number)}: {why}."
             raise ValueError(message)
+
+
+def penalty(weight: Any, without: str) -> Any:
+    """Raises ValueError for a negative weight of the divergence penalty, where it is no array.
+
+    Args:
+      weight: of the penalty.
+      without: the loss without it, for the message.
+
+    Returns:
+      The weight; a NumPy scalar, which would widen the loss under x64, as a Python number.
+    """
+    if isinstance(weight, np.generic | np.ndarray) and np.ndim(weight) == 0:
+        weight = float(weight)
+    if isinstance(weight, numbers.Number) and not weight >= 0:
+        message = (
+            f"weight must not be negative, got {weight}: it multiplies the divergence penalty, and "
+            f"0 is {without} alone."
+        )
+        raise ValueError(message)
+    return weight
 
 
 def entries(x: Array, why: str) -> None:

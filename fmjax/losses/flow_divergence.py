@@ -33,7 +33,6 @@ import numbers
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 
 from fmjax import _checks, divergence
 from fmjax._bank import Bank
@@ -250,14 +249,7 @@ def _fit(
 ) -> Array:
     """Returns eq. (2) for a target, the penalty only if it has a weight."""
     _checks.entries(target.x, "a loss is a mean over them")
-    if isinstance(weight, np.generic | np.ndarray) and np.ndim(weight) == 0:
-        weight = float(weight)  # a NumPy scalar would widen the loss under x64
-    if isinstance(weight, numbers.Number) and not weight >= 0:
-        message = (
-            f"weight must not be negative, got {weight}: it multiplies the divergence penalty, and "
-            "0 is flow matching alone."
-        )
-        raise ValueError(message)
+    weight = _checks.penalty(weight, "flow matching")
     if isinstance(weight, numbers.Number) and weight == 0:
         value, penalty = _checks.at(velocity, t)(target.x), 0.0
     else:

@@ -195,12 +195,7 @@ def fdm(
     Reference:
       Huang et al. (2025), arXiv 2602.00869, eq. (17). [huang2025improving]
     """
-    if isinstance(weight, numbers.Number) and not weight >= 0:
-        message = (
-            f"weight must not be negative, got {weight}: it multiplies the divergence penalty, and "
-            "0 is the cross-entropy alone."
-        )
-        raise ValueError(message)
+    weight = _checks.penalty(weight, "the cross-entropy")
     x = _checks.letters(path, x)
     if isinstance(weight, numbers.Number) and weight == 0:
         return cross_entropy(logits, x, x1, t)

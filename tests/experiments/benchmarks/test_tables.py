@@ -162,5 +162,5 @@ def test_a_benchmark_with_a_picture_draws_it_into_the_folder_of_pictures(monkeyp
 
 
 def test_an_unknown_benchmark_is_said_first():
-    with pytest.raises(ValueError, match=r"only must name some of .*, got \['speed'\]"):
+    with pytest.raises(ValueError, match=r"only must be of .*, got \('speed',\)"):
         __main__.main(__main__.Config(only=("speed",)))
