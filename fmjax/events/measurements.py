@@ -7,7 +7,10 @@ the data given the state and the measurement have the mean
 
 and their law along the path has the velocity `v_y = v + D / sigma (m_y - m)`, with
 `D = alpha_dot sigma - alpha sigma_dot`. For Gaussian data (1) is exact. For other data it becomes
-exact as sigma -> 0; what it does not see is that one measurement can choose between modes.
+exact as sigma -> 0; what it does not see is that one measurement can choose between modes. For a
+kernel density of 500 digits the squared error of the draws' mean is 0.3 to 1.1 times the variance
+of the posterior, and a multiple of the identity in the place of the second C errs no more
+(`experiments.uncertainty.measurements`).
 
 No matrix is formed: products with C are those with the Jacobian of m, and the system is solved by
 conjugate gradients. Its size is that of y.
