@@ -1,0 +1,1 @@
+"""Workshop of `dna`: the law, measures, tables and pictures."""
