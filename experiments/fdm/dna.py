@@ -143,17 +143,17 @@ def make_loss(
     """Returns the mean over the networks of what each of them minimizes, eq. (17)."""
 
     def one(params: PyTree, key: Key, x1: Array) -> Array:
-        logits, (key_time, key_data) = partial(apply, params), jax.random.split(key)
+        logits = partial(apply, params)
+        key_time, key_noise, key_probe = jax.random.split(key, 3)
 
-        def example(weight: float, key: Key, x1: Array, t: Array) -> Array:
-            key_noise, key_probe = jax.random.split(key)
-            x = path.sample(key_noise, x1, t)
-            probe = partial(fmjax.divergence.hutchinson, key_probe)
+        def example(weight: float, key: Key, x: Array, x1: Array, t: Array) -> Array:
+            probe = partial(fmjax.divergence.hutchinson, key)
             return simplex.fdm(logits, path, x, x1, t, weight=weight, divergence=probe)
 
         ts = fmjax.times.stratified(key_time, (len(x1),))
-        keys = jax.random.split(key_data, len(x1))
-        return fmjax.losses.probe_every(every, example, weight, keys, x1, ts)
+        x = jax.vmap(path.sample)(jax.random.split(key_noise, len(x1)), x1, ts)
+        keys = jax.random.split(key_probe, len(x1))
+        return fmjax.losses.probe_every(every, example, weight, keys, x, x1, ts)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
         keys = jax.random.split(key, batch["x1"].shape[1])

@@ -38,6 +38,7 @@ import scipy.special
 from jax.scipy.special import digamma, gammaln
 
 from fmjax import _checks
+from fmjax.simplex._noise import exponentials
 from fmjax.types import Array, Key
 
 __all__ = ["Path", "coefficient", "dirichlet", "linear"]
@@ -102,8 +103,8 @@ def linear(num_classes: int) -> Path:
 
     def sample(key: Key, x1: Array, t: Array) -> Array:
         corner, t = _corner(x1, num_classes), _checks.time(t)
-        x0 = jax.random.dirichlet(key, jnp.ones(num_classes, corner.dtype), corner.shape[:-1])
-        return t * corner + (1 - t) * x0
+        x0 = exponentials(key, corner.shape, corner.dtype)
+        return t * corner + (1 - t) * x0 / x0.sum(-1, keepdims=True)
 
     def log_density(x: Array, t: Array) -> Array:
         inside = gammaln(1.0 * num_classes) - dims * jnp.log1p(-_checks.time(t))
@@ -156,8 +157,13 @@ def dirichlet(num_classes: int, *, limit: float = 7.0) -> Path:
     limit = float(limit)
 
     def sample(key: Key, x1: Array, t: Array) -> Array:
-        concentration = 1 + limit * _checks.time(t) * _corner(x1, num_classes)
-        return jax.random.dirichlet(key, concentration)
+        corner, s = _corner(x1, num_classes), limit * _checks.time(t)
+        key_class, key_others = jax.random.split(key)
+        # Gamma numbers over their sum; those of concentration 1 are exponential, and cheap.
+        own = jax.random.gamma(key_class, 1 + s, (*corner.shape[:-1], 1), corner.dtype)
+        others = exponentials(key_others, corner.shape, corner.dtype)
+        drawn = jnp.where(corner > 0, own, others)
+        return drawn / drawn.sum(-1, keepdims=True)
 
     def log_density(x: Array, t: Array) -> Array:
         s = limit * _checks.time(t)

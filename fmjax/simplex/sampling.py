@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from optax import projections
 
 from fmjax import _checks
+from fmjax.simplex._noise import exponentials
 from fmjax.types import Array, Key, Velocity
 
 __all__ = ["sample", "uniform"]
@@ -37,7 +38,8 @@ def uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) ->
       Stark et al. (2024), arXiv 2402.05841. [stark2024dirichlet]
     """
     _checks.positions(jax.ShapeDtypeStruct(tuple(shape), dtype))
-    return jax.random.dirichlet(key, jnp.ones(shape[-1], dtype), tuple(shape[:-1]))
+    drawn = exponentials(key, tuple(shape), dtype)
+    return drawn / drawn.sum(-1, keepdims=True)
 
 
 def sample(velocity: Velocity, x0: Array, *, num_steps: int = 100, t1: float = 1.0) -> Array:

@@ -102,7 +102,7 @@ def test_every_class_satisfies_the_continuity_equation(name, t):
         flow, div = simplex.divergence(lambda z, p=probs: simplex.velocity(path, p, z, t), x)
         change = jax.grad(lambda t, j=j: path.log_density(x, t)[j])(t)
         score = jax.grad(lambda z, j=j: path.log_density(z, t)[j])(x)
-        assert change + div + flow @ score == pytest.approx(0, abs=1e-11 * (1 + abs(float(div))))
+        assert change + div + flow @ score == pytest.approx(0, abs=1e-10 * (1 + abs(float(div))))
         scale = path.scale(t)
         assert path.rate(x, t)[j] == pytest.approx(float(scale * change), rel=1e-11)
         pull = path.coefficient(x, t)[j] * score[j]
