@@ -75,14 +75,14 @@ def test_the_coefficient_has_its_limit_and_its_derivative_at_the_corner(classes)
         assert simplex.coefficient(jnp.array(0.0), s, num_classes=classes) == 0
 
 
-@slow.but_the_first("classes", [4, 2, 40])
+@slow.but_the_first("classes", [500, 2, 4, 40, 160])
 def test_the_coefficient_in_float32(classes):
-    b = jnp.array([1e-30, 1e-6, 0.003, 0.03, 0.2, 0.5, 0.8, 0.99, 1.0])
+    b = jnp.array([1e-30, 1e-6, 0.003, 0.01, 0.03, 0.05, 0.2, 0.5, 0.8, 0.99, 1.0])
     for s in (0.0, 0.3, 7.0):
         exact = simplex.coefficient(b, s, num_classes=classes)
         single = simplex.coefficient(b.astype(jnp.float32), jnp.float32(s), num_classes=classes)
         assert single.dtype == jnp.float32
-        np.testing.assert_allclose(single, exact, rtol=1e-5)
+        np.testing.assert_allclose(single, exact, rtol=1e-5 if classes <= 40 else 1e-4)
 
 
 def _inside(path, t, seed=3):
