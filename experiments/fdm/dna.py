@@ -34,7 +34,7 @@ from flax import nnx
 
 import fmjax
 from experiments.fdm._dna import law as laws
-from experiments.fdm._dna import measures, pictures, tables
+from experiments.fdm._dna import measures, pictures, quick, tables
 from experiments.fdm._dna.law import Letters
 from experiments.run import arrays as run_arrays
 from experiments.run import checkpoints, cli, layout, loop, numbers, options
@@ -45,7 +45,7 @@ from experiments.run.saved import Network
 from fmjax import simplex
 from fmjax.types import Array, Key, PyTree
 
-PATHS = {"linear": simplex.linear, "dirichlet": simplex.dirichlet}
+PATHS = {"linear": simplex.linear, "dirichlet": quick.dirichlet}
 # The first in the run folder itself, where a run that was interrupted is recognized.
 PLACES = {"FM": ".", "FDM": "FDM"}
 
@@ -58,9 +58,9 @@ class Training:
     """Size of the hidden layers of a network, as of the paper's."""
     depth: int = 3
     """Residual blocks of a network."""
-    batch_size: int = 512
+    batch_size: int = 256
     """Sequences per step and network, a multiple of the number of devices."""
-    num_steps: int = 4000
+    num_steps: int = 3000
     """Training steps."""
     learning_rate: float = 1e-3
     """Learning rate of Adam at the start; it falls to zero along a cosine."""
@@ -89,7 +89,7 @@ class Measures:
     """Samples of every network, at least 2."""
     solver_steps: int = 100
     """Euler steps of a sample."""
-    num_states: int = 2048
+    num_states: int = 1024
     """Noisy sequences at each time on which predictions are compared, at least 2."""
 
     def check(self) -> None:
@@ -121,6 +121,11 @@ class Config:
         bounds = {"seed": (0, 2**32 - 1), "num_seeds": (2, 100), "weight": (0, 1e6)}
         options.check_bounds(self, bounds)
         options.check_parts(self)
+
+
+def path_of(config: Config) -> simplex.Path:
+    """Returns the path of a run."""
+    return PATHS[config.path](config.letters.num_classes)
 
 
 def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
@@ -200,8 +205,7 @@ def train(
     folder: os.PathLike,
 ) -> PyTree:
     """Returns the averaged parameters of all seeds, trained with this weight or restored."""
-    (apply, params), asked = network, config.training
-    path = PATHS[config.path](config.letters.num_classes)
+    (apply, params), path, asked = network, path_of(config), config.training
 
     def evaluate(params: PyTree, key: Key) -> dict[str, float]:  # noqa: ARG001
         return {"surplus": float(errors(params).mean())}
@@ -225,8 +229,7 @@ def train(
 
 def restore(config: Config, folder: Any) -> dict[str, Network]:
     """Tells how the networks of a run are read, by method and by number."""
-    apply, like = networks(config)
-    path = PATHS[config.path](config.letters.num_classes)
+    (apply, like), path = networks(config), path_of(config)
     read = partial(checkpoints.averaged, like=like, num_steps=config.training.num_steps)
     velocity = lambda params: simplex.as_velocity(partial(apply, params), path)  # noqa: E731
     law = partial(laws.probabilities, config.letters)
@@ -243,27 +246,25 @@ def evaluate(
     trained: dict[str, PyTree], apply: Callable[..., Array], errors: Callable, config: Config
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the numbers of the run, and the arrays its figures are drawn from."""
-    law, path = laws.probabilities(config.letters), PATHS[config.path](config.letters.num_classes)
-    results, arrays = {}, {"law": law, "surplus": {}, "frequencies": {}}
-    keys = jax.random.split(jax.random.key(config.seed + 1), config.measures.num_samples)
-    many = measures.sampler(apply, path, law.shape, config.measures.solver_steps)
-    draw = lambda params: np.asarray(jax.lax.map(lambda p: many(p, keys), params))  # noqa: E731
-    for name, params in trained.items():
-        letters = draw(params)
-        arrays["surplus"][name] = np.asarray(errors(params))
-        seen = [measures.frequencies(one, law.shape[1]) for one in letters]
-        arrays["frequencies"][name] = np.stack(seen)
-        apart = [measures.distances(one, law) for one in letters]
-        results[name] = {
-            key: numbers.summary(np.array([a[key] for a in apart])) for key in apart[0]
-        }
-        rows = zip(measures.TIMES, arrays["surplus"][name].T, strict=True)
-        results[name]["surplus"] = [{"t": t, **numbers.summary(values)} for t, values in rows]
+    law, path, asked = laws.probabilities(config.letters), path_of(config), config.measures
+    keys = jax.random.split(jax.random.key(config.seed + 1), (config.num_seeds, asked.num_samples))
+    how = {"path": path, "keys": keys, "num_steps": asked.solver_steps}
+    frequencies = {
+        name: measures.marginals(apply, params, law.shape, **how)
+        for name, params in trained.items()
+    }
     rng = np.random.default_rng([config.seed, 2])
-    fresh = [laws.sample(rng, law, config.measures.num_samples) for _ in range(config.num_seeds)]
-    apart = [measures.distances(one, law) for one in fresh]
-    results["data"] = {key: numbers.summary(np.array([a[key] for a in apart])) for key in apart[0]}
-    return results, arrays
+    frequencies |= measures.references(law, rng=rng, **how)
+    apart = lambda values: measures.apart(values, law, asked.num_samples)  # noqa: E731
+    results = {
+        name: {reading: apart(values) for reading, values in found.items()}
+        for name, found in frequencies.items()
+    }
+    surplus = {name: np.asarray(errors(params)) for name, params in trained.items()}
+    for name, values in surplus.items():
+        rows = zip(measures.TIMES, values.T, strict=True)
+        results[name]["surplus"] = [{"t": t, **numbers.summary(value)} for t, value in rows]
+    return results, {"law": law, "surplus": surplus, "frequencies": frequencies}
 
 
 def main(config: Config) -> None:
@@ -273,7 +274,7 @@ def main(config: Config) -> None:
     weights = {"FM": 0.0, "FDM": config.weight}
     places = {name: folder / place for name, place in PLACES.items()}
     network = networks(config)
-    errors = make_errors(network[0], config, PATHS[config.path](config.letters.num_classes))
+    errors = make_errors(network[0], config, path_of(config))
     trained = {
         name: train(config, weight, network, errors, places[name])
         for name, weight in weights.items()

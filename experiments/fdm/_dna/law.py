@@ -47,8 +47,12 @@ def sample(rng: np.random.Generator, law: np.ndarray, *shape: int) -> np.ndarray
 
 
 def posterior(path: simplex.Path, law: Array, x: Array, t: Array) -> Array:
-    """Returns the exact probabilities of the letters given a noisy state, by Bayes' rule.
+    """Returns the exact log-probabilities of the letters given a noisy state, by Bayes' rule.
 
-    Positions are independent, under the data as under the noise, so each has its own.
+    Positions are independent, under the data as under the noise, so each has its own. Euler's steps
+    can leave a position where the linear path comes from no letter; it has the nearest one then.
     """
-    return jax.nn.softmax(jnp.log(law) + path.log_density(x, t))
+    likelihood = path.log_density(x, t)
+    nearest = jnp.where(x == x.max(-1, keepdims=True), 0.0, -jnp.inf)
+    nowhere = jnp.isneginf(likelihood).all(-1, keepdims=True)
+    return jax.nn.log_softmax(jnp.log(law) + jnp.where(nowhere, nearest, likelihood))

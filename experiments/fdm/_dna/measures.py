@@ -1,17 +1,25 @@
 """How far a network of letters is from the law: its predictions along the path, and its samples."""
 
+import operator
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import fmjax
 from experiments.fdm._dna import law as laws
-from fmjax import metrics, simplex
-from fmjax.types import Array, Key, Velocity
+from experiments.run import numbers
+from fmjax import simplex
+from fmjax.types import Array, Key, PyTree, Velocity
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+# How letters are read from the last prediction, at t = 1: drawn by its probabilities, which for the
+# exact field gives the law, or the likeliest, as in the paper's code.
+READINGS = ("drawn", "likeliest")
 
 
 def surplus(logits: Velocity, path: simplex.Path, law: Array, x: Array, t: Array) -> Array:
@@ -21,7 +29,8 @@ def surplus(logits: Velocity, path: simplex.Path, law: Array, x: Array, t: Array
     """
     exact = laws.posterior(path, law, x, t)
     ours = jax.nn.log_softmax(logits(x, t))
-    return jnp.sum(jax.scipy.special.xlogy(exact, exact) - exact * ours) / len(law)
+    probs = jnp.exp(exact)
+    return jnp.sum(jnp.where(probs > 0, probs * (exact - ours), 0.0)) / len(law)
 
 
 def along_the_path(logits: Velocity, path: simplex.Path, law: Array, key: Key, x1: Array) -> Array:
@@ -39,10 +48,56 @@ def along_the_path(logits: Velocity, path: simplex.Path, law: Array, key: Key, x
 def generated(
     logits: Velocity, path: simplex.Path, shape: tuple[int, int], key: Key, *, num_steps: int
 ) -> Array:
-    """Returns the letters of one sample, `[length]`: of the last prediction at t = 1."""
-    field = simplex.as_velocity(logits, path)
-    x = simplex.sample(field, simplex.uniform(key, shape), num_steps=num_steps)
-    return logits(x, jnp.ones(())).argmax(-1)
+    """Returns the letters of one sample by Euler's method, in every reading, `[2, length]`.
+
+    A step of either path stays within the simplex, so nothing is projected.
+    """
+    key_noise, key_letters = jax.random.split(key)
+    field, x0 = simplex.as_velocity(logits, path), simplex.uniform(key_noise, shape)
+    x = fmjax.samplers.fixed(field, x0, num_steps=num_steps, solver=diffrax.Euler())
+    last = logits(x, jnp.ones(()))
+    return jnp.stack([jax.random.categorical(key_letters, last), last.argmax(-1)])
+
+
+def marginals(
+    apply: Callable[..., Array],
+    params: PyTree,
+    shape: tuple[int, int],
+    *,
+    path: simplex.Path,
+    keys: Key,
+    num_steps: int,
+) -> dict[str, np.ndarray]:
+    """Returns the frequencies of the letters of samples, by reading, `[seeds, length, classes]`.
+
+    Every one of the networks, `params` with a leading axis, draws with its own row of the keys.
+    """
+
+    @jax.jit
+    def many(params: PyTree, keys: Key) -> Array:
+        one = partial(generated, partial(apply, params), path, shape, num_steps=num_steps)
+        return jax.lax.map(one, keys, batch_size=1000)
+
+    each = [jax.tree.map(operator.itemgetter(seed), params) for seed in range(len(keys))]
+    letters = np.stack([np.asarray(many(*pair)) for pair in zip(each, keys, strict=True)])
+    return {
+        reading: np.stack([frequencies(one, shape[1]) for one in letters[:, :, index]])
+        for index, reading in enumerate(READINGS)
+    }
+
+
+def references(
+    law: np.ndarray, path: simplex.Path, keys: Key, num_steps: int, rng: np.random.Generator
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns `marginals` of the exact field, and as many fresh sequences of the law."""
+    exact = lambda law, x, t: laws.posterior(path, law, x, t)  # noqa: E731
+    seeds, count = keys.shape
+    same = np.broadcast_to(np.float32(law), (seeds, *law.shape))
+    fresh = [frequencies(laws.sample(rng, law, count), law.shape[1]) for _ in range(seeds)]
+    return {
+        "exact field": marginals(exact, same, law.shape, path=path, keys=keys, num_steps=num_steps),
+        "data": {READINGS[0]: np.stack(fresh)},
+    }
 
 
 def frequencies(letters: np.ndarray, num_classes: int) -> np.ndarray:
@@ -51,31 +106,23 @@ def frequencies(letters: np.ndarray, num_classes: int) -> np.ndarray:
     return np.stack(counts) / len(letters)
 
 
-def distances(letters: np.ndarray, law: np.ndarray) -> dict[str, float]:
-    """Returns the distances of the letters' marginals from the law, means over positions.
+def distances(seen: np.ndarray, law: np.ndarray, num_samples: int) -> dict[str, float]:
+    """Returns the distances of frequencies from the law, means over positions.
 
     TV is the total variation, KL(law, samples) in nats with half a count for every letter, so that
     one that is never seen has a finite one, and KL(samples, law).
     """
-    seen = frequencies(letters, law.shape[1])
-    smooth = (seen * len(letters) + 0.5) / (len(letters) + 0.5 * law.shape[1])
-    apart = partial(np.sum, axis=1)
+    smooth = (seen * num_samples + 0.5) / (num_samples + 0.5 * law.shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         reverse = np.where(seen > 0, seen * np.log(seen / law), 0.0)
     return {
-        "tv": float(jax.vmap(metrics.total_variation)(seen, law).mean()),
-        "kl": float(apart(law * np.log(law / smooth)).mean()),
-        "reverse_kl": float(apart(reverse).mean()),
+        "tv": float(jax.vmap(fmjax.metrics.total_variation)(seen, law).mean()),
+        "kl": float((law * np.log(law / smooth)).sum(axis=1).mean()),
+        "reverse_kl": float(reverse.sum(axis=1).mean()),
     }
 
 
-def sampler(
-    apply: Callable[..., Array], path: simplex.Path, shape: tuple[int, int], num_steps: int
-) -> Callable[..., Array]:
-    """Returns `(params, keys) -> letters [n, length]`, compiled."""
-
-    def many(params, keys):
-        one = partial(generated, partial(apply, params), path, shape, num_steps=num_steps)
-        return jax.vmap(one)(keys)
-
-    return jax.jit(many)
+def apart(seen: np.ndarray, law: np.ndarray, num_samples: int) -> dict[str, dict[str, Any]]:
+    """Returns mean, standard deviation and values of `distances` of `[seeds, length, classes]`."""
+    rows = [distances(one, law, num_samples) for one in seen]
+    return {key: numbers.summary(np.array([row[key] for row in rows])) for key in rows[0]}

@@ -11,13 +11,17 @@ from experiments.fdm._dna import measures
 COLORS = {"FM": "tab:blue", "FDM": "tab:orange"}
 
 
+def _drawn(frequencies: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: frequencies[name][measures.READINGS[0]] for name in COLORS}
+
+
 def figures(
     arrays: dict[str, Any], history: dict[str, list[dict[str, float]]], *, title: str
 ) -> dict[str, Figure]:
     """Returns the figures of a run by name."""
     return {
         "predictions": predictions(arrays["surplus"], history, title),
-        "marginals": marginals(arrays["frequencies"], arrays["law"], title),
+        "marginals": marginals(_drawn(arrays["frequencies"]), arrays["law"], title),
     }
 
 
