@@ -50,9 +50,10 @@ def posterior(path: simplex.Path, law: Array, x: Array, t: Array) -> Array:
     """Returns the exact log-probabilities of the letters given a noisy state, by Bayes' rule.
 
     Positions are independent, under the data as under the noise, so each has its own. Euler's steps
-    can leave a position where the linear path comes from no letter; it has the nearest one then.
+    can leave a position where the linear path comes from no letter; it has the nearest one then. At
+    its end that path has no density, so the time is at most 1 - 1e-6.
     """
-    likelihood = path.log_density(x, t)
+    likelihood = path.log_density(x, jnp.minimum(t, 1 - 1e-6))
     nearest = jnp.where(x == x.max(-1, keepdims=True), 0.0, -jnp.inf)
     nowhere = jnp.isneginf(likelihood).all(-1, keepdims=True)
     return jax.nn.log_softmax(jnp.log(law) + jnp.where(nowhere, nearest, likelihood))

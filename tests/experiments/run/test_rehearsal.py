@@ -149,6 +149,7 @@ WANTED = {"folder", "trainings", "network", "memory", "time", "how"}
         pytest.param("fdm", "ablations", marks=pytest.mark.long),
         ("fdm", "checkerboard"),
         ("fdm", "convergence"),
+        ("fdm", "dna"),
         ("fdm", "mixture"),
         ("fdm", "trajectories"),
         pytest.param("closed_form", "learning", marks=pytest.mark.long),
