@@ -111,7 +111,8 @@ class Config:
     path: Literal["dirichlet", "linear"] = "dirichlet"
     """The path from uniform noise to letters."""
     weight: float = 1.0
-    """Weight of the divergence penalty in FDM, not negative; FM has 0. On the linear path 0.01."""
+    """Weight of the divergence penalty in FDM, not negative; FM has 0. On the linear path even 0.01
+    is too much."""
     letters: Letters = Letters()
     training: Training = Training()
     measures: Free[Measures] = Measures()
