@@ -1,0 +1,1 @@
+"""Workshop of `one_step`: what networks are trained on, what is measured, tables and pictures."""
