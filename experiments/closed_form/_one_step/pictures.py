@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from experiments.images import pictures as images_pictures
 
@@ -70,7 +71,10 @@ def scores(
         if score == "memorized":
             ax.axhline(there, color="black", ls="--", label="held-out images")
         ax.set(xlabel="training steps", title=title)
-    others[0].set(ylabel="Frechet distance of one-step samples, pixels", yscale="log")
+    others[0].set(ylabel="Fréchet distance, pixels", yscale="log")
+    others[0].yaxis.set_major_formatter(ScalarFormatter())
+    others[0].yaxis.set_minor_formatter(ScalarFormatter())
+    others[1].set_ylim(0.0, max(0.05, others[1].get_ylim()[1]))
     others[1].set(ylabel="share of one-step samples")
     others[1].legend(fontsize=11)
     figure.suptitle(f"One-step models of {dataset}, trained on pairs and on the exact field")
