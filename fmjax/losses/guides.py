@@ -57,7 +57,7 @@ def marginal(velocity: Velocity) -> Guide:
       ...     loss = fmjax.losses.meanflow(still, path, x0, x1, 0.75, 0.5, **options)
       ...     print(f"{loss:.3f}")  # x1 - x0 squared, and the square of its mean
       0.250
-      1.149
+      2.483
 
     Reference:
       Geng et al. (2025), arXiv 2505.13447, eq. (6); Bertrand et al. (2025), arXiv 2506.03719, for
