@@ -1,9 +1,13 @@
 """Exponential numbers, which divided by their sum are uniform on the simplex."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 
 from fmjax.types import Array, Key
+
+__all__ = ["exponentials"]
 
 
 def exponentials(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
