@@ -164,13 +164,20 @@ def _costs(cost: Callable[[Array, Array], Array], x0: Array, x1: Array) -> Array
     """Returns the costs of all pairs, `[n, n]`, up to a part that every permutation has alike."""
     if cost is not squared_euclidean:
         return _checks.wide(jax.lax.map(lambda a: jax.vmap(partial(cost, a))(x1), x0))
-    # The sums of squares of either batch, and of its mean, are the same for every permutation.
-    a, b = (_checks.wide(x).reshape(len(x), math.prod(x.shape[1:])) for x in (x0, x1))
-    a, b = (
-        a - a.mean(0, keepdims=True),
-        b - b.mean(0, keepdims=True),
-    )  # so that rows far from the origin keep their digits
+    # The sums of squares of either batch, and of its center, are the same for every permutation.
+    a, b = (_centered(_checks.wide(x).reshape(len(x), math.prod(x.shape[1:]))) for x in (x0, x1))
     return -2.0 * jnp.matmul(a, b.T, precision="highest")
+
+
+def _centered(rows: Array) -> Array:
+    """Moves rows to the origin, so that products keep the digits of rows that are far from it.
+
+    The center is rounded to a power of two near their spread. So rows of few digits, such as whole
+    numbers, keep their digits, and equally good assignments stay equal.
+    """
+    spread = jnp.sqrt(jnp.var(rows, axis=0).mean())
+    unit = jnp.where(spread > 0, jnp.exp2(jnp.ceil(jnp.log2(spread))), 1)
+    return rows - unit * jnp.round(rows.mean(0, keepdims=True) / unit)
 
 
 def drop_context(

@@ -279,3 +279,16 @@ def test_all_none_and_one_example():
 def test_a_null_without_a_place_is_named(context, null, options, message):
     with pytest.raises(ValueError, match=message):
         couplings.drop_context(jax.random.key(0), context, null, **options)
+
+
+def test_pairs_of_rows_far_from_the_origin_are_as_good(key):
+    # Columns with offsets of their own, in float32; the best pairing does not depend on them.
+    rng = np.random.default_rng(4)
+    offset = np.array([1e5, 0.0, -3e4, 7.0])
+    x0, x1 = rng.normal(size=(40, 4)) + offset, rng.gamma(2.0, size=(40, 4)) + offset[::-1]
+    x0, x1 = np.float32(x0), np.float32(x1)
+    y0, y1 = couplings.minibatch_ot(key, x0, x1)
+    centered = [np.float64(x) - np.float64(x).mean(0) for x in (x0, x1, y0, y1)]
+    rows, columns = scipy.optimize.linear_sum_assignment(-centered[0] @ centered[1].T)
+    best = np.sum(centered[0][rows] * centered[1][columns])
+    assert np.sum(centered[2] * centered[3]) > best * (1 - 1e-5)
