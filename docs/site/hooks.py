@@ -29,13 +29,8 @@ _titles: dict[str, str] = {}
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Collects the files of the site, and fills the patterns of the navigation."""
-    made = (
-        pages.reference()
-        | pages.notebooks()
-        | {
-            "docs/bibliography.md": bibliography.page(pages.ROOT / "docs" / "references.bib"),
-        }
-    )
+    keys = bibliography.page(pages.ROOT / "docs" / "references.bib")
+    made = pages.reference() | pages.notebooks() | {"docs/bibliography.md": keys}
     found = [_file(config, path) for path in pages.written()]
     found += [_file(config, path, content=content) for path, content in made.items()]
     own = [file for file in files if not (pages.ROOT / "docs" / file.src_uri).exists()]

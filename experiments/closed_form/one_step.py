@@ -39,7 +39,7 @@ from experiments.closed_form._one_step.targets import average
 from experiments.images import data, training
 from experiments.images.options import Source
 from experiments.run import arrays as run_arrays
-from experiments.run import checkpoints, cli, layout, loop, numbers, options
+from experiments.run import checkpoints, cli, layout, loop, numbers, options, several
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
@@ -148,10 +148,9 @@ def make_loss(
 def networks(config: Config, shape: tuple[int, ...]) -> tuple[Callable[..., Array], PyTree]:
     """Returns the network, `(params, x, t, r - t) -> u`, and the first parameters of all seeds."""
     size = {"width": config.training.width, "depth": config.training.depth, "num_times": 2}
-    seeds = np.random.SeedSequence(config.seed).generate_state(config.num_seeds).tolist()
-    made = [fmjax.models.MLP(shape, **size, rngs=nnx.Rngs(seed)) for seed in seeds]
-    (apply, *_), params = zip(*map(fmjax.models.functional, made), strict=True)
-    return apply, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    one = lambda seed: fmjax.models.MLP(shape, **size, rngs=nnx.Rngs(seed))  # noqa: E731
+    make = lambda seed: fmjax.models.functional(one(seed))  # noqa: E731
+    return several.networks(make, seed=config.seed, count=config.num_seeds)
 
 
 def batches(config: Config, num_points: int) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:

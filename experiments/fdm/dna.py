@@ -37,7 +37,7 @@ from experiments.fdm._dna import law as laws
 from experiments.fdm._dna import measures, pictures, quick, tables
 from experiments.fdm._dna.law import Letters
 from experiments.run import arrays as run_arrays
-from experiments.run import checkpoints, cli, layout, loop, numbers, options
+from experiments.run import checkpoints, cli, layout, loop, numbers, options, several
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
@@ -173,14 +173,14 @@ def networks(config: Config) -> tuple[Callable[..., Array], PyTree]:
     """Returns the network, `(params, x, t) -> logits`, and the first parameters of all seeds."""
     shape = (config.letters.length, config.letters.num_classes)
     size = {"width": config.training.width, "depth": config.training.depth}
-    seeds = np.random.SeedSequence(config.seed).generate_state(config.num_seeds).tolist()
-    made = [fmjax.models.MLP(shape, **size, rngs=nnx.Rngs(seed)) for seed in seeds]
-    (network, *_), params = zip(*map(fmjax.models.functional, made), strict=True)
+    one = lambda seed: fmjax.models.MLP(shape, **size, rngs=nnx.Rngs(seed))  # noqa: E731
+    make = lambda seed: fmjax.models.functional(one(seed))  # noqa: E731
+    network, params = several.networks(make, seed=config.seed, count=config.num_seeds)
 
     def apply(params: PyTree, x: Array, t: Array) -> Array:
         return network(params, shape[1] * x - 1, t)  # of order one, at the noise
 
-    return apply, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return apply, params
 
 
 def make_errors(

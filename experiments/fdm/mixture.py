@@ -36,7 +36,7 @@ import fmjax
 from experiments.fdm import _laws
 from experiments.fdm._mixture import measures, pictures, tables
 from experiments.run import arrays as run_arrays
-from experiments.run import checkpoints, cli, layout, loop, options
+from experiments.run import checkpoints, cli, layout, loop, options, several
 from experiments.run import pictures as run_pictures
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
@@ -180,10 +180,9 @@ def make_errors(apply: Callable[..., Array], config: Config) -> Callable[[PyTree
 def networks(config: Config) -> tuple[Callable[..., Array], PyTree]:
     """Returns the network, `(params, x, t) -> dx`, and the first parameters of all seeds."""
     size = {"width": config.training.width, "depth": config.training.depth}
-    seeds = np.random.SeedSequence(config.seed).generate_state(config.num_seeds).tolist()
-    made = [fmjax.models.MLP((), **size, rngs=nnx.Rngs(seed)) for seed in seeds]
-    (apply, *_), params = zip(*map(fmjax.models.functional, made), strict=True)
-    return apply, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    one = lambda seed: fmjax.models.MLP((), **size, rngs=nnx.Rngs(seed))  # noqa: E731
+    make = lambda seed: fmjax.models.functional(one(seed))  # noqa: E731
+    return several.networks(make, seed=config.seed, count=config.num_seeds)
 
 
 def train(

@@ -87,7 +87,7 @@ def load(name: str, *, data_dir: str | None = None, held_out: float = 0.2, seed:
     if name == "digits":
         sklearn = prepared.require("sklearn.datasets", "data set digits")
         return Images(*split(np.uint8(sklearn.load_digits().images[..., None]), held_out, seed), 17)
-    if name in NAMES or prepared.is_in(name, data_dir):
+    if prepared.knows(name, data_dir):
         return Images(*prepared.load(name, data_dir), 256)
     if own.is_own(name):
         return _own(os.path.expanduser(name), held_out, seed)

@@ -29,10 +29,10 @@ def pixels(name: str, image: Any, *, deep: bool = False) -> np.ndarray:
         )
     elif mode not in _GRAY | _COLORS:
         wrong = f"has pixels of mode {mode!r}, not of 8 bits: scale them to 0 ... 255"
-    found = np.asarray(image.convert("L" if mode in _GRAY else "RGB"))
     if wrong:
         message = f"{name} {wrong}."
         raise ValueError(message)
+    found = np.asarray(image.convert("L" if mode in _GRAY else "RGB"))
     return found.reshape(*found.shape[:2], -1)
 
 

@@ -42,13 +42,13 @@ def read(name: str) -> dict[str, np.ndarray]:
         columns = ", ".join(splits[train].column_names)
         message = f"{name} has no column of images, but {columns}: give a data set of images."
         raise ValueError(message)
-    found = {}
-    for split, key in ((train, ""), (held_out, "held_out")):
-        if split is None:
-            continue
-        found[key or "images"] = _images(f"{name}, {split}", splits[split][image])
+    parts, found = {train: ("images", "labels")}, {}
+    if held_out is not None:
+        parts[held_out] = "held_out", "held_out_labels"
+    for split, (images, labels) in parts.items():
+        found[images] = _images(f"{name}, {split}", splits[split][image])
         if label is not None:
-            found[f"{key}_labels".lstrip("_")] = np.asarray(splits[split][label])
+            found[labels] = np.asarray(splits[split][label])
     return found
 
 

@@ -55,7 +55,7 @@ def load(
     if name == "digits":
         sklearn = prepared.require("sklearn.datasets", "data set digits")
         found = data.split(sklearn.load_digits().target, held_out, seed)
-    elif name in data.NAMES or prepared.is_in(name, data_dir):
+    elif prepared.knows(name, data_dir):
         found = prepared.load_labels(name, data_dir)
     else:
         found = _own(os.path.expanduser(name), images, held_out, seed)

@@ -30,7 +30,7 @@ def load(name: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the official training and test images of a data set.
 
     Args:
-      name: one of `DOWNLOADED` or `FOLDER_ONLY`, or another one for which `is_in` holds.
+      name: one of `DOWNLOADED` or `FOLDER_ONLY`, or another one that `knows` finds.
       data_dir: the folder above `<name>/`; if None, tfds' own default (the environment's
         TFDS_DATA_DIR or ~/tensorflow_datasets), into which a missing data set is downloaded.
 
@@ -63,8 +63,10 @@ def load_labels(name: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray
     return _load(name, data_dir, "label", skip=("image",))
 
 
-def is_in(name: str, data_dir: str | None) -> bool:
-    """Returns whether a folder of prepared data sets holds one of this name."""
+def knows(name: str, data_dir: str | None) -> bool:
+    """Returns whether a name is one of ours, or of a data set in a folder of prepared ones."""
+    if name in (*DOWNLOADED, *FOLDER_ONLY):
+        return True
     if data_dir is None or not re.fullmatch(r"\w+", name):
         return False
     tfds = require("tensorflow_datasets", f"data set {name}")

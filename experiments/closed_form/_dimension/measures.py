@@ -50,8 +50,7 @@ class Field(NamedTuple):
 
 def of_bank(points: np.ndarray) -> Field:
     """Returns the exact field of a finite data set, `[n, *dims]`."""
-    velocity = lambda bank, x, t: fmjax.empirical.velocity(path, bank, x, t)  # noqa: E731
-    return Field(velocity, jnp.asarray(points))
+    return Field(functools.partial(fmjax.empirical.velocity, path), jnp.asarray(points))
 
 
 def noises(times: tuple[float, ...]) -> np.ndarray:

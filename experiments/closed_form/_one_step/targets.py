@@ -11,6 +11,7 @@ import fmjax
 from fmjax.types import Array, AverageVelocity, PyTree
 
 path = fmjax.paths.linear()
+exact = partial(fmjax.empirical.velocity, path)  # (bank, x, t) -> dx, of all n points
 Loss = Callable[[AverageVelocity, Array, Array, Array, Array, Array], Array]
 """`(average_velocity, bank, x0, x1, r, t) -> []`, of one pair."""
 
@@ -18,11 +19,6 @@ Loss = Callable[[AverageVelocity, Array, Array, Array, Array, Array], Array]
 def average(apply: Callable[..., Array], params: PyTree) -> AverageVelocity:
     """Returns the average velocity; the network sees t and the length of the interval."""
     return lambda x, r, t: apply(params, x, t, r - t)
-
-
-def exact(bank: Array, x: Array, t: Array) -> Array:
-    """Returns the velocity that flow matching regresses on, of all n points."""
-    return fmjax.empirical.velocity(path, bank, x, t)
 
 
 def of_pair(u: AverageVelocity, bank: Array, x0: Array, x1: Array, r: Array, t: Array) -> Array:  # noqa: ARG001

@@ -19,6 +19,7 @@ from experiments.fdm._convergence import measures
 from experiments.fdm._convergence.methods import METHODS, loss_of
 from experiments.fdm._laws import Mixture
 from experiments.fdm._stretches import stretches
+from experiments.run import several
 from fmjax import train
 from fmjax.types import Array, Key, PyTree, Velocity
 
@@ -99,7 +100,7 @@ def start(cell: Cell) -> tuple[PyTree, Array]:
     size = LAWS[cell.law].means.shape[1]
     made = [_made(size, cell.width, seed)[1] for seed in cell.seeds]
     keys = jnp.stack([jax.random.key(seed) for seed in cell.seeds])
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made), keys
+    return several.stacked(made), keys
 
 
 def fit(cell: Cell) -> tuple[PyTree, float]:

@@ -90,7 +90,7 @@ def references(
     law: np.ndarray, path: simplex.Path, keys: Key, num_steps: int, rng: np.random.Generator
 ) -> dict[str, dict[str, np.ndarray]]:
     """Returns `marginals` of the exact field, and as many fresh sequences of the law."""
-    exact = lambda law, x, t: laws.posterior(path, law, x, t)  # noqa: E731
+    exact = partial(laws.posterior, path)
     seeds, count = keys.shape
     same = np.broadcast_to(np.float32(law), (seeds, *law.shape))
     fresh = [frequencies(laws.sample(rng, law, count), law.shape[1]) for _ in range(seeds)]

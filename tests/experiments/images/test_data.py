@@ -528,4 +528,4 @@ def test_another_data_set_in_the_folder_is_read_by_its_name(written, tmp_path):
     assert [len(part) for part in found] == [len(got.train), len(got.held_out)]
     with pytest.raises(ValueError, match="unknown data set 'figures'"):
         data.load("figures", data_dir=str(tmp_path))
-    assert not prepared.is_in("../letters", str(tmp_path))
+    assert not prepared.knows("../letters", str(tmp_path))
