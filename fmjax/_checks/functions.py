@@ -37,6 +37,10 @@ _SIGNATURES = {
     ),
     "network": ("(y, t) -> rest", "pass, for example, functools.partial(apply, params)"),
     "model": ("(x, t) -> prediction", "pass, for example, functools.partial(apply, params)"),
+    "heads": (
+        "(x, t) -> (velocity, log_variance)",
+        "pass, for example, lambda x, t: (velocity(x, t), log_variance(x, t))",
+    ),
     "logits": ("(x, t) -> logits", "pass, for example, functools.partial(apply, params)"),
     "average_velocity": ("(x, r, t) -> u", "pass, for example, functools.partial(apply, params)"),
     "conditional": (

@@ -12,6 +12,7 @@ whole batch.
   for a divergence on a share of the batch
 * empirical flow matching: `efm`, on the closed form of the data set or of a draw from it
   (`draw_bank`)
+* a velocity and the variance of its target: `gaussian_nll`
 * average velocities: `meanflow`, `improved_meanflow`; what they train on, `guidance`, `marginal`
 """
 
@@ -23,6 +24,7 @@ from fmjax.losses.guides import Guide, guidance, marginal
 from fmjax.losses.matching import Matching, match_jacobian, match_product, match_trace
 from fmjax.losses.share import probe_every
 from fmjax.losses.target import Target, of_bank, of_large_bank, of_pair, scaled_residual
+from fmjax.losses.variance_head import gaussian_nll
 
 __all__ = [
     "Guide",
@@ -36,6 +38,7 @@ __all__ = [
     "draw_bank",
     "efm",
     "fdm",
+    "gaussian_nll",
     "guidance",
     "improved_meanflow",
     "marginal",

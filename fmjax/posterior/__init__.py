@@ -20,6 +20,7 @@ Why (2): differentiating (1) gives `grad m`, and by Bayes' rule `grad m = alpha 
     a map, the scalar U                           diagonal, trace; estimate for many dimensions
     directions, walks, Gaussian samples           principal_components, traverse, sample
     what remains once the class is known          total_covariance, total_diagonal
+    what a variance head learns                   diagonal(..., of=predictions.velocity)
     the noise end                                 gain, near_noise, prior_variance, prior_covariance
     scaled data                                   in_data_units
     how many dimensions the data have here        dimension

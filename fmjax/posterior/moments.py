@@ -3,8 +3,8 @@
 Formulas (1) to (3) stand in `fmjax.posterior`. All functions share two options:
 
 * `of` names the quantity whose covariance is computed, as a row of `fmjax.predictions`: the data by
-  default, `predictions.x0` for the noise (finite at t = 0 too), `predictions.velocity` for dx_t/dt.
-  Given the state each is affine in x1, so their covariances differ by a factor:
+  default, `predictions.x0` for the noise (finite at t = 0 too), `predictions.velocity` for dx_t/dt:
+  what a variance head learns (`losses.gaussian_nll`). They differ by a factor:
 
       Cov[a x1 + b x0 | x_t] = ((a sigma - b alpha) / sigma)^2 Cov[x1 | x_t]               (6)
 

@@ -242,6 +242,9 @@ PER_EXAMPLE = {
         lambda x, t: posterior.prior_covariance(jnp.outer(x, x), PATH, t), STATE
     ),
     "losses.cfm": Case(partial(losses.cfm, _field, PATH), PAIR),
+    "losses.gaussian_nll": Case(
+        partial(losses.gaussian_nll, lambda x, t: (_field(x, t), jnp.sin(x) - t), PATH), PAIR
+    ),
     "losses.cdm": Case(partial(losses.cdm, _field, PATH), PAIR),
     "losses.cdm_absolute": Case(partial(losses.cdm_absolute, _field, PATH), PAIR),
     "losses.fdm": Case(partial(losses.fdm, _field, PATH, weight=0.3), PAIR),

@@ -32,6 +32,7 @@ def still(x, *_):
 
 CALLS = {
     "cfm": lambda: losses.cfm(still, PATH, 0 * Z, Z, 0.5),
+    "gaussian_nll": lambda: losses.gaussian_nll(lambda x, t: (x, x), PATH, 0 * Z, Z, 0.5),
     "cdm": lambda: losses.cdm(still, PATH, 0 * Z, Z, 0.5),
     "fdm": lambda: losses.fdm(still, PATH, jnp.zeros(2), Z, 0.5, weight=0),
     "efm": lambda: losses.efm(still, PATH, BANK, 0 * Z, Z, 0.5),
