@@ -10,6 +10,7 @@ at `t = 0` to data at `t = 1`. The modules, from the ground up:
 * `posterior`: mean and covariance of the data given a noisy state, from any velocity
 * `events`: condition a trained velocity on an event that is defined afterwards
 * `path_error`: how far the law of a learned flow is from the true law, with a bound
+* `strain`: how a field stretches and turns, and what bounds the growth of its errors
 * `onestep`: mean and covariance of the data for models that sample in one step
 * `losses`, `couplings`, `times`, `train`: training
 * `simplex`: flow matching of categories, as letters of a sequence, with all of the above
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # editors and type checkers read this, and do not run `__geta
         predictions,
         samplers,
         simplex,
+        strain,
         times,
         toy,
         train,
@@ -77,6 +79,7 @@ __all__ = [
     "predictions",
     "samplers",
     "simplex",
+    "strain",
     "times",
     "toy",
     "train",

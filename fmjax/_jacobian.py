@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import _checks
-from fmjax.types import Array
+from fmjax.types import Array, Key
 
-__all__ = ["Estimate", "Field", "linearized", "summary", "symmetric", "widened"]
+__all__ = ["Estimate", "Field", "linearized", "parts", "summary", "symmetric", "widened"]
 
 Field = Callable[[Array], Array]
 
@@ -78,3 +78,30 @@ def symmetric(tangent_map: Field, x: Array) -> Field:
     transposed = jax.linear_transpose(tangent_map, x)
     dtype = jax.eval_shape(tangent_map, x).dtype  # wider than x where the network is
     return lambda w: 0.5 * (tangent_map(w) + transposed(w.astype(dtype))[0])
+
+
+def parts(
+    key: Key, f: Field, x: Array, num_probes: int, name: str = "field"
+) -> tuple[Array, Array]:
+    """Returns `|J + J^T|_F^2` and `|J - J^T|_F^2`, estimated without bias by random signs.
+
+    From d probes on unit vectors are taken in their place, and both are exact.
+    """
+    _checks.count("it counts random probes", num_probes=num_probes)
+    f, x = widened(f, x, name)
+    value, tangent = jax.linearize(f, x)
+    transposed = jax.linear_transpose(tangent, x)
+
+    def squares(probe: Array) -> tuple[Array, Array]:
+        back = transposed(probe.astype(value.dtype))[0]
+        forward, backward = _checks.wide(tangent(probe)), _checks.wide(back)
+        return jnp.sum((forward + backward) ** 2), jnp.sum((forward - backward) ** 2)
+
+    exact = num_probes >= x.size
+    if exact:
+        probes = jnp.eye(x.size, dtype=x.dtype)
+    else:
+        probes = jax.random.rademacher(key, (num_probes, x.size), x.dtype)
+    even, odd = jax.lax.map(lambda probe: squares(probe.reshape(x.shape)), probes)
+    count = 1 if exact else num_probes
+    return even.sum() / count, odd.sum() / count

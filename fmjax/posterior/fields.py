@@ -10,13 +10,14 @@ which measures how wrong the Jacobian is:
 
     asymmetry = |J - J^T|_F / |J + J^T|_F                                                 (10)
 
+(`fmjax.strain.norms` gives the sizes of both parts.)
+
 References:
   Xing et al. (2026), Divergence is Uncertainty, arXiv 2605.00941.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from fmjax import _checks, _jacobian, paths
@@ -124,24 +125,10 @@ def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: i
       [hutchinson1989stochastic]
     """
     _checks.functions(velocity=velocity)
-    _checks.count("it counts random probes", num_probes=num_probes)
     t = _checks.time(t)
-    field, x = _jacobian.widened(lambda z: velocity(z, t), _checks.state(x), "velocity")
-    value, tangent = jax.linearize(field, x)
-    _checks.returned(x, velocity=value)
-    transposed = jax.linear_transpose(tangent, x)
-
-    def squares(probe: Array) -> tuple[Array, Array]:
-        back = transposed(probe.astype(value.dtype))[0]
-        forward, backward = _checks.wide(tangent(probe)), _checks.wide(back)
-        return jnp.sum((forward - backward) ** 2), jnp.sum((forward + backward) ** 2)
-
-    if num_probes >= x.size:
-        probes = jnp.eye(x.size, dtype=x.dtype)
-    else:
-        probes = jax.random.rademacher(key, (num_probes, x.size), x.dtype)
-    odd, even = jax.lax.map(lambda probe: squares(probe.reshape(x.shape)), probes)
-    odd, even = odd.sum(), even.sum()
+    even, odd = _jacobian.parts(
+        key, lambda z: velocity(z, t), _checks.state(x), num_probes, "velocity"
+    )
     # A zero Jacobian is symmetric, and at zero the root has no derivative.
     zero = odd == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, odd) / jnp.where(zero, 1.0, even)))

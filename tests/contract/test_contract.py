@@ -38,6 +38,7 @@ from fmjax import (
     predictions,
     samplers,
     simplex,
+    strain,
     times,
     toy,
     train,
@@ -348,6 +349,23 @@ PER_EXAMPLE = {
         ),
         "x",
     ),
+    "samplers.graded": Case(
+        lambda x: samplers.graded(jnp.linspace(0, 1, 3), jnp.mean(x**2) + jnp.arange(3), 4), "x"
+    ),
+    "strain.norms": Case(
+        lambda k, x, t: strain.norms(k, lambda x, t: _field(x, t) * (1 + x), x, t, num_probes=3),
+        "kxt",
+    ),
+    "strain.extremes": Case(
+        lambda k, x, t: strain.extremes(k, _field, x, t, num_matvecs=48), "kxt"
+    ),
+    "strain.growth": Case(
+        lambda k, x: strain.growth(
+            k, _field, x, jnp.array([0.0, 0.5, 1.0]), num_matvecs=48,
+            solve=partial(samplers.fixed, num_steps=1),
+        ),
+        "kx",
+    ),
     "samplers.few_step": Case(
         lambda x, t: samplers.few_step(_average, x, [0.0, t, 1.0]), STATE
     ),
@@ -537,7 +555,7 @@ def test_the_table_is_complete():
 
 # A solver, or the derivative of what differentiates already, takes a second or more to compile.
 HEAVY = re.compile(
-    r"samplers\.|likelihood\.|path_error\.(duhamel|gap|kl)|sensitivity_|extremes|principal|total_|"
+    r"samplers\.|likelihood\.|path_error\.(duhamel|gap|kl)|sensitivity_|extremes|principal|total_|strain.growth|"
     r"empirical\.(acceleration|time_derivative|truncated|refined|law|lipschitz)|large_bank|"
     r"path_error.bound|prdc|wasserstein2"
 )

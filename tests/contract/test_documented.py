@@ -108,6 +108,7 @@ GOOD = {
     "metrics.nearest_neighbor": {"x": ROWS, "data": ROWS},
     "metrics.prdc": {"real": ROWS, "generated": ROWS},
     "onestep.prior": {"bank": ROWS},
+    "samplers.graded": {"times": [0.0, 0.5, 1.0], "density": jnp.ones(3), "num_steps": 4},
     "train.repeat": {"step": lambda state, key, batch: (state, {})},
 }
 
@@ -180,6 +181,7 @@ BAD = {
     "paths.linear": [("sigma_min", 1.0)],
     "paths.smoothed": [("bandwidth", -1.0)],
     "samplers.adaptive": [("rtol", 0.0), ("atol", -1.0)],
+    "samplers.graded": [("density", jnp.ones(2)), ("times", [0.5])],
     "times.intervals": [("fraction_equal", 1.5)],
     "times.log_normal": [("std", 0.0), ("shape", 5)],
     "times.log_normal_density": [("t", 0.0), ("t", 1.0), ("std", -1.0)],

@@ -19,7 +19,7 @@ FLOORS = [
     {"_assignment", "_jacobian"},
     set("paths divergence estimators couplings metrics train models _krylov".split()),
     {"predictions", "samplers", "_bank", "collapse", "times"},
-    {"likelihood", "toy", "simplex"},
+    {"likelihood", "toy", "simplex", "strain"},
     {"empirical", "posterior", "path_error"},
     {"losses", "onestep", "events"},
 ]
