@@ -33,6 +33,7 @@ References:
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,8 @@ from fmjax import _checks, _jacobian, _krylov, samplers
 from fmjax.types import Array, Key, PyTree, Solve, Velocity
 
 __all__ = ["Growth", "Norms", "extremes", "growth", "norms"]
+
+_TOGETHER = 64  # tangents at a time
 
 
 class Norms(NamedTuple):
@@ -130,12 +133,13 @@ def extremes(
       velocity: the field, `(x[*dims], t[]) -> [*dims]`.
       x: `[*dims]`, the state; d is its size.
       t: `[]`, in [0, 1].
-      num_matvecs: dimension of the Krylov space, positive, cut to d, from which on the result is
-        exact. It takes twice as many products with S, each a tangent and a cotangent.
+      num_matvecs: dimension of the Krylov space, positive. It takes twice as many products with S,
+        each a tangent and a cotangent. From d on the matrix itself is taken, by d tangents, and the
+        result is exact.
 
     Returns:
-      Two scalars `(least, greatest)`, per unit of time. Both lie inside the spectrum, so the true
-      extremes are at least as far out.
+      Two scalars `(least, greatest)`, per unit of time. With fewer than d vectors both lie inside
+      the spectrum, so the true extremes are at least as far out.
 
     Raises:
       ValueError: if `num_matvecs` is not positive, if x has no entries, if `t` is batched or a
@@ -155,10 +159,25 @@ def extremes(
     """
     _checks.functions(velocity=velocity)
     t = _checks.time(t)
+    _checks.count("it counts products", num_matvecs=num_matvecs)
     field, x = _jacobian.widened(lambda z: velocity(z, t), _checks.state(x), "velocity")
     _, tangent = jax.linearize(field, x)
+    if num_matvecs >= x.size > 0:
+        return _of_matrix(tangent, x)
     values, *_ = _krylov.ritz(key, _jacobian.symmetric(tangent, x), x, num_matvecs)
     return values[0], values[-1]
+
+
+def _of_matrix(tangent: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """Returns the extreme eigenvalues of the strain from its whole matrix, by d tangents."""
+    units = jnp.eye(x.size, dtype=x.dtype)
+    columns = lambda unit: tangent(unit.reshape(x.shape)).ravel()  # noqa: E731
+    matrix = jax.lax.map(columns, units, batch_size=_TOGETHER).astype(x.dtype)
+    matrix = 0.5 * (matrix + matrix.T)
+    # With the vectors fixed, derivatives stay finite where eigenvalues meet.
+    vectors = jax.lax.stop_gradient(jnp.linalg.eigh(matrix)[1])
+    least, greatest = (vector @ matrix @ vector for vector in (vectors[:, 0], vectors[:, -1]))
+    return least, greatest
 
 
 def growth(
@@ -182,7 +201,7 @@ def growth(
       times: `[n]`, n >= 2, in [0, 1], increasing.
       solve: `samplers.fixed` or `samplers.adaptive` with options bound; `num_steps` counts per
         interval between two times.
-      num_matvecs: dimension of the Krylov spaces, positive, cut to d.
+      num_matvecs: as for `extremes`; from d on the bounds are exact.
 
     Returns:
       The states and both integrals at all times; the first integrals are 0. Between `times[i]` and
