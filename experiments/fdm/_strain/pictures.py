@@ -69,7 +69,7 @@ def rotation(
         _band(middle, np.array(times), local[f"rank_{name}"], marker="o", **given)
     middle.axhline(0.0, color="black", linewidth=0.8)
     middle.set(xlabel="t", ylabel="rank correlation with the error of a state")
-    middle.set(title="does it point to where the network errs?", ylim=(-0.5, 1.0))
+    middle.set(title="does it point to where the network errs?", ylim=(-1.0, 1.0))
     share = local["rotation"] / local["jacobian"]
     _band(right, np.array(times), share, color="tab:red", marker="o")
     right.set(xlabel="t", ylabel="$|R|^2$ / squared error of the Jacobian", ylim=(0.0, None))
