@@ -17,7 +17,7 @@ of the Jacobian, of the exact field of the training data, and of the mean square
 and as a map; and the time that each takes.
 
 Run:    python -m experiments.uncertainty.head                        (digits, no network)
-Time:   14 minutes on two CPU cores beside other runs.
+Time:   14 to 24 minutes on two CPU cores beside other runs.
 Expect: on held-out images the head's likelihood is better than the Jacobian's at every t, for one
         more pass of a network; both trained by it, the velocity's error grows by up to two thirds.
         The tables are in experiments/uncertainty/README.md.

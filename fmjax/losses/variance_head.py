@@ -13,7 +13,8 @@ for every entry is trained by the likelihood of u under N(m, diag exp(l)),
     nll = mean over entries of (log 2 pi + l + (u - m)^2 exp(-l)) / 2.                      (3)
 
 Its mean over pairs is smallest at m = v and exp(l) = the diagonal of (2), whatever the law of u,
-which is far from Gaussian. So the head learns a quantity that any velocity already holds,
+which is far from Gaussian. Beside another mean m the best variance is that diagonal plus
+`(m - v)^2`, the mean squared error of m. So the head learns what any velocity already holds,
 `posterior.diagonal(velocity, path, x, t, of=predictions.velocity)`: without a Jacobian, as well as
 the head is trained, and of the diagonal alone.
 

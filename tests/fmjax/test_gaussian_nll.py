@@ -75,6 +75,17 @@ def test_on_a_bank_the_gradient_vanishes_at_the_velocity_and_the_diagonal(name, 
         assert float(jnp.abs(jnp.stack(jax.grad(loss)(moved))).max()) > 1e-3
 
 
+def test_beside_another_mean_the_best_variance_is_its_squared_error(x64):
+    path, t = PATHS["cosine"], 0.45
+    pairs = of_bank(path, t)
+    mean, variance = by_sum(path, *pairs, t)
+    off = mean + jnp.array([0.7, -0.2])
+    slope = jax.grad(lambda logs: expected(path, *pairs, t)((off, logs)))
+    best = jnp.log(variance + jnp.array([0.49, 0.04]))
+    np.testing.assert_allclose(slope(best), 0.0, atol=1e-12)
+    assert float(jnp.abs(slope(jnp.log(variance))).min()) > 1e-3
+
+
 def test_a_minimizer_finds_them_from_afar(x64):
     path, t = PATHS["cosine"], 0.45
     pairs = of_bank(path, t)
