@@ -95,8 +95,10 @@ class Measures:
     """States of held-out and of training images each, at least 8, where there are as many."""
     num_draws: int = 4000
     """The same of the mixture."""
-    floors: tuple[float, float] = (1e-3, 0.1)
-    """The least variance that has a likelihood, as shares of the mean squared error at that t."""
+    floor: float = 1e-3
+    """The least variance that has a likelihood, as a share of the mean squared error at that t."""
+    coarse_floor: float = 0.1
+    """Another, with which negative variances cost little."""
     eval_batch_size: int = 60
     """States at a time; memory grows with it."""
 
@@ -104,10 +106,8 @@ class Measures:
         """Raises ValueError for numbers out of their bounds."""
         options.check_times(self.times)
         bounds = {name: (8, math.inf) for name in ("num_states", "num_draws")}
-        options.check_bounds(self, bounds | {"eval_batch_size": (1, math.inf)})
-        if not all(0.0 < floor < 1.0 for floor in self.floors):
-            message = f"floors must lie between 0 and 1, got {self.floors}: they are shares."
-            raise ValueError(message)
+        bounds |= {"eval_batch_size": (1, math.inf)}
+        options.check_bounds(self, bounds | dict.fromkeys(("floor", "coarse_floor"), (1e-9, 1.0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +199,7 @@ def measure(
       problem: the data.
     """
     asked, heads = config.measures, partial(losses.outputs, network)
+    floors = (asked.floor, asked.coarse_floor)
     results: dict[str, list] = {part: [] for part in ("held_out", "train")}
     maps = {}
     for t in asked.times:
@@ -210,7 +211,7 @@ def measure(
         }
         for part, rows in results.items():
             stated = measures.methods(found[part], found["train"])
-            rows.append({"t": t, "methods": measures.summaries(stated, asked.floors)})
+            rows.append({"t": t, "methods": measures.summaries(stated, floors)})
         held_out = measures.methods(found["held_out"], found["train"])
         maps[t] = {
             name: {"error": e[0, :16], "variance": s[0, :16]} for name, (e, s) in held_out.items()

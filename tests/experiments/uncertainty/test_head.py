@@ -212,7 +212,12 @@ def test_a_run_leaves_numbers_and_figures(run):
             assert list(rows[0]["methods"]) == list(tables.LABELS)
             joint, beside = (rows[0]["methods"][name]["nll"]["seeds"] for name in ("joint", "head"))
             assert len({*joint, *beside}) == 4  # each network is another one
-    assert arrays.read(run / "arrays.npz")["images/0.3/head/variance"].shape == (8, 4, 4, 1)
+    assert arrays.read(run / "arrays.npz")["images"]["0.3"]["head"]["variance"].shape == (
+        8,
+        4,
+        4,
+        1,
+    )
     tiny.check_pictures(run / "figures", {"scores", "maps"})
 
 
@@ -243,7 +248,7 @@ def test_a_run_again_gives_the_same(run, images, tmp_path, capsys):
         (["--num-points", "10"], "num_points must be between 4000"),
         (["--num-states", "2"], "num_states must be at least 8"),
         (["--times", "0.5", "0.5"], "times must be distinct"),
-        (["--floors", "0", "0.1"], "floors must lie between 0 and 1"),
+        (["--floor", "0"], "floor must be between 1e-09 and 1"),
         (["--width", "1"], "width must be at least 2"),
         (["--num-steps", "0"], "num_steps must be at least 1"),
         (["--dataset", "nothing"], "unknown data set 'nothing'"),
