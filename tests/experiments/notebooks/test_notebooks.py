@@ -44,9 +44,21 @@ SMALL = {
     "5_divergence_matching": {"num_steps": 10, "num_seeds": 2, "weight": 0.5, "size": 61},
     "6_one_step": {"num_steps": 20, "width": 16, "num_samples": 50},
     "7_ask_your_own_model": {"num_steps": 20, "width": 16, "num_points": 16, "side": 7},
+    "8_exact_fields": {
+        "num_digits": 100,
+        "num_points": 20,
+        "num_steps": 200,
+        "side": 7,
+        "num_pairs": 20,
+    },
 }
 # Those that compile for more than half a minute.
-LONG = {"3_uncertainty_of_images", "5_divergence_matching", "7_ask_your_own_model"}
+LONG = {
+    "3_uncertainty_of_images",
+    "5_divergence_matching",
+    "7_ask_your_own_model",
+    "8_exact_fields",
+}
 
 
 def _read(path):
