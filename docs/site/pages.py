@@ -23,7 +23,7 @@ WRITTEN = (
 )
 ELSEWHERE = ("docs/package.md",)  # what a package index shows
 _BADGE = re.compile(r"\[!\[Open in Colab\].*")
-_FIGURE = re.compile(r"!\[[^\]]*\]\([^)]*?([\w.-]+\.png)\)\n+\*((?:[^*\n]+\n?)+)\*\n")
+_FIGURE = re.compile(r"!\[[^\]]*\]\([^)]*?([\w.-]+\.png)\)\n+\*((?:[^*\n]+\n)*[^*\n]+)\*\n")
 
 
 def written() -> list[str]:

@@ -116,6 +116,13 @@ def test_the_gallery_shows_every_figure_with_the_caption_of_its_page():
     assert "\n* [" not in page
 
 
+def test_emphasis_within_a_caption_does_not_stop_the_site():
+    # A nested repetition in the pattern once tried every way to cut the lines into pieces.
+    figure = "![a](a.png)\n\n*" + 40 * "some words of a line\n" + "{}end.*\n"
+    assert pages._FIGURE.search(figure.format(""))[1] == "a.png"
+    assert pages._FIGURE.search(figure.format("*more*; ")) is None
+
+
 def test_a_figure_without_a_caption_is_named():
     with pytest.raises(ValueError, match=r"no page of the experiments shows none\.png"):
         pages.with_pictures("* [None](figures/none.png)\n")
