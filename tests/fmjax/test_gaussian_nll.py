@@ -13,6 +13,7 @@ import pytest
 from scipy import optimize, stats
 
 from fmjax import empirical, losses, paths, posterior, predictions, toy
+from tests import slow
 
 PATHS = {"linear": paths.linear(), "cosine": paths.cosine(), "vp": paths.vp()}
 BANK = np.array([[0.0, 1.0], [2.0, -0.5], [0.3, 0.2], [-1.5, 2.5], [4.0, 1.0]])
@@ -55,8 +56,8 @@ def by_jacobian(velocity, path, x, t):
     return velocity(x, t), posterior.diagonal(velocity, path, x, t, of=predictions.velocity)
 
 
-@pytest.mark.parametrize("t", [0.2, 0.45, 0.8])
-@pytest.mark.parametrize("name", PATHS)
+@slow.but_the_first("t", [0.45, 0.2, 0.8])
+@slow.but_the_first("name", PATHS)
 def test_on_a_bank_the_gradient_vanishes_at_the_velocity_and_the_diagonal(name, t, x64):
     path, pairs = PATHS[name], of_bank(PATHS[name], t)
     exact = partial(empirical.velocity, path, jnp.asarray(BANK))
@@ -100,8 +101,8 @@ def test_a_minimizer_finds_them_from_afar(x64):
     np.testing.assert_allclose(np.exp(found.x[2:]), variance, rtol=1e-6)
 
 
-@pytest.mark.parametrize("t", [0.15, 0.5, 0.9])
-@pytest.mark.parametrize("name", ["linear", "vp"])
+@slow.but_the_first("t", [0.5, 0.15, 0.9])
+@slow.but_the_first("name", ["linear", "vp"])
 def test_on_a_mixture_too_by_quadrature(name, t, x64):
     path, x = PATHS[name], jnp.array([0.35])
     weights, means, stds = [0.7, 0.3], [-1.0, 2.0], [0.3, 0.8]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from fmjax import samplers
+from tests import slow
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+@slow.but_the_first("power", [0.5, 1.0, 3.0])
 def test_of_a_power_of_time_they_are_a_closed_form(x64, power):
     fine = np.linspace(0.0, 1.0, 20001)
     found = samplers.graded(fine, fine**power, 7)

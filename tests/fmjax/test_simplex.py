@@ -50,7 +50,7 @@ def _raw(path, logits, x, x1, t):
     return -(change + div + jnp.sum(flow * score))
 
 
-@slow.but_the_first("name", ["dirichlet", "linear"])
+@slow.but_the_first("name", ["linear", "dirichlet"])
 def test_the_residual_is_its_definition(name):
     path, t = PATHS[name], 0.35
     x = _state(path, t)

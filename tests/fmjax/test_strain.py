@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from fmjax import models, paths, posterior, samplers, strain, toy
+from tests import slow
 
 KEY = jax.random.key(0)
 X = np.array([0.7, -1.1, 0.4, 0.2])
@@ -64,7 +65,7 @@ def test_a_gradient_field_does_not_turn_and_a_rotation_has_no_strain(x64):
     assert float(strain.norms(KEY, turn, jnp.ones(2), 0.5).rotation) == pytest.approx(3 * 2**0.5)
 
 
-@pytest.mark.parametrize("t", [0.2, 0.9])
+@slow.but_the_first("t", [0.2, 0.9])
 def test_extremes_are_eigenvalues_of_the_strain(x64, t):
     x = jnp.asarray(X)
     for field in (_turned, _exact):
@@ -76,7 +77,7 @@ def test_extremes_are_eigenvalues_of_the_strain(x64, t):
     assert inner[0] < least < greatest < inner[1]
 
 
-@pytest.mark.parametrize("path", [paths.linear(), paths.cosine(), paths.vp()])
+@slow.but_the_first("path", [paths.cosine(), paths.linear(), paths.vp()])
 def test_extremes_and_the_extremes_of_the_covariance_are_one_number(x64, path):
     field, x, t = lambda x, t: LAW.velocity(path, x, t), jnp.asarray(X), 0.7
     c = paths.coefficients(path, t)
