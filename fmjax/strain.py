@@ -149,10 +149,10 @@ def extremes(
       >>> import fmjax
       >>> import jax
       >>> import jax.numpy as jnp
-      >>> key, matrix = jax.random.key(0), jnp.array([[1.0, -4.0], [2.0, 1.0]])
+      >>> key, matrix = jax.random.key(0), jnp.array([[2.0, -4.0], [2.0, 2.0]])
       >>> least, greatest = fmjax.strain.extremes(key, lambda x, t: matrix @ x, jnp.ones(2), 0.5)
       >>> print(f"{least:.3f}, {greatest:.3f}")
-      0.000, 2.000
+      1.000, 3.000
 
     Reference:
       Kraemer et al. (2024), arXiv 2405.17277. [kraemer2024gradients]
