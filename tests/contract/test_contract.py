@@ -350,7 +350,7 @@ PER_EXAMPLE = {
         "x",
     ),
     "samplers.graded": Case(
-        lambda x: samplers.graded(jnp.linspace(0, 1, 3), jnp.mean(x**2) + jnp.arange(3), 4), "x"
+        lambda x: samplers.graded(jnp.linspace(0, 1, 3), jnp.sum(x**2) + jnp.arange(3), 4), "x"
     ),
     "strain.norms": Case(
         lambda k, x, t: strain.norms(k, lambda x, t: _field(x, t) * (1 + x), x, t, num_probes=3),
