@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fmjax import _checks
 from fmjax.types import Array, Key
 
-__all__ = ["Estimate", "Field", "linearized", "parts", "summary", "symmetric", "widened"]
+__all__ = ["Estimate", "Field", "linearized", "parts", "root", "summary", "symmetric", "widened"]
 
 Field = Callable[[Array], Array]
 
@@ -68,9 +68,13 @@ def widened(f: Field, x: Array, name: str = "field") -> tuple[Field, Array]:
 
 def summary(terms: Array) -> Estimate:
     """Computes the mean over the first axis and its standard error, eq. (4) of the estimators."""
-    variance = jnp.var(terms, axis=0, ddof=1) / len(terms)
-    zero = variance == 0  # where the root has no derivative; a NaN is not zero and stays
-    return Estimate(terms.mean(0), jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, variance))))
+    return Estimate(terms.mean(0), root(jnp.var(terms, axis=0, ddof=1) / len(terms)))
+
+
+def root(square: Array) -> Array:
+    """Returns the square root, whose derivative at zero is zero."""
+    zero = square == 0  # a NaN is not zero and stays
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
 
 
 def symmetric(tangent_map: Field, x: Array) -> Field:

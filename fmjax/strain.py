@@ -110,13 +110,7 @@ def norms(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: int =
     even, odd = _jacobian.parts(
         key, lambda z: velocity(z, t), _checks.state(x), num_probes, "velocity"
     )
-    return Norms(0.5 * _root(even), 0.5 * _root(odd))
-
-
-def _root(square: Array) -> Array:
-    """Returns the square root, with a derivative of zero at zero."""
-    zero = square == 0  # a NaN is not zero and stays
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
+    return Norms(0.5 * _jacobian.root(even), 0.5 * _jacobian.root(odd))
 
 
 def extremes(

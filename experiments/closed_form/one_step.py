@@ -22,7 +22,7 @@ Expect: two thirds of the variance with the exact field as target, and samples t
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ from experiments.images.options import Source
 from experiments.run import arrays as run_arrays
 from experiments.run import checkpoints, cli, layout, loop, numbers, options, several
 from experiments.run import pictures as run_pictures
+from experiments.run.batches import Batches, drawn
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
@@ -130,19 +131,14 @@ def make_loss(
 ) -> Callable[[PyTree, Key, PyTree], Array]:
     """Returns the mean over the networks of what each of them minimizes."""
 
-    def of_network(params: PyTree, key: Key, bank: Array, index: Array) -> Array:
+    def of_network(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
         key_draw, key_probe = jax.random.split(key)
+        bank, index = batch["bank"], batch["index"]
         pairs = draw(key_draw, bank[index], fraction_equal)
         u, keys = average(apply, params), jax.random.split(key_probe, len(index))
         return jax.vmap(lambda key, *pair: one(key)(u, bank, *pair))(keys, *pairs).mean()
 
-    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        keys = jax.random.split(key, batch["index"].shape[1])
-        # Adam takes no notice of the scale of a gradient, so the mean trains each as if alone.
-        each = jax.vmap(of_network, in_axes=(0, 0, None, 1))
-        return each(params, keys, batch["bank"], batch["index"]).mean()
-
-    return loss
+    return several.mean_loss(of_network, own="index")
 
 
 def networks(config: Config, shape: tuple[int, ...]) -> tuple[Callable[..., Array], PyTree]:
@@ -153,18 +149,11 @@ def networks(config: Config, shape: tuple[int, ...]) -> tuple[Callable[..., Arra
     return several.networks(make, seed=config.seed, count=config.num_seeds)
 
 
-def batches(config: Config, num_points: int) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+def batches(config: Config, num_points: int) -> Batches:
     """Returns `start_step -> iterator` over indices of images, `[batch, seeds]`."""
-    own = layout.rows(config.training.batch_size)
-
-    def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
-        while True:
-            rng = np.random.default_rng([config.seed, 0, step])
-            shape = (config.training.batch_size, config.num_seeds)
-            yield {"index": rng.integers(num_points, size=shape, dtype=np.int32)[own]}
-            step += 1
-
-    return from_step
+    shape = (config.training.batch_size, config.num_seeds)
+    index = lambda rng: {"index": rng.integers(num_points, size=shape, dtype=np.int32)}  # noqa: E731
+    return drawn(index, shape[0], seed=config.seed)
 
 
 def train(

@@ -22,7 +22,7 @@ Expect: the table of experiments/fdm/README.md.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from experiments.fdm._dna.law import Letters
 from experiments.run import arrays as run_arrays
 from experiments.run import checkpoints, cli, layout, loop, numbers, options, several
 from experiments.run import pictures as run_pictures
+from experiments.run.batches import Batches, drawn
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
@@ -129,18 +130,10 @@ def path_of(config: Config) -> simplex.Path:
     return PATHS[config.path](config.letters.num_classes)
 
 
-def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+def batches(config: Config) -> Batches:
     """Returns `start_step -> iterator` over fresh sequences, `[batch, seeds, length]`."""
-    law, size = laws.probabilities(config.letters), config.training.batch_size
-    own = layout.rows(size)
-
-    def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
-        while True:
-            rng = np.random.default_rng([config.seed, 0, step])
-            yield {"x1": laws.sample(rng, law, size, config.num_seeds)[own]}
-            step += 1
-
-    return from_step
+    law, shape = laws.probabilities(config.letters), (config.training.batch_size, config.num_seeds)
+    return drawn(lambda rng: {"x1": laws.sample(rng, law, *shape)}, shape[0], seed=config.seed)
 
 
 def make_loss(
@@ -148,7 +141,8 @@ def make_loss(
 ) -> Callable[[PyTree, Key, PyTree], Array]:
     """Returns the mean over the networks of what each of them minimizes, eq. (17)."""
 
-    def one(params: PyTree, key: Key, x1: Array) -> Array:
+    def one(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        x1 = batch["x1"]
         logits = partial(apply, params)
         key_time, key_noise, key_probe = jax.random.split(key, 3)
 
@@ -161,12 +155,7 @@ def make_loss(
         keys = jax.random.split(key_probe, len(x1))
         return fmjax.losses.probe_every(every, example, weight, keys, x, x1, ts)
 
-    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        keys = jax.random.split(key, batch["x1"].shape[1])
-        # Adam takes no notice of the scale of a gradient, so the mean trains each as if alone.
-        return jax.vmap(one, in_axes=(0, 0, 1))(params, keys, batch["x1"]).mean()
-
-    return loss
+    return several.mean_loss(one, own="x1")
 
 
 def networks(config: Config) -> tuple[Callable[..., Array], PyTree]:

@@ -22,7 +22,7 @@ Expect: the table of experiments/fdm/README.md.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from experiments.fdm._mixture import measures, pictures, tables
 from experiments.run import arrays as run_arrays
 from experiments.run import checkpoints, cli, layout, loop, options, several
 from experiments.run import pictures as run_pictures
+from experiments.run.batches import Batches, drawn
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
@@ -126,37 +127,25 @@ class Config:
         options.check_parts(self)
 
 
-def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+def batches(config: Config) -> Batches:
     """Returns `start_step -> iterator` over fresh data, `[batch, seeds]`, without end."""
-    own = layout.rows(config.training.batch_size)
-
-    def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
-        while True:
-            rng = np.random.default_rng([config.seed, 0, step])
-            rows = measures.sample_data(rng, config.training.batch_size, config.num_seeds)
-            yield {"x": rows[own]}
-            step += 1
-
-    return from_step
+    shape = (config.training.batch_size, config.num_seeds)
+    return drawn(lambda rng: {"x": measures.sample_data(rng, *shape)}, shape[0], seed=config.seed)
 
 
 def make_loss(apply: Callable[..., Array], weight: float) -> Callable[[PyTree, Key, PyTree], Array]:
     """Returns the mean over the networks of what each of them minimizes, eq. (17)."""
     matching = partial(fmjax.losses.match_trace, divergence=fmjax.divergence.unrolled)
 
-    def one(params: PyTree, key: Key, x1: Array) -> Array:
+    def one(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        x1 = batch["x"]
         velocity = partial(apply, params)
         fdm = partial(fmjax.losses.fdm, velocity, path, weight=weight, matching=matching)
         key_noise, key_time = jax.random.split(key)
         x0 = jax.random.normal(key_noise, x1.shape)
         return jax.vmap(fdm)(x0, x1, fmjax.times.stratified(key_time, x1.shape)).mean()
 
-    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        keys = jax.random.split(key, batch["x"].shape[1])
-        # Adam takes no notice of the scale of a gradient, so the mean trains each as if alone.
-        return jax.vmap(one, in_axes=(0, 0, 1))(params, keys, batch["x"]).mean()
-
-    return loss
+    return several.mean_loss(one, own="x")
 
 
 def pairs(config: Config, part: int) -> tuple[Array, Array, Array]:

@@ -23,7 +23,7 @@ Expect: the tables of experiments/fdm/README.md.
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from experiments.fdm._strain import measures, pictures, steps, tables
 from experiments.run import arrays as run_arrays
 from experiments.run import checkpoints, cli, layout, loop, options, several
 from experiments.run import pictures as run_pictures
+from experiments.run.batches import Batches, drawn
 from experiments.run.folder import read_metrics, write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
@@ -122,38 +123,30 @@ class Config:
         options.check_parts(self)
 
 
-def batches(config: Config) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+def batches(config: Config) -> Batches:
     """Returns `start_step -> iterator` over fresh data, `[batch, seeds, d]`, without end."""
-    own, law = layout.rows(config.training.batch_size), LAWS[config.law]
+    law, shape = LAWS[config.law], (config.training.batch_size, config.num_seeds)
 
-    def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
-        while True:
-            rng = np.random.default_rng([config.seed, 0, step])
-            shape = (config.training.batch_size, config.num_seeds)
-            which = rng.choice(len(law.weights), size=shape, p=law.weights)
-            noise = rng.normal(size=(*shape, law.means.shape[1]))
-            x = law.means[which] + law.deviations[which][..., None] * noise
-            yield {"x": np.float32(x)[own]}
-            step += 1
+    def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        which = rng.choice(len(law.weights), size=shape, p=law.weights)
+        noise = rng.normal(size=(*shape, law.means.shape[1]))
+        x = law.means[which] + law.deviations[which][..., None] * noise
+        return {"x": np.float32(x)}
 
-    return from_step
+    return drawn(draw, shape[0], seed=config.seed)
 
 
 def make_loss(apply: Callable[..., Array]) -> Callable[[PyTree, Key, PyTree], Array]:
     """Returns the mean over the networks of the loss of flow matching."""
 
-    def one(params: PyTree, key: Key, x1: Array) -> Array:
+    def one(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        x1 = batch["x"]
         key_noise, key_time = jax.random.split(key)
         x0 = jax.random.normal(key_noise, x1.shape)
         t = fmjax.times.stratified(key_time, x1.shape[:1])
         return jax.vmap(partial(fmjax.losses.cfm, partial(apply, params), path))(x0, x1, t).mean()
 
-    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        keys = jax.random.split(key, batch["x"].shape[1])
-        # Adam takes no notice of the scale of a gradient, so the mean trains each as if alone.
-        return jax.vmap(one, in_axes=(0, 0, 1))(params, keys, batch["x"]).mean()
-
-    return loss
+    return several.mean_loss(one, own="x")
 
 
 def networks(config: Config) -> tuple[Callable[..., Array], PyTree]:

@@ -168,6 +168,30 @@ def batches(images: np.ndarray, batch_size: int, *, seed: int) -> Batches:
     return start
 
 
+def drawn(
+    draw: Callable[[np.random.Generator], dict[str, np.ndarray]], batch_size: int, *, seed: int
+) -> Batches:
+    """Returns a function that iterates over batches of fresh draws from any step on, without end.
+
+    Args:
+      draw: the batch of all processes, `[batch_size, ...]` each, from the generator of a step.
+      batch_size: examples over all processes, a multiple of them.
+      seed: of the draws, not negative.
+
+    Returns:
+      `start_step -> iterator`; of several processes each gets its own rows.
+    """
+    own = layout.rows(batch_size)
+
+    def start(step: int) -> Iterator[dict[str, np.ndarray]]:
+        while True:
+            made = draw(np.random.default_rng([seed, 0, step]))
+            yield {name: rows[own] for name, rows in made.items()}
+            step += 1
+
+    return start
+
+
 def check_seed(seed: int) -> None:
     """Raises ValueError unless the seed is one of NumPy's, from 0 to 2**32 - 1."""
     if not 0 <= seed < 2**32:

@@ -33,13 +33,20 @@ def save(folder: os.PathLike, pictures: dict[str, Figure]) -> None:
         replace(epath.Path(folder) / f"{name}.png", file.getvalue())
 
 
-def band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, place: int) -> None:
-    """Draws the mean of `[seeds, k]` over `x` `[k]`, and the range of the seeds as a band."""
-    color = f"C{place}"
-    ax.plot(x, values.mean(axis=0), "o-", markersize=3, color=color, label=label)
+def spread(
+    ax: Axes, x: np.ndarray, values: np.ndarray, *, color: str, shade: float = 0.25, **line: Any
+) -> None:
+    """Draws the mean of `[seeds, k]` over `x` `[k]`, and the range of the seeds in a paler tone."""
+    ax.plot(x, values.mean(axis=0), color=color, **line)
     if len(values) > 1:
         low, high = values.min(axis=0), values.max(axis=0)
-        ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        ax.fill_between(x, low, high, color=color, alpha=shade, linewidth=0)
+
+
+def band(ax: Axes, x: np.ndarray, values: np.ndarray, label: str, place: int) -> None:
+    """Draws `spread` with small points, in the color of a place."""
+    small = {"marker": "o", "markersize": 3, "shade": 0.15}
+    spread(ax, x, values, color=f"C{place}", label=label, **small)
 
 
 def log_x(ax: Axes, x: np.ndarray, label: str) -> None:

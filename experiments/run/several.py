@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.types import Array, PyTree
+from fmjax.types import Array, Key, PyTree
 
 Apply = Callable[..., Array]
 
@@ -32,3 +32,23 @@ def networks(
 def stacked(params: Sequence[PyTree]) -> PyTree:
     """Returns the parameters of several networks as one tree, with the networks in front."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+
+def mean_loss(
+    one: Callable[[PyTree, Key, dict[str, Array]], Array], *, own: str
+) -> Callable[[PyTree, Key, dict[str, Array]], Array]:
+    """Returns the mean over the networks of what each of them minimizes.
+
+    Args:
+      one: `(params, key, batch) -> []`, the loss of one network.
+      own: the entry of the batch of which every network has its own part, `[examples, networks,
+        ...]`; all other entries are the same for all.
+    """
+
+    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        keys = jax.random.split(key, batch[own].shape[1])
+        axes = {name: 1 if name == own else None for name in batch}
+        # Adam takes no notice of the scale of a gradient, so the mean trains each as if alone.
+        return jax.vmap(one, in_axes=(0, 0, axes))(params, keys, batch).mean()
+
+    return loss

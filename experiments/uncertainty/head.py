@@ -26,7 +26,6 @@ Expect: on held-out images the head's likelihood is better than the Jacobian's a
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -41,6 +40,7 @@ from experiments.images.options import Source
 from experiments.run import arrays as run_arrays
 from experiments.run import checkpoints, cli, layout, loop, options, several
 from experiments.run import pictures as run_pictures
+from experiments.run.batches import Batches, drawn
 from experiments.run.folder import write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
@@ -147,18 +147,11 @@ def networks(config: Config, shape: tuple[int, ...]) -> tuple[losses.Network, Py
     return several.networks(make, seed=config.seed, count=config.num_seeds)
 
 
-def batches(config: Config, num_points: int) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+def batches(config: Config, num_points: int) -> Batches:
     """Returns `start_step -> iterator` over indices of data, `[batch, seeds]`."""
-    own = layout.rows(config.training.batch_size)
-
-    def from_step(step: int) -> Iterator[dict[str, np.ndarray]]:
-        while True:
-            rng = np.random.default_rng([config.seed, 0, step])
-            shape = (config.training.batch_size, config.num_seeds)
-            yield {"index": rng.integers(num_points, size=shape, dtype=np.int32)[own]}
-            step += 1
-
-    return from_step
+    shape = (config.training.batch_size, config.num_seeds)
+    draw = lambda rng: {"index": rng.integers(num_points, size=shape, dtype=np.int32)}  # noqa: E731
+    return drawn(draw, shape[0], seed=config.seed)
 
 
 def train(

@@ -129,9 +129,8 @@ def asymmetry(key: Key, velocity: Velocity, x: Array, t: Array, *, num_probes: i
     even, odd = _jacobian.parts(
         key, lambda z: velocity(z, t), _checks.state(x), num_probes, "velocity"
     )
-    # A zero Jacobian is symmetric, and at zero the root has no derivative.
-    zero = odd == 0
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, odd) / jnp.where(zero, 1.0, even)))
+    # A zero Jacobian is symmetric.
+    return _jacobian.root(odd / jnp.where(odd == 0, 1.0, even))
 
 
 def _like(x: Array, value: Array | float, name: str) -> Array:

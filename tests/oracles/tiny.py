@@ -15,6 +15,14 @@ from experiments.uncertainty import maps, meanflow
 EXPERIMENTS = {"meanflow": meanflow, "maps": maps}
 
 
+def images_file(tmp_path_factory, count, **arrays):
+    """Returns an .npz file of random gray images of 4 x 4 pixels, and of other arrays."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+    file = tmp_path_factory.mktemp("mine") / "mine.npz"
+    np.savez(file, images=pixels, **arrays)
+    return str(file)
+
+
 def config(config_type, **flat):
     """Returns a config with some options given by their names, whatever their part."""
     return replace(config_type(), **flat)

@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.fdm._mixture import measures
 from experiments.images import pictures as images_pictures
+from experiments.run import pictures as run_pictures
 
 COLORS = ("tab:blue", "tab:orange")
 TRUTH = {"color": "black", "linewidth": 1.0}
@@ -28,13 +28,6 @@ def figures(arrays: dict[str, Any], *, pictured: tuple[float, ...]) -> dict[str,
     }
 
 
-def _band(ax: Axes, x: np.ndarray, values: np.ndarray, **options: Any) -> None:
-    """Draws the mean over seeds, and from the least to the greatest of them in a paler tone."""
-    color = options.get("color")
-    ax.plot(x, values.mean(axis=0), **options)
-    ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.25, linewidth=0)
-
-
 def densities(arrays: dict[str, Any], pictured: tuple[float, ...]) -> Figure:
     """Returns the densities of the flows against the true one, a column for each time.
 
@@ -52,8 +45,8 @@ def densities(arrays: dict[str, Any], pictured: tuple[float, ...]) -> Figure:
         bottom.axhline(0.0, **TRUTH)
         distances = []
         for color, (name, made) in zip(COLORS, methods.items(), strict=True):
-            _band(top, measures.GRID, made["density"][:, i], color=color, label=name)
-            _band(bottom, measures.GRID, made["density"][:, i] - true, color=color)
+            run_pictures.spread(top, measures.GRID, made["density"][:, i], color=color, label=name)
+            run_pictures.spread(bottom, measures.GRID, made["density"][:, i] - true, color=color)
             distances.append(f"{name} {made['total_variation'][:, i].mean():.3f}")
         top.set_title(f"t = {t:g}\ntotal variation: {', '.join(distances)}")
         bottom.set(xlabel="x", xlim=(-5.0, 5.0))
@@ -132,12 +125,14 @@ def bounds(arrays: dict[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2)
     for color, (name, made) in zip(COLORS, arrays["methods"].items(), strict=True):
         options = {"color": color}
-        _band(left, arrays["times"], made["total_variation"], label=f"{name}: TV", **options)
-        _band(
+        run_pictures.spread(
+            left, arrays["times"], made["total_variation"], label=f"{name}: TV", **options
+        )
+        run_pictures.spread(
             left, arrays["times"], made["bound"], linestyle="--", label=f"{name}: bound", **options
         )
         # At t = 0 nothing has gone wrong yet, and a logarithm has no room for it.
-        _band(
+        run_pictures.spread(
             right,
             1 - measures.NEAR_DATA[1:],
             made["conditional_bound"][:, 1:],
@@ -145,7 +140,7 @@ def bounds(arrays: dict[str, Any]) -> Figure:
             **options,
         )
         rest = arrays["times"] < 1
-        _band(
+        run_pictures.spread(
             right,
             1 - arrays["times"][rest],
             made["total_variation"][:, rest],

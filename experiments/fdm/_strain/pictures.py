@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.fdm._strain import tables
 from experiments.fdm._strain.measures import SIGNS, Trajectory
+from experiments.run import pictures as run_pictures
 
 _COLORS = {"equal": "0.4", "rate": "tab:green", "local": "tab:purple", "error": "tab:red"}
 _COLORS |= {"adaptive": "tab:blue", "rotation": "tab:red", "uncertainty": "tab:blue"}
@@ -40,13 +40,6 @@ def figures(
     }
 
 
-def _band(ax: Axes, x: np.ndarray, values: np.ndarray, **options: Any) -> None:
-    """Draws the mean over networks, and from the least to the greatest of them in a paler tone."""
-    ax.plot(x, values.mean(axis=0), **options)
-    low, high = values.min(axis=0), values.max(axis=0)
-    ax.fill_between(x, low, high, color=options["color"], alpha=0.25, linewidth=0)
-
-
 def rotation(
     local: dict[str, np.ndarray], history: list[dict[str, float]], times: Sequence[float]
 ) -> Figure:
@@ -60,18 +53,18 @@ def rotation(
     ):
         keys = [key for key in history[0] if key.startswith(f"{name}_")]
         values = np.array([[line[key] for line in history] for key in keys])
-        _band(left, steps, values, color=color, marker="o", label=label)
+        run_pictures.spread(left, steps, values, color=color, marker="o", label=label)
     left.set(xlabel="training steps", yscale="log", ylabel="mean over states and times")
     left.set(title="over the training")
     for name in SIGNS:
         style = "--" if name == "jacobian" else "-"
         given = {"color": _COLORS[name], "label": tables.TITLES[name], "linestyle": style}
-        _band(middle, np.array(times), local[f"rank_{name}"], marker="o", **given)
+        run_pictures.spread(middle, np.array(times), local[f"rank_{name}"], marker="o", **given)
     middle.axhline(0.0, color="black", linewidth=0.8)
     middle.set(xlabel="t", ylabel="rank correlation with the error of a state")
     middle.set(title="does it point to where the network errs?", ylim=(-1.0, 1.0))
     share = local["rotation"] / local["jacobian"]
-    _band(right, np.array(times), share, color="tab:red", marker="o")
+    run_pictures.spread(right, np.array(times), share, color="tab:red", marker="o")
     right.set(xlabel="t", ylabel="$|R|^2$ / squared error of the Jacobian", ylim=(0.0, None))
     right.set(title="the part of the error that is seen")
     left.legend(fontsize=11, loc="upper right")
@@ -114,14 +107,16 @@ def chosen(solved: dict[str, Any], grid: np.ndarray) -> Figure:
     left, right = figure.subplots(1, 2)
     for name, values in solved["densities"].items():
         shares = values / np.trapezoid(values, grid, axis=1)[:, None]
-        _band(left, grid, shares, color=_COLORS[name], label=tables.CURVES[name])
+        run_pictures.spread(left, grid, shares, color=_COLORS[name], label=tables.CURVES[name])
     left.axhline(1.0, color=_COLORS["equal"], label=tables.CURVES["equal"])
     left.set(xlabel="t", ylabel="steps per unit of time, over their number")
     left.set(title="where the steps go", ylim=(0.0, None))
     for name, curve in solved["curves"].items():
         style = "--" if name == "adaptive" else "-"
         given = {"color": _COLORS[name], "label": tables.CURVES[name], "linestyle": style}
-        _band(right, curve["evaluations"].mean(axis=0), curve["error"], marker="o", **given)
+        run_pictures.spread(
+            right, curve["evaluations"].mean(axis=0), curve["error"], marker="o", **given
+        )
     right.set(xscale="log", yscale="log", xlabel="evaluations of the field for a sample")
     right.set(ylabel="median error of a coordinate at t = 1", title="Heun's method")
     right.set_xticks([8, 16, 32, 64], ["8", "16", "32", "64"])

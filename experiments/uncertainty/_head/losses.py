@@ -8,9 +8,9 @@ without a gradient through the mean. *joint*: both have the likelihood.
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 import fmjax
+from experiments.run import several
 from experiments.uncertainty._head.problems import path
 from fmjax.types import Array, Key, PyTree
 
@@ -57,16 +57,10 @@ def of_batch(
       width: of the uniform noise on every entry of the data.
     """
 
-    def of_network(params: PyTree, key: Key, bank: Array, index: Array) -> Array:
-        keys, x1 = jax.random.split(key, 3), bank[index]
+    def of_network(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
+        keys, x1 = jax.random.split(key, 3), batch["bank"][batch["index"]]
         x1 = x1 + width * jax.random.uniform(keys[0], x1.shape, minval=-0.5, maxval=0.5)
         x0, t = jax.random.normal(keys[1], x1.shape), jax.random.uniform(keys[2], x1.shape[:1])
         return jax.vmap(lambda *pair: one(network, params, *pair))(x0, x1, t).mean()
 
-    def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
-        keys = jax.random.split(key, batch["index"].shape[1])
-        # Adam takes no notice of the scale of a gradient, so the mean trains each as if alone.
-        each = jax.vmap(of_network, in_axes=(0, 0, None, 1))
-        return jnp.mean(each(params, keys, batch["bank"], batch["index"]))
-
-    return loss
+    return several.mean_loss(of_network, own="index")

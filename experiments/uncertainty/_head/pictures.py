@@ -62,8 +62,7 @@ def _curve(ax: Axes, rows: list[dict[str, Any]], method: str, score: str, **opti
         values = values - np.array([_seeds(one[less].get(score)) for one in found]).T
     times, color = [row["t"] for row in rows], _COLORS[method]
     given = {"ls": "-", "label": LABELS[method]} | options
-    ax.plot(times, values.mean(axis=0), marker="o", color=color, **given)
-    ax.fill_between(times, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2)
+    run_pictures.spread(ax, times, values, color=color, shade=0.2, marker="o", **given)
 
 
 def _seeds(found: dict[str, Any] | None) -> np.ndarray:

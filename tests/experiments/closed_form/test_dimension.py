@@ -136,10 +136,8 @@ def test_rows_classes_and_the_least_noise_by_hand():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
-    file = tmp_path_factory.mktemp("mine") / "mine.npz"
-    np.savez(file, images=pixels, labels=np.zeros(50, int))  # one class: nothing to rank
-    return str(file)
+    one_class = np.zeros(50, int)  # nothing to rank
+    return tiny.images_file(tmp_path_factory, 50, labels=one_class)
 
 
 @pytest.fixture(scope="module")

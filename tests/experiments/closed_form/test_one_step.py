@@ -90,10 +90,7 @@ def test_scores_are_those_of_one_step_from_the_noise():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
-    file = tmp_path_factory.mktemp("mine") / "mine.npz"
-    np.savez(file, images=pixels)
-    return str(file)
+    return tiny.images_file(tmp_path_factory, 50)
 
 
 @pytest.fixture(scope="module")

@@ -46,3 +46,18 @@ def test_only_what_has_a_label_is_said(capsys):
     assert capsys.readouterr().err == ""
     batches.in_batches(function, np.zeros(3, np.float32), size=8, label="zeros")
     assert capsys.readouterr().err == "zeros: 3 examples\n"
+
+
+def test_fresh_draws_go_on_from_any_step_and_are_shared_by_the_processes(monkeypatch):
+    draw = lambda rng: {"x": rng.normal(size=(6, 2)), "y": rng.integers(9, size=(6, 3))}
+    start = batches.drawn(draw, 6, seed=5)
+    first, second = (next(start(step)) for step in (3, 4))
+    rng = np.random.default_rng([5, 0, 3])
+    np.testing.assert_array_equal(first["x"], rng.normal(size=(6, 2)))
+    np.testing.assert_array_equal(first["y"], rng.integers(9, size=(6, 3)))
+    both = start(3)
+    next(both)
+    np.testing.assert_array_equal(next(both)["x"], second["x"])
+    monkeypatch.setattr(batches.layout, "rows", lambda size: np.arange(size)[4:])
+    own = next(batches.drawn(draw, 6, seed=5)(3))
+    np.testing.assert_array_equal(own["y"], first["y"][4:])

@@ -189,10 +189,7 @@ def test_costs_are_ratios_to_the_velocity_and_to_flow_matching():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
-    file = tmp_path_factory.mktemp("mine") / "mine.npz"
-    np.savez(file, images=pixels)
-    return str(file)
+    return tiny.images_file(tmp_path_factory, 50)
 
 
 @pytest.fixture(scope="module")

@@ -151,10 +151,7 @@ def test_scores_of_draws_of_the_right_law_and_of_others():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
-    file = tmp_path_factory.mktemp("mine") / "mine.npz"
-    np.savez(file, images=pixels)
-    return str(file)
+    return tiny.images_file(tmp_path_factory, 30)
 
 
 @pytest.fixture(scope="module")
