@@ -34,8 +34,8 @@ def _gaussian(path, covariance):
     return predictions.as_velocity(mean, path, given=predictions.x1)
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("t", [0.3, 0.9])
+@slow.but_the_first("path", PATHS)
+@slow.but_the_first("t", [0.3, 0.9])
 def test_of_a_gaussian_in_a_subspace_it_is_a_closed_form(path, t):
     scales = np.array([3.0, 0.9, 0.2, *np.zeros(7)])
     rotation = _rotation(10)
@@ -58,7 +58,8 @@ def test_it_tends_to_the_dimension_of_the_subspace():
     assert posterior.dimension(field, path, away, 0.99) > 50
 
 
-@slow.but_the_first("path", PATHS)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
 def test_it_is_the_number_of_flipd(path):
     """By second derivatives of the density of a skewed data set."""
     bank = jnp.asarray(np.random.default_rng(1).gamma(1.5, size=(12, 3)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax import paths, posterior, predictions, samplers
+from tests import slow
 
 TABLES = {
     "linear": np.linspace(1e-4, 0.02, 1000),
@@ -54,7 +55,7 @@ def _epsilon(betas):
     return model
 
 
-@pytest.mark.parametrize("name", TABLES)
+@slow.but_the_first("name", TABLES)
 def test_the_levels_of_the_model_are_on_the_path(name):
     betas, abar = TABLES[name], _abar(TABLES[name])
     with jax.enable_x64(True):
@@ -96,7 +97,7 @@ def test_many_small_rates_are_the_path_of_their_limit():
         np.testing.assert_allclose(path.sigma(t), limit.sigma(t), rtol=4e-3)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@slow.but_the_first("name", TABLES)
 def test_the_posterior_of_a_noise_prediction_is_exact_at_every_timestep(name):
     betas, abar = TABLES[name], _abar(TABLES[name])
     count, x = len(betas), np.array([0.6, -0.2])

@@ -101,8 +101,9 @@ def test_a_minimizer_finds_them_from_afar(x64):
     np.testing.assert_allclose(np.exp(found.x[2:]), variance, rtol=1e-6)
 
 
-@slow.but_the_first("t", [0.5, 0.15, 0.9])
-@slow.but_the_first("name", ["linear", "vp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("t", [0.5, 0.15, 0.9])
+@pytest.mark.parametrize("name", ["linear", "vp"])
 def test_on_a_mixture_too_by_quadrature(name, t, x64):
     path, x = PATHS[name], jnp.array([0.35])
     weights, means, stds = [0.7, 0.3], [-1.0, 2.0], [0.3, 0.8]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fmjax import events, paths, predictions, samplers, toy
+from tests import slow
 
 PATHS = {
     "linear": paths.linear(), "cosine": paths.cosine(), "vp": paths.vp(),
@@ -47,8 +48,8 @@ def _given(covariance=COVARIANCE, noise=NOISE):
     return MEAN + weight @ (Y - A @ MEAN), covariance - weight @ A @ covariance
 
 
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("t", [0.2, 0.6, 0.95])
+@slow.but_the_first("name", PATHS)
+@slow.but_the_first("t", [0.2, 0.6, 0.95])
 def test_of_gaussian_data_it_is_the_velocity_of_the_conditional_law(name, t):
     path = PATHS[name]
     found = events.given_linear(

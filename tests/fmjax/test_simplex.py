@@ -68,7 +68,8 @@ def test_the_residual_of_the_linear_path_is_the_divergence_of_the_probabilities(
     assert simplex.residual(_network, path, x, BANK[3], t) == pytest.approx(-float(div), rel=1e-12)
 
 
-@slow.but_the_first("t", [0.2, 0.6, 1.0])
+@pytest.mark.slow
+@pytest.mark.parametrize("t", [0.2, 0.6, 1.0])
 def test_at_the_exact_field_the_residual_vanishes_on_average(t):
     """Over the data given x, enumerated; a single residual does not vanish."""
     path = PATHS["dirichlet"]
@@ -111,6 +112,7 @@ def test_the_posterior_is_bayes_rule_by_enumeration():
         np.testing.assert_allclose(simplex.posterior(path, BANK, x, 0.3), expected, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_divergence_is_the_trace_of_the_projected_jacobian():
     x = simplex.uniform(jax.random.key(0), (N, K), jnp.float64)
     field = partial(simplex.as_velocity(_network, PATHS["dirichlet"]), t=0.4)
@@ -134,7 +136,8 @@ def test_tangent_probes_have_the_projection_as_their_covariance():
     np.testing.assert_allclose(z.T @ z / n, expected, atol=5 * np.sqrt(2 / n))
 
 
-@slow.but_the_first("name", ["dirichlet", "linear"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dirichlet", "linear"])
 def test_an_estimated_residual_has_the_right_mean(name):
     path, t = PATHS[name], 0.35
     x = _state(path, t)

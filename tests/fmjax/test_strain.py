@@ -94,9 +94,8 @@ def _flow(field, x, times, num_steps):
     return np.asarray(jax.jit(jax.jacrev(follow))(x)), np.asarray(follow(x))
 
 
-@pytest.mark.parametrize(
-    ("field", "slack"), [(_turned, 0.01), pytest.param(_exact, 5e-4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("field", "slack"), [(_turned, 0.01), (_exact, 5e-4)])
 def test_the_flow_stretches_within_the_bounds(x64, field, slack):
     x, times, num_steps = jnp.asarray(X), jnp.array([0.0, 0.5, 0.95]), 60
     jacobians, states = _flow(field, x, times, num_steps)
@@ -147,6 +146,7 @@ def test_the_end_of_a_slightly_wrong_field_is_within_the_bound(x64):
     assert np.median(apart / bound) > 0.1  # and the bound says something
 
 
+@pytest.mark.slow
 def test_of_a_network_in_float32():
     size = {"width": 16, "depth": 2, "rngs": nnx.Rngs(0)}
     apply, params = models.functional(models.MLP((4,), **size))

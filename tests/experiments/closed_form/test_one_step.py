@@ -143,7 +143,9 @@ def test_a_run_again_gives_the_same(run, images, tmp_path, capsys):
         (["--weight", "-1"], "weight must be between 0"),
         (["--num-steps", "0"], "num_steps must be at least 1"),
         (["--dataset", "nothing"], "unknown data set 'nothing'"),
-        (["--batch-size", "12"], "12 does not divide by the 8 devices"),
+        pytest.param(
+            ["--batch-size", "12"], "12 does not divide by the 8 devices", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):

@@ -38,6 +38,7 @@ def _wrong(x, t):
     return PLANE(x, t) + 0.2 * jnp.stack([-x[1], x[0]]) * (1 + jnp.sin(x[0]))
 
 
+@pytest.mark.slow
 def test_what_a_state_shows_is_what_matrices_say(x64):
     x, t = jnp.array([0.4, -1.3]), 0.6
     found = measures.local(_wrong, PLANE, x, t)
@@ -181,7 +182,9 @@ def test_a_run_again_gives_the_same(run, tmp_path, capsys):
         (["--tolerances", "0.01", "0.1"], "tolerances must be decreasing"),
         (["--learning-rate", "0"], "learning_rate must be between"),
         (["--law", "near"], "near"),
-        (["--batch-size", "12"], "12 does not divide by the 8 devices"),
+        pytest.param(
+            ["--batch-size", "12"], "12 does not divide by the 8 devices", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):

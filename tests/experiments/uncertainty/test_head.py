@@ -249,7 +249,9 @@ def test_a_run_again_gives_the_same(run, images, tmp_path, capsys):
         (["--width", "1"], "width must be at least 2"),
         (["--num-steps", "0"], "num_steps must be at least 1"),
         (["--dataset", "nothing"], "unknown data set 'nothing'"),
-        (["--batch-size", "12"], "12 does not divide by the 8 devices"),
+        pytest.param(
+            ["--batch-size", "12"], "12 does not divide by the 8 devices", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeypatch):

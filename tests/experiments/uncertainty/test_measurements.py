@@ -96,6 +96,7 @@ def test_the_problems_by_slices_of_an_image():
     assert [problem.noise_std for problem in made.values()] == [0.5, 0.1, 0.1]
 
 
+@pytest.mark.slow
 def test_the_substitutes_by_dense_matrices(x64):
     velocity, path, variance = _velocity(LAW), laws.path, 0.7
     x, t, y = jnp.array([0.5, -0.3, 0.8]), 0.6, jnp.array([1.0, -2.0])
