@@ -7,11 +7,14 @@ only the function:
     apply, params = functional(MLP(2, rngs=nnx.Rngs(0)))
     velocity = functools.partial(apply, params)              # (x, t) -> dx
 
-`MLP`, `UNet` and `Conv1D` take a class label (built with `num_classes=n`) or numbers (built with
-`context=k`) as the keyword `context`. The null label is n, the null of numbers is zero:
+`MLP`, `UNet`, `Conv1D` and `DiT` take a class label (built with `num_classes=n`) or numbers (built
+with `context=k`) as the keyword `context`. The null label is n, the null of numbers is zero:
 
     apply, params = functional(MLP(2, num_classes=10, rngs=nnx.Rngs(0)))
     velocity = functools.partial(apply, params, context=3)   # of class 3; 10 is no class
+
+`Encoder` and `Decoder` take an image to a latent image and back, without a time. A flow of latents
+is a flow of their tokens, `encode(params, x).reshape(-1, c)`.
 
 Parameters are float32. With `in_dtype(apply, jnp.bfloat16)` a network computes in bfloat16 and
 trains in float32; with `param_dtype=jnp.bfloat16` it trains in bfloat16 and loses small updates.
@@ -33,14 +36,26 @@ import jax.numpy as jnp
 from flax import nnx
 
 from fmjax import _checks
+from fmjax.models.autoencoder import Decoder, Encoder
 from fmjax.models.conv1d import Conv1D
+from fmjax.models.dit import DiT
 from fmjax.models.mlp import MLP
 from fmjax.models.perceptron import perceptron
 from fmjax.models.precision import in_dtype
 from fmjax.models.unet import UNet
 from fmjax.types import Array, Key, PyTree
 
-__all__ = ["MLP", "Conv1D", "UNet", "functional", "in_dtype", "perceptron"]
+__all__ = [
+    "MLP",
+    "Conv1D",
+    "Decoder",
+    "DiT",
+    "Encoder",
+    "UNet",
+    "functional",
+    "in_dtype",
+    "perceptron",
+]
 
 
 def functional(model: nnx.Module) -> tuple[Callable[..., Array], PyTree]:

@@ -18,8 +18,9 @@ MAKERS = {
         partial(models.UNet, (5, 3, 2), channels=(4, 8), num_groups=2, num_heads=2),
     ),
     "conv1d": ((7, 2), partial(models.Conv1D, (7, 2), channels=(4, 8), num_groups=2)),
+    "dit": ((5, 2), partial(models.DiT, (5, 2), width=8, depth=1, num_heads=2)),
 }
-# Where the numbers of a context enter beside the embedding, `Conv1D` has tests of its own.
+# Where the numbers of a context enter beside the embedding, `Conv1D` and `DiT` have own tests.
 VECTORS = pytest.mark.parametrize("name", ["mlp", "unet"])
 NETWORKS = pytest.mark.parametrize("name", MAKERS)
 

@@ -394,7 +394,14 @@ FIRST_DAY = {
             partial(network, shape, rngs=0),
             r"^rngs must be an instance of `Rngs`, got 0: write rngs=nnx.Rngs\(0\)",
         )
-        for network, shape in ((models.MLP, 2), (models.UNet, (8, 8, 1)), (models.Conv1D, (8, 1)))
+        for network, shape in (
+            (models.MLP, 2),
+            (models.UNet, (8, 8, 1)),
+            (models.Conv1D, (8, 1)),
+            (models.DiT, (8, 1)),
+            (models.Encoder, (8, 8, 1)),
+            (models.Decoder, (8, 8, 1)),
+        )
     },
     "train.init, swapped": (
         lambda: train.init(OPTIMIZER, {"w": X}),

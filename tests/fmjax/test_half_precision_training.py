@@ -38,6 +38,11 @@ NETWORKS = {
         (4, 1),
         jnp.ones((4, 2)),
     ),
+    "DiT": (
+        lambda: models.DiT((4, 1), width=8, depth=1, context=2, rngs=nnx.Rngs(0)),
+        (4, 1),
+        jnp.ones((4, 2)),
+    ),
 }
 
 

@@ -43,6 +43,7 @@ MAKERS = {
         (5, 7, 2),
         partial(models.UNet, (5, 7, 2), channels=(4, 8), num_groups=2, num_heads=2),
     ),
+    "dit": ((5, 2), partial(models.DiT, (5, 2), width=8, depth=1, num_heads=2)),
 }
 NETWORKS = pytest.mark.parametrize("name", MAKERS)
 ONE_NETWORK = slow.but_the_first("name", MAKERS)
@@ -256,8 +257,8 @@ def test_two_times(name):
 # What training mode computes contains what evaluation does, so the U-Net is compiled once.
 TRAINING = slow.but_the_first(
     ("name", "training"),
-    [("mlp", False), ("mlp_matrix", True), ("unet", True)],
-    ids=["mlp", "mlp_matrix_training", "unet_training"],
+    [("mlp", False), ("mlp_matrix", True), ("unet", True), ("dit", True)],
+    ids=["mlp", "mlp_matrix_training", "unet_training", "dit_training"],
 )
 
 
