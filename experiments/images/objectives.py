@@ -79,6 +79,7 @@ def flow_loss(
     place: Callable[..., Array] = data.dequantize,
     moments: unet.Moments | None = None,
     penalty: Penalty | None = None,
+    every: int = 1,
 ) -> Callable[..., Array]:
     """Returns the loss of a batch of uint8 images: flow matching, with a penalty FDM.
 
@@ -88,22 +89,28 @@ def flow_loss(
       place: from a key, pixels and levels to x.
       moments: of the pixels; with them each time has the weight of a conditioned network.
       penalty: of the divergence or the Jacobian.
+      every: the penalty is computed for every so manieth image, with as many times its weight.
     """
 
-    def example(params: PyTree, key: Key, x0: Array, x1: Array, t: Array) -> Array:
+    def example(
+        params: PyTree, scale: Array | float, key: Key, x0: Array, x1: Array, t: Array
+    ) -> Array:
         velocity, weight = functools.partial(apply, params, key=key), 1.0
         if moments is not None:
             weight = fmjax.predictions.residual_std(path, moments.std, t) ** -2
         if penalty is None:
             return fmjax.losses.cfm(velocity, path, x0, x1, t, weight=weight)
         matching = penalty.matching(jax.random.fold_in(key, 1))  # the key itself drops features
-        options = {"weight": penalty.weight, "matching": matching}
+        options = {"weight": scale * penalty.weight, "matching": matching}
         return weight * fmjax.losses.fdm(velocity, path, x0, x1, t, **options)
 
     def loss(params: PyTree, key: Key, batch: dict[str, Array]) -> Array:
         x0, x1, key_time, keys = pairs(key, batch["x"], levels, place=place)
         t = fmjax.times.stratified(key_time, x1.shape[:1])
-        return jax.vmap(functools.partial(example, params))(keys, x0, x1, t).mean()
+        one = functools.partial(example, params)
+        if penalty is None or every == 1:
+            return jax.vmap(functools.partial(one, 1.0))(keys, x0, x1, t).mean()
+        return losses.probe_every(every, one, 1.0, keys, x0, x1, t)
 
     return loss
 
