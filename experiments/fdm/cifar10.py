@@ -60,7 +60,7 @@ class Config:
     """Seed of the split, the networks and all noise, an integer >= 0."""
     source: Source = Source()
     networks: Networks = Networks()
-    training: Training = Training(channels=(16, 32), num_steps=1500)
+    training: Training = Training(channels=(16, 32), num_steps=1000)
     ablation: Ablation = Ablation()
     features: Features = Features()
     measures: Free[Measures] = Measures()
