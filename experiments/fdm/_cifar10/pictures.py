@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -83,7 +84,8 @@ def bits(found: dict[str, Any], *, dataset: str) -> Figure:
         right.errorbar(
             place, gap["mean"], gap["standard_error"], fmt="o", color=COLORS[method], capsize=4
         )
-    ticks = [f"{method}\n{NOISES[noise]}" for noise, method in map(_parts, found["networks"])]
+    parts = map(_parts, found["networks"])
+    ticks = [f"{method}\n{NOISES[noise].replace(' ', chr(10))}" for noise, method in parts]
     right.set_xticks(range(len(ticks)), ticks, fontsize=10)
     right.axhline(0.0, color="black", linewidth=0.8)
     right.margins(x=0.2)
@@ -126,8 +128,8 @@ def probes(found: dict[str, Any]) -> Figure:
     spread = found["noise"]
     rows = [spread[f"{k} probe{'s' * (k > 1)}"] for k in COUNTS]
     for ax, key, label in (
-        (left, "penalty_variance", "variance of the penalty / its exact value squared"),
-        (middle, "gradient_variance", "variance of the gradient / exact square"),
+        (left, "penalty_variance", "relative to the exact penalty squared"),
+        (middle, "gradient_variance", "relative to the exact gradient squared"),
     ):
         ax.plot(COUNTS, [row[key] for row in rows], "o-", color="tab:blue", label="variance")
         ax.plot(
@@ -135,11 +137,12 @@ def probes(found: dict[str, Any]) -> Figure:
         )
         ax.set(xscale="log", yscale="log", xlabel="probes", ylabel=label)
         ax.set_xticks(COUNTS, [str(k) for k in COUNTS])
-        ax.minorticks_off()
-    biases = [max(row["gradient_bias"], 0.0) for row in rows]
+        ax.xaxis.set_minor_locator(ticker.NullLocator())
+    # What is left of it after the draws' own part may be negative: nothing is seen of it then.
+    biases = [row["gradient_bias"] if row["gradient_bias"] > 0 else np.nan for row in rows]
     middle.plot(COUNTS, biases, "x--", color="tab:red", label="bias squared")
     left.set_title("penalty of fixed pairs")
-    middle.set(title="its gradient", ylabel="relative to the exact gradient squared")
+    middle.set_title("its gradient")
     middle.legend(fontsize=10)
     left.legend(fontsize=10)
     named = [name for name in found["trained"] if name not in (NONE, EXACT)]
