@@ -114,9 +114,9 @@ def _check_finite(tree: PyTree, label: str | None) -> None:
         if not finite.all():
             message = (
                 f"{_prefix(label)}{int((~finite).sum())} of {len(finite)} results are not finite, "
-                "so the learned velocity is not finite or too steep there: train longer, or with a "
-                "smaller learning rate, in another --workdir; or measure at larger times. The "
-                "checkpoints are kept."
+                "so the velocity is not finite or too steep there: train longer, or with a smaller "
+                "learning rate, in another --workdir (the checkpoints are kept); or, as for a "
+                "model of your own, measure at larger times."
             )
             raise ArithmeticError(message)
 

@@ -55,6 +55,6 @@ def test_every_option_is_a_flag_of_its_own_name(name):
 def test_the_defaults_pass_their_checks_and_folders_are_no_part_of_a_run(name):
     config = importlib.import_module(name).Config()
     config.check()
-    folders = {option for option, _ in _leaves(config)} & {"workdir", "data_dir"}
+    folders = {option for option, _ in _leaves(config)} & {"workdir", "data_dir", "sequences"}
     assert options.places(config) == folders
     assert folders <= options.free(config)
