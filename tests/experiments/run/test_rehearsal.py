@@ -152,6 +152,7 @@ WANTED = {"folder", "trainings", "network", "memory", "time", "how"}
         ("fdm", "dna"),
         ("fdm", "mixture"),
         ("fdm", "trajectories"),
+        ("fdm", "video"),
         pytest.param("closed_form", "learning", marks=pytest.mark.long),
         ("closed_form", "efm_toy"),
     ],

@@ -1,0 +1,1 @@
+"""The workshop of `experiments.fdm.video`."""
