@@ -18,7 +18,7 @@ does. All predict the same held-out clips from the same noise. Then
 4. the same at equal time: FDM after fewer steps, by the cost of a step measured in the run.
 
 Run:    python -m experiments.fdm.video
-        python -m experiments.fdm.video --clips video.npz --channels 16 32 64 64
+        python -m experiments.fdm.video --clips video.npz --channels 16 32 64 64 --num-latents 32
 Time:   about 13 minutes on one CPU core, by the time of its steps.
 Expect: the tables of experiments/fdm/README.md.
 """
