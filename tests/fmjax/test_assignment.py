@@ -161,6 +161,7 @@ def test_nan_forbids_a_pair_as_inf_does():
     np.testing.assert_array_equal(best_rows(hidden), best_rows(costs))
 
 
+@pytest.mark.slow
 def test_a_stack_in_which_some_are_done_earlier():
     names = ["the same points", "lognormal", "all zero", "forbidden", "many scales"]
     stack = jnp.stack([jnp.asarray(COSTS[name], jnp.float32) for name in names])

@@ -281,6 +281,7 @@ def test_a_null_without_a_place_is_named(context, null, options, message):
         couplings.drop_context(jax.random.key(0), context, null, **options)
 
 
+@pytest.mark.slow
 def test_pairs_of_rows_far_from_the_origin_are_as_good(key):
     # Columns with offsets of their own, in float32; the best pairing does not depend on them.
     rng = np.random.default_rng(4)

@@ -97,7 +97,8 @@ def test_many_small_rates_are_the_path_of_their_limit():
         np.testing.assert_allclose(path.sigma(t), limit.sigma(t), rtol=4e-3)
 
 
-@slow.but_the_first("name", TABLES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
 def test_the_posterior_of_a_noise_prediction_is_exact_at_every_timestep(name):
     betas, abar = TABLES[name], _abar(TABLES[name])
     count, x = len(betas), np.array([0.6, -0.2])

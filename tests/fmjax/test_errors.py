@@ -45,6 +45,7 @@ def test_the_standard_error_is_no_smaller_than_the_spread():
     assert 0.9 * spread < found.standard_error.mean() < 3 * spread
 
 
+@pytest.mark.slow
 def test_of_a_wrong_velocity_it_is_too_low_by_the_weighted_squared_error():
     """With the same draws, on average over the law: int t (1 - t) E|x_t|^2 dt for this one."""
     path, n = PATHS["linear"], 1000

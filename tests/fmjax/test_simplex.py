@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from fmjax import divergence, estimators, samplers, simplex
-from tests import slow
 
 K, N = 4, 3
 PATHS = {"linear": simplex.linear(K), "dirichlet": simplex.dirichlet(K, limit=6.0)}
@@ -50,7 +49,8 @@ def _raw(path, logits, x, x1, t):
     return -(change + div + jnp.sum(flow * score))
 
 
-@slow.but_the_first("name", ["linear", "dirichlet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear", "dirichlet"])
 def test_the_residual_is_its_definition(name):
     path, t = PATHS[name], 0.35
     x = _state(path, t)

@@ -65,7 +65,8 @@ def test_a_gradient_field_does_not_turn_and_a_rotation_has_no_strain(x64):
     assert float(strain.norms(KEY, turn, jnp.ones(2), 0.5).rotation) == pytest.approx(3 * 2**0.5)
 
 
-@slow.but_the_first("t", [0.2, 0.9])
+@pytest.mark.slow
+@pytest.mark.parametrize("t", [0.2, 0.9])
 def test_extremes_are_eigenvalues_of_the_strain(x64, t):
     x = jnp.asarray(X)
     for field in (_turned, _exact):

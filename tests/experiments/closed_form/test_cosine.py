@@ -198,6 +198,7 @@ def _again(run, folder, **options):
     return tiny.results(folder)
 
 
+@pytest.mark.slow
 def test_a_run_folder_holds_everything(run):
     tiny.check_pictures(run / "figures", {"histograms", "means", "sizes"})
     results = tiny.results(run)
@@ -277,6 +278,7 @@ def test_a_users_own_points_are_measured_as_they_are(tmp_path):
     assert (entry["label"], entry["dimension"], entry["num_points"]) == ("cloud", 3, 30)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused(run):
     before = tiny.contents(run)
     with pytest.raises(ValueError, match=r"other options: num_pairs .*--workdir"):
@@ -312,6 +314,7 @@ def test_a_users_mistake_is_one_line(arguments, words, tmp_path, capsys, monkeyp
     assert not list(tmp_path.rglob("evaluation.json"))
 
 
+@pytest.mark.slow
 def test_json_of_a_run_is_strict(run):
     def refuse(constant):
         raise AssertionError(constant)

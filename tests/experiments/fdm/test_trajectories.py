@@ -65,6 +65,7 @@ def test_shares_and_means_with_their_standard_errors():
     assert abs(ours["standard_error"] - scipy.stats.sem(values)) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_event_is_that_of_the_normal_law_and_its_pull_is_bounded(x64):
     z = jnp.array([-40.0, -7.0, -5.0, -4.9, -1.0, 0.0, 3.0])
     found = jax.vmap(measures.bounded_log_cdf)(z)

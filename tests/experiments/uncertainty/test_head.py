@@ -79,6 +79,7 @@ def test_a_batch_spreads_the_data_over_their_bins_and_each_network_over_its_own(
     assert float(one) != float(other)
 
 
+@pytest.mark.slow
 def test_the_exact_variance_of_blurred_data_is_that_of_a_mixture(x64):
     width, (x0, x1, t) = 0.9, PAIR
     exact = partial(fmjax.empirical.velocity, problems.blurred(width), jnp.asarray(BANK))
