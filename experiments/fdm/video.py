@@ -19,7 +19,7 @@ does. All predict the same held-out clips from the same noise. Then
 
 Run:    python -m experiments.fdm.video
         python -m experiments.fdm.video --clips video.npz --channels 16 32 64 64 --num-latents 32
-Time:   about 13 minutes on one CPU core, by the time of its steps.
+Time:   24 minutes on one CPU core beside other runs.
 Expect: the tables of experiments/fdm/README.md.
 """
 
