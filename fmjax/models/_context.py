@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fmjax import _checks
 from fmjax.models import layers
 from fmjax.types import Array
 
-__all__ = ["Context", "check_array", "either"]
+__all__ = ["Context", "beside", "check_array", "either"]
 
 
 class Context(nnx.Module):
@@ -116,6 +117,17 @@ def _check_label(label: Array | int | None, num_classes: int) -> None:
             "model(x, t, context=label), one example per call; wrap a batch in jax.vmap."
         )
         raise ValueError(message)
+
+
+def beside(x: Array, context: Array | None, size: int) -> Array:
+    """Returns a sequence `[n, features]` with the context `[n, size]` of its positions beside it.
+
+    Raises:
+      ValueError: if the context has another shape or is missing.
+    """
+    check_array(context, (x.shape[0], size))
+    x = _checks.floating(x)
+    return jnp.concatenate([x, jnp.asarray(context, x.dtype)], axis=-1)
 
 
 def check_array(context: Array | None, shape: tuple[int, ...] | None) -> None:

@@ -30,9 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fmjax import _checks
 from fmjax.models import layers
-from fmjax.models._context import Context, check_array, either
+from fmjax.models._context import Context, beside, either
 from fmjax.types import Array
 
 __all__ = ["DiT"]
@@ -185,9 +184,7 @@ class DiT(nnx.Module):
         layers.example(x, times, shape=self.shape, num_times=self.num_times)
         hidden = x
         if self.context:
-            check_array(context, (self.shape[0], self.context))
-            x = _checks.floating(x)
-            hidden = jnp.concatenate([x, jnp.asarray(context, x.dtype)], axis=-1)
+            hidden = beside(x, context, self.context)
             context = None  # used up
         embedding = self.embed(*times, shift=self.condition(context))
         hidden = self.dense_in(hidden) + self.positions[...]
