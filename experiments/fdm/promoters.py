@@ -49,7 +49,7 @@ from experiments.fdm._promoters.sequences import LETTERS
 from experiments.run import arrays as run_arrays
 from experiments.run import checkpoints, cli, clock, layout, loop, options
 from experiments.run import pictures as run_pictures
-from experiments.run.folder import read_metrics, write_json
+from experiments.run.folder import read_metrics, remembered, write_json
 from experiments.run.options import Free, Place
 from experiments.run.saved import Network
 from fmjax import simplex
@@ -276,7 +276,11 @@ def main(config: Config, embed: measures.Embed | None = None) -> None:
         "num_samples": len(labels),
         "classes": list(data.classes),
         "held_out_loss": {method: rows[-1]["held_out_loss"] for method, rows in history.items()},
-        "step_ratio": step_ratio(config, made, data),
+        "step_ratio": remembered(
+            folder / "cost.json",
+            {"weights": config.weights, **vars(config.training)},
+            lambda: {"ratio": step_ratio(config, made, data)},
+        )["ratio"],
     }
     run_arrays.write(folder / "arrays.npz", sets | {"labels": labels})
     write_json(folder / "results.json", results | {"history": history})

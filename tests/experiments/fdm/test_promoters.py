@@ -189,7 +189,7 @@ def test_a_run_folder_holds_everything(run, config, capsys):
     promoters.main(tiny.replace(config, workdir=str(run)))  # nothing is trained again
     again = tiny.results(run)
     assert capsys.readouterr().out == tables.report(again, run) + "\n"
-    assert again | {"step_ratio": 0} == results | {"step_ratio": 0}
+    assert again == results
 
 
 def test_every_weight_has_a_network_of_its_own():
